@@ -1,0 +1,84 @@
+"""The only arithmetic on adapter states: differences, sums, norms, weighted means."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from fedpeft_app.adapters.state import AdapterState
+from fedpeft_app.errors import AdapterMismatchError
+
+
+def require_same_spec(first: AdapterState, second: AdapterState) -> None:
+    """Refuse to combine states that do not belong together.
+
+    Raises:
+        AdapterMismatchError: If their fingerprints differ.
+    """
+    if first.spec.fingerprint != second.spec.fingerprint:
+        raise AdapterMismatchError(
+            f"Cannot combine adapters of different make: {first.spec.method} "
+            f"{first.spec.fingerprint} and {second.spec.method} {second.spec.fingerprint}."
+        )
+
+
+def difference(local: AdapterState, start: AdapterState) -> AdapterState:
+    """Give local − start, elementwise: what a client sends."""
+    require_same_spec(local, start)
+    return AdapterState(spec=start.spec, vector=local.vector - start.vector)
+
+
+def shifted(state: AdapterState, delta: npt.NDArray[np.floating]) -> AdapterState:
+    """Give state + delta, added in float64 and rounded once to float32.
+
+    Args:
+        state: The state to start from.
+        delta: `(state.spec.size,)`, any float dtype.
+    """
+    total = state.vector.astype(np.float64) + delta
+    return AdapterState(spec=state.spec, vector=total.astype(np.float32))
+
+
+def norm(state: AdapterState) -> float:
+    """Give the Euclidean norm over all tensors jointly, accumulated in float64."""
+    return float(np.linalg.norm(state.vector.astype(np.float64)))
+
+
+def is_finite(state: AdapterState) -> bool:
+    """Say whether no value is NaN or infinite."""
+    return bool(np.isfinite(state.vector).all())
+
+
+def weighted_mean(
+    deltas: Iterable[tuple[AdapterState, float]],
+) -> npt.NDArray[np.float64]:
+    """Fold deltas one at a time into Σ wᵢ·δᵢ / Σ wᵢ, in float64, in the order given.
+
+    Args:
+        deltas: (delta, weight > 0), at least one, all of one spec.
+
+    Returns:
+        The mean as a float64 vector.
+
+    Raises:
+        AdapterMismatchError: If specs differ.
+        ValueError: If there is nothing to fold, or a weight is not positive.
+
+    Reference:
+        McMahan et al. 2017, arXiv 1602.05629, Algorithm 1 (weights n_k / n).
+    """
+    total: npt.NDArray[np.float64] | None = None
+    first: AdapterState | None = None
+    weights = 0.0
+    for delta, weight in deltas:
+        if not weight > 0:
+            raise ValueError(f"Expected a positive aggregation weight, got {weight}.")
+        if total is None or first is None:
+            first, total = delta, np.zeros(delta.spec.size, dtype=np.float64)
+        require_same_spec(first, delta)
+        total += np.float64(weight) * delta.vector
+        weights += weight
+    if total is None:
+        raise ValueError("Expected at least one delta to average, got none.")
+    total /= weights
+    return total

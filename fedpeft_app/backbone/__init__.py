@@ -1,0 +1,1 @@
+"""The model that stays: found, fingerprinted, loaded once per process."""

@@ -1,0 +1,142 @@
+"""Load a pre-trained model and its tokenizer, and find out which weights are new.
+
+The head of a model is by definition what its checkpoint does not hold, plus whatever lies
+outside the pre-trained body. Everything in it must be trained, sent and saved.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+
+from fedpeft_app.backbone.locate import LocatedModel
+from fedpeft_app.errors import BackboneError
+from fedpeft_app.seeds import derive_seed
+
+AUTO_CLASSES = {
+    "sequence-classification": transformers.AutoModelForSequenceClassification,
+}
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+LOADS: Counter[str] = Counter()  # fingerprint → loads in this process; should stay at 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backbone:
+    """A loaded model, before any method has touched it.
+
+    Attributes:
+        located: Where it came from.
+        model: The model with a head for the task.
+        head: Names of the parameters that no pre-trained weight backs.
+        parameters: Number of parameters, head included: what full fine-tuning sends.
+    """
+
+    located: LocatedModel
+    model: Any
+    head: frozenset[str]
+    parameters: int
+
+
+def load_tokenizer(located: LocatedModel) -> Any:
+    """Load the tokenizer that belongs to a model.
+
+    Raises:
+        BackboneError: If the folder has none.
+    """
+    try:
+        return transformers.AutoTokenizer.from_pretrained(str(located.path))
+    except (OSError, ValueError) as error:
+        raise BackboneError(f"No usable tokenizer in {located.path}: {error}") from error
+
+
+def load_model(
+    located: LocatedModel,
+    *,
+    kind: str,
+    labels: Sequence[str],
+    dtype: str = "float32",
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> Backbone:
+    """Load a model with a fresh head for the task.
+
+    Args:
+        located: The model's folder.
+        kind: A key of `AUTO_CLASSES`.
+        labels: Label names in the order of the head's outputs, at least two.
+        dtype: A key of `DTYPES`, for the frozen weights.
+        dropout: Probability of every dropout inside the model; -1 = the checkpoint's own.
+        seed: Seeds the weights that the checkpoint does not hold.
+
+    Raises:
+        BackboneError: If transformers cannot load it.
+    """
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "head"))
+        try:
+            model, info = AUTO_CLASSES[kind].from_pretrained(
+                str(located.path),
+                num_labels=len(labels),
+                id2label=dict(enumerate(labels)),
+                label2id={label: index for index, label in enumerate(labels)},
+                dtype=DTYPES[dtype],
+                attn_implementation=_attention(),
+                ignore_mismatched_sizes=True,  # a head for other labels is replaced
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise BackboneError(f"Cannot load the model in {located.path}: {error}") from error
+    LOADS[located.fingerprint] += 1
+    if dropout >= 0:
+        _set_dropout(model, dropout)
+    if getattr(model.config, "pad_token_id", None) is None:
+        model.config.pad_token_id = getattr(model.config, "eos_token_id", None)
+    return Backbone(
+        located=located,
+        model=model,
+        head=_head(model, info),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+    )
+
+
+def _attention() -> str:
+    """Choose the attention code: on CPUs the fused kernel's backward pass is the slower one."""
+    return "sdpa" if torch.cuda.is_available() else "eager"
+
+
+def _set_dropout(model: Any, probability: float) -> None:
+    """Set every dropout of a model, modules and plain attributes alike."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = probability
+        for name, value in vars(module).items():
+            if name.endswith("dropout") and isinstance(value, float):
+                setattr(module, name, probability)
+
+
+def _head(model: Any, info: dict[str, Any]) -> frozenset[str]:
+    """Name the parameters outside the body, and those the checkpoint did not hold."""
+    fresh = {str(key) for key in info["missing_keys"]}
+    fresh |= {str(row[0]) for row in info["mismatched_keys"]}
+    body = f"{model.base_model_prefix}."
+    names = {name for name, _ in model.named_parameters()}
+    return frozenset(name for name in names if name in fresh or not name.startswith(body))
+
+
+class _quiet:
+    """Silence the loading report that transformers prints about the new head."""
+
+    def __enter__(self) -> None:
+        self._verbosity = transformers.logging.get_verbosity()
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+
+    def __exit__(self, *_: object) -> None:
+        transformers.logging.set_verbosity(self._verbosity)

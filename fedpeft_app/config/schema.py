@@ -1,0 +1,210 @@
+"""The run configuration: one frozen section per concern, every field with unit and range.
+
+Flower carries flat scalars (str, int, float, bool) only, so there is no None: an empty
+string or a zero stands for "not set" where a field says so, and free-form options travel
+as JSON text.
+"""
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+def _kebab(name: str) -> str:
+    """Name a key as Flower does: `batch_size` → `batch-size`."""
+    return name.replace("_", "-")
+
+
+def _json_object(text: str) -> str:
+    """Refuse text that is not a JSON object."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"must be a JSON object such as '{{\"eta\": 0.1}}' ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError('must be a JSON object such as \'{"eta": 0.1}\'')
+    return text
+
+
+JsonObject = Annotated[str, AfterValidator(_json_object)]
+Count = Annotated[int, Field(ge=1)]
+CountOrNone = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Held = Annotated[float, Field(ge=0.0, lt=1.0)]
+Rate = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A frozen group of keys; unknown keys and wrong types are faults."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        alias_generator=_kebab,
+        populate_by_name=True,
+        protected_namespaces=(),
+    )
+
+
+class ModelSection(Section):
+    """The pre-trained model that stays where it is."""
+
+    name: str = Field(
+        "sentence-transformers/all-MiniLM-L6-v2",
+        min_length=1,
+        description="hub id, known id with a pinned offline source, or local model folder",
+    )
+    revision: str = Field("", description="hub revision (commit, tag); empty = the default branch")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="dtype of the frozen weights; adapters are always float32"
+    )
+    dropout: Annotated[float, Field(ge=-1.0, lt=1.0)] = Field(
+        0.0, description="dropout inside the model in training; -1 = the checkpoint's own"
+    )
+
+
+class MethodSection(Section):
+    """How the model is made adaptable."""
+
+    name: str = Field("lora", min_length=1, description="a known method or 'package.module:Name'")
+    rank: Count = Field(8, description="LoRA rank r (Hu et al. 2021, arXiv 2106.09685)")
+    alpha: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = Field(
+        16.0, description="LoRA scaling numerator; the update is scaled by alpha / rank"
+    )
+    dropout: Held = Field(0.0, description="dropout before the adapter, in [0, 1)")
+    targets: str = Field(
+        "auto",
+        min_length=1,
+        description="'auto' (by architecture), 'all-linear', or module names separated by commas",
+    )
+    options: JsonObject = Field("{}", description="further arguments of the method, as JSON")
+    init_from: str = Field("", description="adapter folder to start from; empty = fresh adapter")
+
+
+class DataSection(Section):
+    """What nodes learn from, and how a public data set is split among simulated ones."""
+
+    name: str = Field(
+        "reuters-r8",
+        min_length=1,
+        description="known id, hub id, or local csv/json/jsonl/parquet file or folder of such",
+    )
+    text_column: str = Field("text", min_length=1, description="column that holds the text")
+    label_column: str = Field("label", min_length=1, description="column that holds the label")
+    labels: str = Field(
+        "", description="label names in order, separated by commas; empty = found in the data"
+    )
+    max_length: Annotated[int, Field(ge=4)] = Field(
+        64, description="tokens kept of each text, special tokens included"
+    )
+    max_examples: CountOrNone = Field(
+        0, description="training examples kept in all, before partitioning; 0 = all"
+    )
+    partitioner: str = Field("dirichlet", description="how training examples spread over nodes")
+    dirichlet_alpha: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = Field(
+        0.5, description="Dirichlet concentration; smaller = more label skew (arXiv 1909.06335)"
+    )
+    classes_per_node: Count = Field(2, description="labels a node sees ('pathological')")
+    partition_column: str = Field("", description="column whose values are nodes ('natural')")
+    min_examples: Count = Field(10, description="fewest training examples a node may hold")
+    validation_fraction: Held = Field(
+        0.1, description="share of training data the server keeps to choose the best round"
+    )
+    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.2, description="share carved out as test set where the source brings none"
+    )
+    node_validation_fraction: Held = Field(
+        0.1, description="share of each node's data held out, if federated evaluation is on"
+    )
+
+
+class TrainSection(Section):
+    """What one node does in one round."""
+
+    local_epochs: Count = Field(1, description="passes over the node's data per round")
+    max_steps: CountOrNone = Field(0, description="optimizer steps per round at most; 0 = no cap")
+    batch_size: Count = Field(16, description="examples per forward pass")
+    gradient_accumulation: Count = Field(1, description="forward passes per optimizer step")
+    learning_rate: Rate = Field(0.0, description="peak rate of the body; 0 = the method's own")
+    head_learning_rate: Rate = Field(0.0, description="peak rate of the head; 0 = the method's own")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd has momentum 0.9")
+    weight_decay: Rate = Field(0.0, description="decoupled for adamw; not on biases and norms")
+    lr_schedule: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="shape over the whole run, all rounds, after warm-up"
+    )
+    warmup_fraction: Held = Field(0.0, description="share of the whole run spent warming up")
+    max_grad_norm: Rate = Field(1.0, description="clip the gradient's global norm; 0 = never")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="autocast; auto = bf16 where the device has it, else fp32"
+    )
+
+
+class EvaluateSection(Section):
+    """What the server measures."""
+
+    server: bool = Field(True, description="whether the server holds validation and test data")
+    every: CountOrNone = Field(1, description="rounds between server evaluations; 0 = never")
+    batch_size: Count = Field(64, description="examples per forward pass of evaluation")
+    select_by: Literal["accuracy", "macro-f1", "loss"] = Field(
+        "accuracy", description="validation metric that chooses the best round"
+    )
+
+
+class StrategySection(Section):
+    """What the server does with replies, and whom it asks."""
+
+    name: str = Field("fedavg", min_length=1, description="a known strategy or a path to one")
+    options: JsonObject = Field("{}", description="arguments of the strategy, as JSON")
+    fraction_train: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        0.4, description="share of the nodes that train in a round"
+    )
+    fraction_evaluate: Share = Field(
+        0.0, description="share of the nodes that evaluate each round; 0 = none"
+    )
+    min_nodes: Count = Field(2, description="nodes that must answer the roll call")
+    min_replies: Count = Field(2, description="good replies a round needs to count")
+    round_timeout: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = Field(
+        3600.0, description="seconds to wait for the replies of a round"
+    )
+
+
+class OutputSection(Section):
+    """Where the run goes."""
+
+    keep: Literal["last-best", "all"] = Field(
+        "last-best", description="which rounds' adapters stay in the run folder"
+    )
+    dir: str = Field("", description="folder of run folders; empty = $FEDPEFT_HOME/runs")
+    name: str = Field(
+        "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="part of the folder's name"
+    )
+
+
+class RunConfig(Section):
+    """Everything that defines a run."""
+
+    mode: Literal["federated", "central", "local"] = Field(
+        "federated",
+        description="federated; or a baseline: central (all data pooled), local (no exchange)",
+    )
+    rounds: Count = Field(5, description="communication rounds")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="seed of all randomness")
+    task: str = Field("text-classification", min_length=1, description="a known task or a path")
+    task_options: JsonObject = Field(
+        "{}", alias="task.options", description="further arguments of the task, as JSON"
+    )
+    model: ModelSection = Field(default_factory=ModelSection)
+    method: MethodSection = Field(default_factory=MethodSection)
+    data: DataSection = Field(default_factory=DataSection)
+    train: TrainSection = Field(default_factory=TrainSection)
+    evaluate: EvaluateSection = Field(default_factory=EvaluateSection)
+    strategy: StrategySection = Field(default_factory=StrategySection)
+    output: OutputSection = Field(default_factory=OutputSection)
+
+
+def options(text: str) -> dict[str, Any]:
+    """Read a field of free-form options (validated JSON text)."""
+    value: dict[str, Any] = json.loads(text)
+    return value

@@ -1,0 +1,250 @@
+"""The server's side of a run, from roll call to export, for every mode."""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from flwr.serverapp import Grid
+
+from fedpeft_app.adapters import AdapterState
+from fedpeft_app.assembly import (
+    adapted_model,
+    agreement,
+    find_model,
+    fit_settings,
+    make_task,
+    open_data,
+    padding_token,
+    runs_folder,
+    server_splits,
+    tokenizer,
+)
+from fedpeft_app.config import RunConfig, flatten
+from fedpeft_app.config.schema import options
+from fedpeft_app.data.splits import Splits
+from fedpeft_app.data.tokens import token_set
+from fedpeft_app.errors import FedPeftError
+from fedpeft_app.methods.adapted import AdaptedModel
+from fedpeft_app.observe.journal import Journal
+from fedpeft_app.observe.lines import describe
+from fedpeft_app.recorder import Examiner, Recorder, spread
+from fedpeft_app.runs.checkpoint import Checkpoint
+from fedpeft_app.runs.directory import RunFolder, create_run
+from fedpeft_app.runs.export import export
+from fedpeft_app.runs.initial import load_adapter
+from fedpeft_app.session import Session, run_alone
+from fedpeft_app.strategies.catalogue import make_strategy
+from fedpeft_app.strategies.roll_call import Presence, Roster, call_roll, make_roster, wait_for_nodes
+from fedpeft_app.strategies.rounds import RoundPlan, run_rounds
+from fedpeft_app.wire.ledger import Ledger
+
+_flower_log = logging.getLogger("flwr").getChild("fedpeft")  # has Flower's handlers
+
+_NODES_TIMEOUT_S = 300.0  # nodes may still be connecting when the run starts
+
+
+def coordinate(grid: Grid, config: RunConfig, run_id: int) -> RunFolder:
+    """Run one federation.
+
+    Args:
+        grid: Flower's connection.
+        config: The checked configuration.
+        run_id: Flower's id of the run.
+
+    Returns:
+        The run's folder, with the exported adapter in it.
+
+    Raises:
+        FedPeftError: Whatever went wrong; it is journalled first.
+    """
+    folder = create_run(runs_folder(config), config.output.name, run_id, flatten(config))
+    journal = Journal(folder.journal, _log_line)
+    try:
+        session = _open_session(grid, config, folder, journal)
+        if config.mode == "local":
+            chosen, accuracy = run_alone(grid, session)
+            _finish(session, chosen, "best node on validation data", nodes=spread(accuracy))
+        else:
+            _run_together(grid, session)
+    except Exception as error:
+        problem = str(error) if isinstance(error, FedPeftError) else repr(error)
+        journal.note("run_failed", problem=problem, folder=str(folder.path))
+        raise
+    finally:
+        journal.close()
+    return folder
+
+
+def _open_session(
+    grid: Grid, config: RunConfig, folder: RunFolder, journal: Journal
+) -> Session:
+    """Call the roll, load what the server needs, and check that everyone has the same."""
+    started = time.monotonic()
+    located = find_model(config.model.name, config.model.revision)
+    ledger = Ledger(backbone_bytes=located.weight_bytes, full_parameters=0)
+    minimum = 1 if config.mode == "central" else config.strategy.min_nodes
+    nodes = wait_for_nodes(grid, minimum, _NODES_TIMEOUT_S)
+    answers = call_roll(
+        grid, nodes, ledger=ledger, timeout_s=config.strategy.round_timeout
+    )
+    adapted = adapted_model(config, _labels(config, answers))
+    ledger.full_parameters = adapted.backbone.parameters
+    roster = make_roster(answers, expected=agreement(adapted), minimum=minimum)
+    if config.mode == "central":
+        roster = replace(roster, members=roster.members[:1])
+    journal.note(
+        "run_started",
+        run=folder.path.name,
+        folder=str(folder.path),
+        mode=config.mode,
+        method=config.method.name,
+        model=config.model.name,
+        backbone_bytes=located.weight_bytes,
+        trainable=adapted.spec.size,
+        parameters=adapted.backbone.parameters,
+        precision=fit_settings(config).precision,
+    )
+    journal.note(
+        "roll_call",
+        examples={str(member.partition): member.examples for member in roster.members},
+        refused=dict(roster.refused),
+        bytes=ledger.total(kind="roll-call"),
+        labels=list(roster.labels),
+    )
+    return Session(
+        config=config,
+        folder=folder,
+        journal=journal,
+        ledger=ledger,
+        roster=roster,
+        adapted=adapted,
+        examiner=_examiner(config, adapted, journal),
+        initial=_initial_state(config, adapted, roster.labels),
+        started=started,
+    )
+
+
+def _labels(config: RunConfig, answers: list[tuple[int, Presence | str]]) -> tuple[str, ...]:
+    """Take the label names from the server's data, or from the first node that answered."""
+    if config.evaluate.server:
+        return open_data(config, config.data.name).label_names
+    present = [answer for _, answer in answers if isinstance(answer, Presence)]
+    return present[0].labels if present else ("", "")
+
+
+def _examiner(config: RunConfig, adapted: AdaptedModel, journal: Journal) -> Examiner:
+    """Make the server's examiner, without examples where the server holds none."""
+    nothing = token_set([])
+    held = config.evaluate.server
+    splits = server_splits(config) if held else Splits(train=nothing, validation=nothing, test=nothing)
+    return Examiner(
+        adapted=adapted,
+        task=make_task(config),
+        splits=splits,
+        pad=padding_token(config),
+        batch_size=config.evaluate.batch_size,
+        journal=journal,
+    )
+
+
+def _initial_state(
+    config: RunConfig, adapted: AdaptedModel, labels: tuple[str, ...]
+) -> AdapterState:
+    """Start fresh, or from an existing adapter folder."""
+    if config.method.init_from:
+        return load_adapter(Path(config.method.init_from), adapted.spec, labels)
+    return adapted.read()
+
+
+def _run_together(grid: Grid, session: Session) -> None:
+    """Federated training, and its central baseline: one node that holds everything."""
+    config = session.config
+    recorder = Recorder(
+        folder=session.folder,
+        journal=session.journal,
+        ledger=session.ledger,
+        examiner=session.examiner,
+        rounds=config.rounds,
+        every=config.evaluate.every,
+        precision=fit_settings(config).precision,
+        select_by=config.evaluate.select_by,
+        keep_all=config.output.keep == "all",
+    )
+    run_rounds(
+        grid,
+        make_strategy(config.strategy.name, options(config.strategy.options)),
+        session.roster.members,
+        session.initial,
+        _plan(config),
+        ledger=session.ledger,
+        watcher=recorder,
+    )
+    chosen = recorder.best or recorder.last
+    if chosen is None:
+        raise FedPeftError("The run ended without a single round.")
+    _finish(session, chosen, "best on validation data" if recorder.best else "last")
+
+
+def _plan(config: RunConfig) -> RoundPlan:
+    """Collect how rounds go."""
+    together = config.mode == "federated"
+    return RoundPlan(
+        rounds=config.rounds,
+        seed=config.seed,
+        fraction_train=config.strategy.fraction_train if together else 1.0,
+        fraction_evaluate=config.strategy.fraction_evaluate,
+        min_replies=config.strategy.min_replies if together else 1,
+        timeout_s=config.strategy.round_timeout,
+    )
+
+
+def _finish(session: Session, chosen: Checkpoint, why: str, **summary: Any) -> None:
+    """Export the chosen state, judge it exactly, and close the journal with a summary."""
+    config, ledger = session.config, session.ledger
+    test = session.examiner.examine(chosen.state, "test", "fp32")
+    messages = sum(1 for entry in ledger.entries if entry.kind == "train")
+    facts = {
+        "method": config.method.name,
+        "mode": config.mode,
+        "rounds": config.rounds,
+        "exported round": f"{chosen.round_number} ({why})",
+        "nodes": len(session.roster.members),
+        "bytes sent, both directions": ledger.total(),
+        **{f"test {name}": round(value, 4) for name, value in test.items()},
+    }
+    snippet = export(
+        session.adapted,
+        chosen.state,
+        tokenizer(config),
+        session.folder.adapter,
+        form="adapter",
+        max_length=config.data.max_length,
+        facts=facts,
+    )
+    session.journal.note(
+        "run_finished",
+        run=session.folder.path.name,
+        folder=str(session.folder.path),
+        adapter=str(session.folder.adapter),
+        snippet=snippet,
+        round=chosen.round_number,
+        chosen=why,
+        test=test,
+        seconds=round(time.monotonic() - session.started, 2),
+        down=ledger.total("down"),
+        up=ledger.total("up"),
+        bytes_per_message=round(ledger.total(kind="train") / messages) if messages else 0,
+        full_bytes_per_message=ledger.full_message_bytes,
+        times_fewer=ledger.ratio_to_full(),
+        backbone_bytes=ledger.backbone_bytes,
+        **summary,
+    )
+
+
+def _log_line(event: Mapping[str, Any]) -> None:
+    """Say on Flower's log what the journal says, for runs without a live view."""
+    if line := describe(event):
+        _flower_log.info(line)

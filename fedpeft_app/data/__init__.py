@@ -1,0 +1,1 @@
+"""What a node learns from: sources, splits, partitions, tokenised examples, tasks."""

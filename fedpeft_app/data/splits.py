@@ -1,0 +1,88 @@
+"""Which examples are for training, validation and test; the same answer in every process."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fedpeft_app.data.tokens import TokenizedSource, TokenSet
+from fedpeft_app.errors import DataError
+from fedpeft_app.seeds import numpy_generator
+
+_FIXED = 0  # a carved-out test set is the same for every seed of a study
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitSettings:
+    """How splits are made where a source does not bring them.
+
+    Attributes:
+        max_examples: Training examples kept in all, 0 = all.
+        test_fraction: Share carved out as test set, in (0, 1).
+        validation_fraction: Share of the training data kept by the server, in [0, 1).
+        held_by_server: Whether the server keeps validation and test data at all.
+    """
+
+    max_examples: int = 0
+    test_fraction: float = 0.2
+    validation_fraction: float = 0.1
+    held_by_server: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Splits:
+    """Disjoint sets of examples; what the server does not hold is empty."""
+
+    train: TokenSet
+    validation: TokenSet
+    test: TokenSet
+
+
+def make_splits(source: TokenizedSource, settings: SplitSettings, seed: int) -> Splits:
+    """Use the splits a source brings, and carve out what it lacks.
+
+    Args:
+        source: The tokenised source.
+        settings: Fractions and cap.
+        seed: The run's seed: decides the cap and the validation set.
+
+    Returns:
+        The three sets. Positions stay sorted.
+
+    Raises:
+        DataError: If nothing is left to train on.
+    """
+    train = source.splits["train"]
+    nothing = train.select(np.zeros(0, dtype=np.int64))
+    test = source.splits.get("test", nothing) if settings.held_by_server else nothing
+    if settings.held_by_server and not len(test):
+        train, test = carve(train, settings.test_fraction, _FIXED, "test-split")
+    if 0 < settings.max_examples < len(train):
+        keep = numpy_generator(seed, "max-examples").permutation(len(train))
+        train = train.select(np.sort(keep[: settings.max_examples]))
+    validation = source.splits.get("validation", nothing) if settings.held_by_server else nothing
+    if settings.held_by_server and not len(validation):
+        train, validation = carve(train, settings.validation_fraction, seed, "validation-split")
+    if not len(train) or (settings.held_by_server and not len(test)):
+        raise DataError(f"Expected training and test examples, got {len(train)} and {len(test)}.")
+    return Splits(train=train, validation=validation, test=test)
+
+
+def carve(
+    examples: TokenSet, fraction: float, seed: int, purpose: str, partition: int = 0
+) -> tuple[TokenSet, TokenSet]:
+    """Hold out a random share of examples.
+
+    Args:
+        examples: The examples to split.
+        fraction: Share to hold out, in [0, 1).
+        seed: The run's seed.
+        purpose: Names the use of randomness.
+        partition: The node, where the split is a node's own.
+
+    Returns:
+        What is left, and what is held out; both in the original order.
+    """
+    order = numpy_generator(seed, purpose, partition=partition).permutation(len(examples))
+    held: npt.NDArray[np.int64] = np.sort(order[: round(fraction * len(examples))])
+    return examples.select(np.setdiff1d(np.arange(len(examples)), held)), examples.select(held)

@@ -1,0 +1,1 @@
+"""Tasks: from raw examples to a loss and metrics, one file each."""

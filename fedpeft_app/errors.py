@@ -1,0 +1,96 @@
+"""Every error a user can meet, as one tree.
+
+FedPeftError
+├── ConfigError            the run configuration is wrong; carries every fault at once
+├── UnknownNameError       a name that no registry knows
+├── SourceError            a model or data source is missing, unreadable or corrupt
+├── DataError              the data cannot do what was asked of it
+├── BackboneError          the pre-trained model cannot be loaded or adapted
+├── AdapterMismatchError   tensors do not fit the adapter they claim to belong to
+├── TrainingError          local training did not happen, or left nothing finite
+├── RollCallError          nodes are missing, or differ where they must agree
+├── QuorumError            too few good replies in a round
+├── RunFolderError         a run's folder is missing, incomplete or not writable
+└── LaunchError            a run could not be started, or did not end well
+
+Each message says what was expected, what was found and where, and what to do.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class FedPeftError(Exception):
+    """Base of every error that fedpeft raises on purpose."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One thing wrong with one configuration key.
+
+    Attributes:
+        key: The dotted key, as the user writes it.
+        value: What was given.
+        problem: What is allowed instead, with a hint where there is a near miss.
+    """
+
+    key: str
+    value: object
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.key} = {self.value!r}: {self.problem}"
+
+
+class ConfigError(FedPeftError):
+    """The run configuration is wrong.
+
+    Args:
+        faults: Everything that is wrong with it, at least one.
+    """
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        count = f"{len(self.faults)} fault{'s' if len(self.faults) != 1 else ''}"
+        lines = "\n".join(f"  {fault}" for fault in self.faults)
+        super().__init__(f"{count} in the run configuration:\n{lines}")
+
+
+class UnknownNameError(FedPeftError):
+    """A name that no registry knows."""
+
+
+class SourceError(FedPeftError):
+    """A model or data source is missing, unreadable or corrupt."""
+
+
+class DataError(FedPeftError):
+    """The data cannot do what was asked of it."""
+
+
+class BackboneError(FedPeftError):
+    """The pre-trained model cannot be loaded or adapted."""
+
+
+class AdapterMismatchError(FedPeftError):
+    """Tensors do not fit the adapter they claim to belong to."""
+
+
+class TrainingError(FedPeftError):
+    """Local training did not happen, or left nothing finite."""
+
+
+class RollCallError(FedPeftError):
+    """Nodes are missing, or differ where they must agree."""
+
+
+class QuorumError(FedPeftError):
+    """Too few good replies in a round."""
+
+
+class RunFolderError(FedPeftError):
+    """A run's folder is missing, incomplete or not writable."""
+
+
+class LaunchError(FedPeftError):
+    """A run could not be started, or did not end well."""

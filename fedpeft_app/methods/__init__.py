@@ -1,0 +1,1 @@
+"""How a model is made adaptable: one file a family, one registry."""

@@ -1,0 +1,115 @@
+"""A model made adaptable, with strict doors for its trainable tensors.
+
+The tensors that travel are exactly the parameters with `requires_grad`, by name: PEFT's
+own state dict adds frozen tensors, duplicates some, drops others and tolerates wrong keys.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fedpeft_app.adapters import AdapterSpec, AdapterState, TensorSpec
+from fedpeft_app.backbone.load import Backbone
+from fedpeft_app.errors import AdapterMismatchError
+from fedpeft_app.methods.method import Method, MethodSettings
+from fedpeft_app.seeds import derive_seed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptedModel:
+    """A model whose trainable tensors can be read out and poured in.
+
+    Attributes:
+        model: The torch module.
+        method: The method that made it.
+        backbone: The model before the method, sharing its frozen weights.
+        spec: What travels.
+        trainable: The trainable parameters, in the order of the spec.
+    """
+
+    model: Any
+    method: Method
+    backbone: Backbone
+    spec: AdapterSpec
+    trainable: tuple[torch.nn.Parameter, ...]
+
+    def read(self) -> AdapterState:
+        """Copy the trainable tensors out of the model."""
+        flat = torch.cat([parameter.detach().reshape(-1).cpu() for parameter in self.trainable])
+        return AdapterState(spec=self.spec, vector=flat.numpy())
+
+    def pour(self, state: AdapterState) -> None:
+        """Copy a state into the model, in place.
+
+        Raises:
+            AdapterMismatchError: If the state belongs to another adapter.
+        """
+        if state.spec.fingerprint != self.spec.fingerprint:
+            raise AdapterMismatchError(
+                f"This state is for adapter {state.spec.fingerprint} ({state.spec.method}), "
+                f"the model has {self.spec.fingerprint} ({self.spec.method}). Both sides need "
+                f"the same model, method settings, labels and library versions."
+            )
+        with torch.no_grad():
+            for parameter, (_, view) in zip(self.trainable, state.items(), strict=True):
+                parameter.copy_(torch.from_numpy(view))
+
+
+def adapt(backbone: Backbone, method: Method, settings: MethodSettings, seed: int) -> AdaptedModel:
+    """Make a freshly loaded model adaptable.
+
+    Args:
+        backbone: The loaded model; it is changed in place.
+        method: The method.
+        settings: Its settings.
+        seed: Seeds fresh adapter weights.
+
+    Raises:
+        BackboneError: If the method does not fit the model.
+        AdapterMismatchError: If a head parameter would not be trained.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "adapter"))
+        adaptation = method.adapt(backbone.model, backbone.head, settings)
+    trainable = {
+        name: parameter
+        for name, parameter in adaptation.model.named_parameters()
+        if parameter.requires_grad
+    }
+    for parameter in trainable.values():
+        parameter.data = parameter.data.float()  # adapters are float32 on any base
+    tensors = tuple(
+        TensorSpec(name=name, shape=tuple(parameter.shape), head=_plain(name) in backbone.head)
+        for name, parameter in trainable.items()
+    )
+    _require_head(backbone, tensors)
+    spec = AdapterSpec(
+        method=method.name,
+        backbone=backbone.located.fingerprint,
+        tensors=tensors,
+        ranks=adaptation.ranks,
+        scaling=adaptation.scaling,
+    )
+    return AdaptedModel(
+        model=adaptation.model,
+        method=method,
+        backbone=backbone,
+        spec=spec,
+        trainable=tuple(trainable.values()),
+    )
+
+
+def _plain(name: str) -> str:
+    """Undo the renaming that PEFT does to a saved module's parameter."""
+    return name.removeprefix("base_model.model.").replace(".modules_to_save.default.", ".")
+
+
+def _require_head(backbone: Backbone, tensors: tuple[TensorSpec, ...]) -> None:
+    """Refuse an adapter that would leave part of a fresh head untrained."""
+    covered = {_plain(tensor.name) for tensor in tensors if tensor.head}
+    if lost := sorted(backbone.head - covered):
+        raise AdapterMismatchError(
+            f"These parameters have no pre-trained weights and would stay untrained: "
+            f"{', '.join(lost)}."
+        )

@@ -1,0 +1,21 @@
+"""Which configuration keys hold plug-in names, and what they may be. Imports nothing heavy."""
+
+from collections.abc import Mapping
+
+from fedpeft_app.config.flat import NameCheck
+from fedpeft_app.data.catalogue import PARTITIONERS
+from fedpeft_app.data.tasks.catalogue import TASKS
+from fedpeft_app.methods.catalogue import METHODS
+from fedpeft_app.registry import Registry
+from fedpeft_app.strategies.catalogue import STRATEGIES
+
+REGISTRIES: Mapping[str, Registry] = {
+    "task": TASKS,
+    "method.name": METHODS,
+    "data.partitioner": PARTITIONERS,
+    "strategy.name": STRATEGIES,
+}
+
+NAME_CHECKS: Mapping[str, NameCheck] = {
+    key: registry.target for key, registry in REGISTRIES.items()
+}

@@ -1,0 +1,1 @@
+"""What a person sees: the journal, and views of it."""

@@ -1,0 +1,101 @@
+"""Journal events → one plain line each, for logs and terminals that are no terminals."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def human_bytes(count: float) -> str:
+    """Write a byte count with a binary unit: 318 KiB, 1.2 GiB."""
+    for unit in _UNITS[:-1]:
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if count >= 10 or unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} {_UNITS[-1]}"
+
+
+def describe(event: Mapping[str, Any]) -> str | None:
+    """Put an event into words; None for events that are not worth a line."""
+    writer = _WRITERS.get(str(event["event"]))
+    return writer(event) if writer else None
+
+
+def _run_started(event: Mapping[str, Any]) -> str:
+    return (
+        f"run {event['run']}: {event['mode']}, {event['method']} on {event['model']}, "
+        f"{event['trainable']:,} of {event['parameters']:,} parameters travel"
+    )
+
+
+def _roll_call(event: Mapping[str, Any]) -> str:
+    refused = "".join(f"\n  refused {node}: {reason}" for node, reason in event["refused"].items())
+    sizes = event["examples"].values()
+    return (
+        f"{len(sizes)} nodes hold {sum(sizes):,} training examples "
+        f"({min(sizes):,} to {max(sizes):,}){refused}"
+    )
+
+
+def _reply_failed(event: Mapping[str, Any]) -> str | None:
+    if not event["problem"]:
+        return None
+    return f"round {event['round']}: node {event['node']} failed: {event['problem']}"
+
+
+def _round_finished(event: Mapping[str, Any]) -> str:
+    parts = [
+        f"round {event['round']}/{event['rounds']}",
+        f"clients {event['ok']} ok, {event['failed']} failed",
+        f"train loss {event['train_loss']:.3f}",
+    ]
+    if event.get("test"):
+        parts.append(f"test accuracy {event['test']['accuracy']:.4f}")
+    if clients := event.get("clients"):
+        parts.append(f"client accuracy {clients['mean']:.4f} (worst {clients['worst']:.4f})")
+    parts.append(f"{human_bytes(event['down'])} down, {human_bytes(event['up'])} up")
+    parts.append(f"{event['seconds']:.1f} s")
+    return " | ".join(parts)
+
+
+def _node_finished(event: Mapping[str, Any]) -> str:
+    return f"node {event['node']} alone: test accuracy {event['test']['accuracy']:.4f}"
+
+
+def _run_finished(event: Mapping[str, Any]) -> str:
+    lines = [f"run finished in {event['seconds']:.1f} s: {event['folder']}"]
+    if event.get("test"):
+        lines.append(
+            f"test accuracy {event['test']['accuracy']:.4f}, "
+            f"macro-F1 {event['test']['macro-f1']:.4f} (round {event['round']}, {event['chosen']})"
+        )
+    if event.get("nodes"):
+        nodes = event["nodes"]
+        lines.append(
+            f"test accuracy over nodes: mean {nodes['mean']:.4f}, "
+            f"worst {nodes['worst']:.4f}, best {nodes['best']:.4f}"
+        )
+    if event.get("bytes_per_message"):
+        lines.append(
+            f"{human_bytes(event['bytes_per_message'])} per client, round and direction: "
+            f"{event['times_fewer']:,.0f} times fewer bytes than full fine-tuning "
+            f"({human_bytes(event['full_bytes_per_message'])})"
+        )
+    if event.get("adapter"):
+        lines.append(f"adapter: {event['adapter']}")
+    return "\n".join(lines)
+
+
+def _run_failed(event: Mapping[str, Any]) -> str:
+    return f"run failed: {event['problem']}"
+
+
+_WRITERS = {
+    "run_started": _run_started,
+    "roll_call": _roll_call,
+    "reply": _reply_failed,
+    "round_finished": _round_finished,
+    "node_finished": _node_finished,
+    "run_finished": _run_finished,
+    "run_failed": _run_failed,
+}

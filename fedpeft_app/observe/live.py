@@ -1,0 +1,75 @@
+"""The live view of a run: a line per finished round, and one moving line below."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.text import Text
+
+from fedpeft_app.observe.lines import describe
+
+
+class LiveView:
+    """Follows journal events on a terminal; plain lines where there is none.
+
+    Args:
+        console: Where to print.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._status = "starting"
+        self._since = time.monotonic()
+        self._done = 0
+        self._asked = 0
+        self._live = Live(
+            get_renderable=self._render,
+            console=console,
+            refresh_per_second=4,
+            transient=True,
+            auto_refresh=console.is_terminal,
+        )
+
+    def __enter__(self) -> "LiveView":
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def stage(self, text: str) -> None:
+        """Say what happens before the first event."""
+        self._set(text)
+        if not self._console.is_terminal:
+            self._console.print(text, highlight=False)
+
+    def feed(self, event: Mapping[str, Any]) -> None:
+        """Take the next event of the journal."""
+        if line := describe(event):
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        match event["event"]:
+            case "round_started":
+                self._done, self._asked = 0, len(event["cohort"])
+                self._set(f"round {event['round']}/{event['rounds']}: training")
+            case "reply":
+                self._done += 1
+                if self._done == self._asked:
+                    self._set(f"round {event['round']}: aggregating")
+            case "evaluating":
+                self._set(f"evaluating on the {event['split']} set: {event['share']:.0%}")
+
+    def _set(self, status: str) -> None:
+        self._status = status
+        if status.split(":")[0] != getattr(self, "_stage_name", None):
+            self._since = time.monotonic()
+        self._stage_name = status.split(":")[0]
+
+    def _render(self) -> Group:
+        elapsed = time.monotonic() - self._since
+        clients = f" {self._done}/{self._asked} clients" if "training" in self._status else ""
+        return Group(Spinner("dots", Text(f"{self._status}{clients} ({elapsed:.0f} s)")))

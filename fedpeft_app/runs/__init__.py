@@ -1,0 +1,1 @@
+"""What outlives a process: run folders, checkpoints, exports."""

@@ -1,0 +1,17 @@
+"""The ServerApp: parse, call the roll, drive the rounds, export."""
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run one federation from roll call to exported adapter."""
+    from fedpeft_app.config import parse
+    from fedpeft_app.coordinator import coordinate
+    from fedpeft_app.names import NAME_CHECKS
+
+    config = parse(dict(context.run_config), NAME_CHECKS)
+    coordinate(grid, config, context.run_id)

@@ -1,0 +1,124 @@
+"""What a run works with once the roll is called, and the local-only baseline on top of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from flwr.serverapp import Grid
+
+from fedpeft_app.adapters import AdapterState
+from fedpeft_app.adapters.algebra import shifted
+from fedpeft_app.config import RunConfig
+from fedpeft_app.errors import FedPeftError
+from fedpeft_app.methods.adapted import AdaptedModel
+from fedpeft_app.observe.journal import Journal
+from fedpeft_app.recorder import Examiner
+from fedpeft_app.runs.checkpoint import Checkpoint, save_checkpoint
+from fedpeft_app.runs.directory import RunFolder
+from fedpeft_app.strategies.alone import Alone
+from fedpeft_app.strategies.roll_call import Roster
+from fedpeft_app.strategies.rounds import RoundPlan, RoundResult, run_rounds
+from fedpeft_app.strategies.strategy import Member
+from fedpeft_app.wire.ledger import Ledger
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """Everything that the server holds during a run.
+
+    Attributes:
+        config: The checked configuration.
+        folder: The run's folder.
+        journal: Its journal.
+        ledger: Its byte ledger.
+        roster: The nodes that take part.
+        adapted: The server's model.
+        examiner: Judges states on the server's data.
+        initial: The state before round 1.
+        started: Clock at the start, seconds.
+    """
+
+    config: RunConfig
+    folder: RunFolder
+    journal: Journal
+    ledger: Ledger
+    roster: Roster
+    adapted: AdaptedModel
+    examiner: Examiner
+    initial: AdapterState
+    started: float
+
+
+def run_alone(grid: Grid, session: Session) -> tuple[Checkpoint, dict[int, float]]:
+    """Let every node train for itself, as long as the rounds would take; exchange nothing.
+
+    Args:
+        grid: Flower's connection.
+        session: The run.
+
+    Returns:
+        The state of the node that does best on validation data, and each node's accuracy
+        on the server's test set.
+    """
+    config = session.config
+    watcher = _AloneWatcher(session=session)
+    plan = RoundPlan(
+        rounds=1,
+        seed=config.seed,
+        fraction_train=1.0,
+        fraction_evaluate=0.0,
+        min_replies=config.strategy.min_replies,
+        timeout_s=config.strategy.round_timeout,
+    )
+    run_rounds(
+        grid,
+        Alone(epochs=config.rounds * config.train.local_epochs),
+        session.roster.members,
+        session.initial,
+        plan,
+        ledger=session.ledger,
+        watcher=watcher,
+    )
+    if watcher.best is None:
+        raise FedPeftError("No node trained.")
+    save_checkpoint(session.folder, watcher.best)
+    return watcher.best, watcher.accuracy
+
+
+@dataclass(slots=True, kw_only=True)
+class _AloneWatcher:
+    """Judges each node's own state as soon as all have trained."""
+
+    session: Session
+    accuracy: dict[int, float] = field(default_factory=dict)
+    best: Checkpoint | None = None
+    _best_score: float = -1.0
+
+    def round_started(self, round_number: int, cohort: Sequence[Member]) -> None:
+        """Note whom the run asks."""
+        partitions = [member.partition for member in cohort]
+        self.session.journal.note("round_started", round=1, rounds=1, cohort=partitions)
+
+    def reply_arrived(self, round_number: int, member: Member, problem: str) -> None:
+        """Note a reply."""
+        self.session.journal.note("reply", round=1, node=member.partition, problem=problem)
+
+    def round_finished(self, result: RoundResult) -> None:
+        """Evaluate every node's state on the server's data."""
+        for reply in result.good:
+            state = shifted(self.session.initial, reply.delta.vector)
+            node = reply.member.partition
+            self._judge(node, state, reply.metrics)
+
+    def _judge(self, node: int, state: AdapterState, metrics: Mapping[str, float]) -> None:
+        """Measure one node's state, and remember it if it is the best so far."""
+        examiner = self.session.examiner
+        validation = examiner.examine(state, "validation", "fp32")
+        test = examiner.examine(state, "test", "fp32")
+        self.accuracy[node] = test["accuracy"]
+        self.session.journal.note(
+            "node_finished", node=node, validation=validation, test=test, train=dict(metrics)
+        )
+        if validation.get("accuracy", 0.0) > self._best_score:
+            self._best_score = validation.get("accuracy", 0.0)
+            measured = {"validation": validation, "test": test}
+            self.best = Checkpoint(state=state, round_number=1, metrics=measured)

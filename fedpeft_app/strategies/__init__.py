@@ -1,0 +1,1 @@
+"""What the server does: roll call, rounds, sampling, guard, aggregation."""

@@ -1,0 +1,41 @@
+"""The strategies that are built in, and how a name becomes one."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from flwr.serverapp.strategy import Strategy as FlowerStrategy
+
+from fedpeft_app.errors import ConfigError, Fault
+from fedpeft_app.registry import Registry
+from fedpeft_app.strategies.flower import FlowerAdapter
+from fedpeft_app.strategies.strategy import Strategy
+
+STRATEGIES = Registry(
+    kind="strategy",
+    group="fedpeft.strategies",
+    builtin={"fedavg": "fedpeft_app.strategies.fedavg:FedAvg"},
+)
+
+
+def make_strategy(name: str, options: Mapping[str, Any]) -> Strategy:
+    """Build a strategy from its name and options.
+
+    Args:
+        name: A known name, or "package.module:Class"; a class of Flower's is adapted.
+        options: Keyword arguments of its constructor.
+
+    Raises:
+        UnknownNameError: If there is no such strategy.
+        ConfigError: If the constructor refuses the options.
+    """
+    factory = STRATEGIES.get(name)
+    flower = inspect.isclass(factory) and issubclass(factory, FlowerStrategy)
+    try:
+        if flower:
+            return FlowerAdapter(factory(**options))
+        strategy: Strategy = factory(**options)
+    except (TypeError, ValueError) as error:
+        fault = Fault(key="strategy.options", value=dict(options), problem=f"{name}: {error}")
+        raise ConfigError([fault]) from error
+    return strategy

@@ -1,0 +1,150 @@
+"""Any Flower `Strategy`, unchanged, behind our protocol.
+
+The strategy sees what it would see under Flower's own loop: a grid with the cohort as its
+nodes, and replies that carry whole states as plain float32 arrays, one per tensor.
+"""
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy as FlowerStrategy
+
+from fedpeft_app.adapters import AdapterState
+from fedpeft_app.adapters.algebra import shifted
+from fedpeft_app.errors import QuorumError
+from fedpeft_app.seeds import derive_seed
+from fedpeft_app.strategies.strategy import Member, Reply
+from fedpeft_app.wire.record import Scalar
+
+
+class FlowerAdapter:
+    """Drive a Flower strategy by our round loop.
+
+    Cohorts are sampled by our loop, seeded by partition; the strategy's own fractions apply
+    within the cohort (Flower's default is all of it).
+
+    Args:
+        strategy: The Flower strategy.
+        seed: Seeds the global generator that Flower's strategies sample with.
+    """
+
+    def __init__(self, strategy: FlowerStrategy, seed: int = 0) -> None:
+        self._strategy = strategy
+        self._seed = seed
+
+    def configure(
+        self, round_number: int, state: AdapterState, cohort: Sequence[Member]
+    ) -> Mapping[int, Mapping[str, Scalar]]:
+        """Let the strategy choose among the cohort, and keep its options for each node."""
+        self._allow_small_cohort(len(cohort))
+        before = random.getstate()
+        random.seed(derive_seed(self._seed, "flower-strategy", round_number=round_number))
+        try:
+            messages = list(
+                self._strategy.configure_train(
+                    round_number, _record(state), ConfigRecord(), _CohortGrid(cohort)
+                )
+            )
+        finally:
+            random.setstate(before)
+        return {message.metadata.dst_node_id: _options(message) for message in messages}
+
+    def aggregate(
+        self, round_number: int, state: AdapterState, replies: Sequence[Reply]
+    ) -> AdapterState:
+        """Hand the strategy whole states and take its aggregate back.
+
+        Raises:
+            QuorumError: If the strategy returned nothing.
+            AdapterMismatchError: If what it returned is no state of this adapter.
+        """
+        messages = [_message(state, reply) for reply in replies]
+        arrays, _ = self._strategy.aggregate_train(round_number, messages)
+        if arrays is None:
+            raise QuorumError(
+                f"Round {round_number}: {type(self._strategy).__name__} returned no aggregate "
+                f"of {len(replies)} good replies."
+            )
+        tensors = {name: array.numpy().astype(np.float32) for name, array in arrays.items()}
+        return AdapterState.from_tensors(state.spec, tensors)
+
+    def _allow_small_cohort(self, size: int) -> None:
+        """Lower Flower's minimum node counts to the cohort; it would wait for ever otherwise."""
+        for name in ("min_available_nodes", "min_train_nodes"):
+            if getattr(self._strategy, name, 0) > size:
+                setattr(self._strategy, name, size)
+
+
+class _CohortGrid(Grid):
+    """A grid that only knows its nodes: strategies choose, our loop sends."""
+
+    def __init__(self, cohort: Sequence[Member]) -> None:
+        self._nodes = [member.node_id for member in cohort]
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Give the cohort's node ids, by partition."""
+        return list(self._nodes)
+
+    def set_run(self, run: Any) -> None:
+        """Do nothing: there is no connection."""
+
+    @property
+    def run(self) -> Any:
+        """Refuse: there is no connection."""
+        raise NotImplementedError(_REFUSAL)
+
+    def create_message(self, *args: Any, **kwargs: Any) -> Message:
+        """Refuse: there is no connection."""
+        raise NotImplementedError(_REFUSAL)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Refuse: there is no connection."""
+        raise NotImplementedError(_REFUSAL)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Refuse: there is no connection."""
+        raise NotImplementedError(_REFUSAL)
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Refuse: there is no connection."""
+        raise NotImplementedError(_REFUSAL)
+
+
+_REFUSAL = "A strategy chooses nodes and folds replies; fedpeft's round loop sends the messages."
+
+
+def _record(state: AdapterState) -> ArrayRecord:
+    """Write a state as Flower's strategies expect it: one array per tensor."""
+    return ArrayRecord({name: Array(np.array(view)) for name, view in state.tensors().items()})
+
+
+def _options(message: Message) -> dict[str, Scalar]:
+    """Read the scalars a strategy put into a message's config."""
+    merged: dict[str, Scalar] = {}
+    for record in message.content.config_records.values():
+        merged.update(
+            {
+                key: value
+                for key, value in record.items()
+                if isinstance(value, str | int | float | bool)
+            }
+        )
+    return merged
+
+
+def _message(state: AdapterState, reply: Reply) -> Message:
+    """Build the reply that Flower's own client would have sent: a whole local state."""
+    local = shifted(state, reply.delta.vector)
+    numbers = {**reply.metrics, "num-examples": reply.weight}
+    content = RecordDict({"arrays": _record(local), "metrics": MetricRecord(numbers)})
+    order = Message(
+        content=RecordDict(), dst_node_id=reply.member.node_id, message_type="train"
+    )
+    order.metadata.__dict__["_message_id"] = f"order-{reply.member.node_id}"
+    return Message(content, reply_to=order)

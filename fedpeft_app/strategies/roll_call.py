@@ -1,0 +1,186 @@
+"""Who is there, and does everyone hold the same model and adapter? Asked before round 1."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedpeft_app.errors import RollCallError
+from fedpeft_app.strategies.exchange import Arrival, exchange
+from fedpeft_app.strategies.guard import short_reason
+from fedpeft_app.strategies.strategy import Member
+from fedpeft_app.wire.ledger import Ledger
+from fedpeft_app.wire.record import facts
+
+ROLL_CALL = "query.roll_call"
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presence:
+    """What a node says of itself.
+
+    Attributes:
+        partition: Its own number, from 0.
+        examples: Training examples it holds.
+        labels: Its label names, in order.
+        agreed: What must be equal everywhere: name → value (versions, fingerprints).
+    """
+
+    partition: int
+    examples: int
+    labels: tuple[str, ...]
+    agreed: Mapping[str, str]
+
+    def to_facts(self) -> dict[str, str | int | float | bool | list[str]]:
+        """Write it as scalars of a message."""
+        agreed = {f"agreed.{key}": value for key, value in self.agreed.items()}
+        return {
+            "partition": self.partition,
+            "examples": self.examples,
+            "labels": list(self.labels),
+            **agreed,
+        }
+
+    @classmethod
+    def from_facts(cls, values: Mapping[str, object]) -> "Presence":
+        """Read what `to_facts` wrote.
+
+        Raises:
+            RollCallError: If something is missing or of the wrong type.
+        """
+        partition, examples = values.get("partition"), values.get("examples")
+        labels = values.get("labels")
+        if not (
+            isinstance(partition, int) and isinstance(examples, int) and isinstance(labels, list)
+        ):
+            raise RollCallError(f"Expected partition, examples and labels, got {sorted(values)}.")
+        prefix = "agreed."
+        agreed = {
+            key.removeprefix(prefix): str(value)
+            for key, value in values.items()
+            if key.startswith(prefix)
+        }
+        return cls(
+            partition=partition, examples=examples, labels=tuple(map(str, labels)), agreed=agreed
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roster:
+    """The outcome of a roll call.
+
+    Attributes:
+        members: Nodes that may take part, by partition.
+        labels: The label names they all share.
+        refused: Node → reason, for the others.
+    """
+
+    members: tuple[Member, ...]
+    labels: tuple[str, ...]
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+def wait_for_nodes(grid: Grid, minimum: int, timeout_s: float) -> list[int]:
+    """Wait until enough nodes are connected.
+
+    Raises:
+        RollCallError: If there are still too few after `timeout_s` seconds.
+    """
+    deadline = time.monotonic() + timeout_s
+    while len(nodes := sorted(grid.get_node_ids())) < minimum:
+        if time.monotonic() > deadline:
+            raise RollCallError(
+                f"Only {len(nodes)} of at least {minimum} nodes (strategy.min-nodes) were "
+                f"connected after {timeout_s:g} s. Start more nodes, or lower the minimum."
+            )
+        time.sleep(_POLL_S)
+    return nodes
+
+
+def call_roll(
+    grid: Grid, nodes: Sequence[int], *, ledger: Ledger, timeout_s: float
+) -> list[tuple[int, Presence | str]]:
+    """Ask every node who it is.
+
+    Returns:
+        (node id, its answer or the reason why there is none), in the order of `nodes`.
+    """
+    strangers = {
+        Member(node_id=node_id, partition=index, examples=0): Message(
+            content=RecordDict(), dst_node_id=node_id, message_type=ROLL_CALL
+        )
+        for index, node_id in enumerate(nodes)
+    }
+    arrivals = exchange(
+        grid, strangers, ledger=ledger, round_number=0, kind="roll-call", timeout_s=timeout_s
+    )
+    return [(arrival.member.node_id, _answer(arrival)) for arrival in arrivals]
+
+
+def make_roster(
+    answers: Sequence[tuple[int, Presence | str]], *, expected: Mapping[str, str], minimum: int
+) -> Roster:
+    """Keep the nodes that agree with the server, refuse the others by name.
+
+    Args:
+        answers: What `call_roll` returned.
+        expected: What the server has for each name a presence must agree on.
+        minimum: Fewest nodes that must pass.
+
+    Raises:
+        RollCallError: If too few pass; the message says which node differs in what.
+    """
+    members: list[Member] = []
+    labels: tuple[str, ...] = ()
+    refused: dict[str, str] = {}
+    for node_id, answer in answers:
+        reason = answer if isinstance(answer, str) else _difference(answer, expected, labels)
+        if isinstance(answer, str) or reason:
+            name = f"node {node_id}" if isinstance(answer, str) else f"node {answer.partition}"
+            refused[name] = reason
+            continue
+        labels = answer.labels
+        members.append(
+            Member(node_id=node_id, partition=answer.partition, examples=answer.examples)
+        )
+    if len(members) < minimum:
+        reasons = "\n".join(f"  {name}: {reason}" for name, reason in _grouped(refused).items())
+        raise RollCallError(
+            f"{len(members)} of {len(answers)} nodes passed the roll call, at least {minimum} "
+            f"(strategy.min-nodes) must. Refused:\n{reasons}"
+        )
+    ordered = sorted(members, key=lambda member: member.partition)
+    return Roster(members=tuple(ordered), labels=labels, refused=refused)
+
+
+def _answer(arrival: Arrival) -> Presence | str:
+    """Read one answer."""
+    if arrival.message.has_error():
+        return short_reason(arrival.message.error.reason)
+    try:
+        return Presence.from_facts(facts(arrival.message.content))
+    except RollCallError as error:
+        return str(error)
+
+
+def _difference(answer: Presence, expected: Mapping[str, str], labels: tuple[str, ...]) -> str:
+    """Say in what a node differs from the server, or from the nodes before it."""
+    differences = [
+        f"{name} is {answer.agreed.get(name, 'missing')}, expected {value}"
+        for name, value in expected.items()
+        if answer.agreed.get(name) != value
+    ]
+    if labels and answer.labels != labels:
+        differences.append(f"labels are {list(answer.labels)}, others have {list(labels)}")
+    return "; ".join(differences)
+
+
+def _grouped(refused: Mapping[str, str]) -> dict[str, str]:
+    """Join nodes that were refused for the same reason."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in refused.items():
+        by_reason.setdefault(reason, []).append(name)
+    return {", ".join(names): reason for reason, names in by_reason.items()}

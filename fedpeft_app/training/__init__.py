@@ -1,0 +1,1 @@
+"""What one node does: fit, evaluate, and the warm worker that holds what both need."""

@@ -1,0 +1,195 @@
+"""Local training: a plain loop over length-grouped batches."""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fedpeft_app.data.tasks.task import Batch, Task
+from fedpeft_app.data.tokens import TokenSet
+from fedpeft_app.methods.adapted import AdaptedModel
+from fedpeft_app.seeds import derive_seed, numpy_generator
+from fedpeft_app.training.batches import grouped_batches
+from fedpeft_app.training.optimizer import make_optimizer, set_rate
+from fedpeft_app.training.precision import autocast
+from fedpeft_app.training.schedule import learning_rate_factor
+
+Positions = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitSettings:
+    """How every node trains, for the whole run.
+
+    Attributes:
+        epochs: Passes over the data per round.
+        max_steps: Optimizer steps per round at most, 0 = no cap.
+        batch_size: Examples per forward pass.
+        accumulation: Forward passes per optimizer step.
+        optimizer: "adamw" or "sgd".
+        learning_rate: Peak rate of the body.
+        head_learning_rate: Peak rate of the head.
+        weight_decay: On matrices only.
+        schedule: "linear", "cosine" or "constant".
+        warmup: Share of the run, in [0, 1).
+        max_grad_norm: Clip the gradient's global norm, 0 = never.
+        precision: "fp32", "bf16" or "fp16", resolved.
+        rounds: Rounds of the whole run.
+        seed: The run's seed.
+    """
+
+    epochs: int = 1
+    max_steps: int = 0
+    batch_size: int = 16
+    accumulation: int = 1
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-3
+    head_learning_rate: float = 1e-2
+    weight_decay: float = 0.0
+    schedule: str = "linear"
+    warmup: float = 0.0
+    max_grad_norm: float = 1.0
+    precision: str = "fp32"
+    rounds: int = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitReport:
+    """What local training did.
+
+    Attributes:
+        examples: Examples processed, repeats counted.
+        steps: Optimizer steps.
+        loss: Mean training loss over those examples.
+        seconds: Wall time of the loop.
+    """
+
+    examples: int
+    steps: int
+    loss: float
+    seconds: float
+
+
+def fit(
+    adapted: AdaptedModel,
+    task: Task,
+    examples: TokenSet,
+    settings: FitSettings,
+    *,
+    pad: int,
+    round_number: int,
+    partition: int,
+) -> FitReport:
+    """Train the model on a node's examples for one round, in place.
+
+    Args:
+        adapted: The model, with the round's starting state poured in.
+        task: Collation and loss.
+        examples: The node's training examples, at least one.
+        settings: The run's training settings.
+        pad: Padding token id.
+        round_number: Round, from 1; decides where in the schedule this is.
+        partition: The node's partition, from 0; with seed and round it decides batches
+            and dropout.
+
+    Returns:
+        What was done.
+    """
+    started = time.perf_counter()
+    groups = _step_groups(examples, settings, round_number, partition)
+    steps = len(groups)
+    optimizer = make_optimizer(
+        adapted,
+        name=settings.optimizer,
+        learning_rate=settings.learning_rate,
+        head_learning_rate=settings.head_learning_rate,
+        weight_decay=settings.weight_decay,
+    )
+    losses: list[torch.Tensor] = []  # read once, after the loop: no synchronisation per step
+    counts: list[int] = []
+    where = adapted.trainable[0].device
+    scaler = torch.amp.GradScaler(where.type, enabled=settings.precision == "fp16")
+    with _training_mode(adapted, settings.seed, round_number, partition):
+        for step, group in enumerate(groups):
+            progress = (round_number - 1 + step / steps) / settings.rounds
+            set_rate(
+                optimizer, learning_rate_factor(settings.schedule, progress, settings.warmup)
+            )
+            group_size = sum(len(positions) for positions in group)
+            for positions in group:
+                batch = _to(task.collate(examples, positions, pad), where)
+                with autocast(settings.precision, where):
+                    loss = task.loss(adapted.model, batch)
+                scaler.scale(loss * (len(positions) / group_size)).backward()  # type: ignore[no-untyped-call]
+                losses.append(loss.detach())
+                counts.append(len(positions))
+            _step(adapted, optimizer, scaler, settings.max_grad_norm)
+    weights = torch.tensor(counts, dtype=torch.float64)
+    mean = float((torch.stack(losses).cpu().double() * weights).sum() / weights.sum())
+    return FitReport(
+        examples=sum(counts), steps=steps, loss=mean, seconds=time.perf_counter() - started
+    )
+
+
+def _step_groups(
+    examples: TokenSet, settings: FitSettings, round_number: int, partition: int
+) -> list[list[Positions]]:
+    """List the batches of the round, grouped by optimizer step."""
+    generator = numpy_generator(
+        settings.seed, "batches", round_number=round_number, partition=partition
+    )
+    lengths = examples.lengths
+    batches: Iterator[Positions] = (
+        batch
+        for _ in range(settings.epochs)
+        for batch in grouped_batches(lengths, settings.batch_size, generator)
+    )
+    per_epoch = math.ceil(len(examples) / settings.batch_size)
+    steps = math.ceil(settings.epochs * per_epoch / settings.accumulation)
+    if settings.max_steps:
+        steps = min(steps, settings.max_steps)
+    return [list(islice(batches, settings.accumulation)) for _ in range(steps)]
+
+
+class _training_mode:
+    """Train mode with seeded dropout, leaving the global generators as they were."""
+
+    def __init__(self, adapted: AdaptedModel, seed: int, round_number: int, partition: int) -> None:
+        self._model = adapted.model
+        self._seed = derive_seed(seed, "dropout", round_number=round_number, partition=partition)
+        self._fork = torch.random.fork_rng()
+
+    def __enter__(self) -> None:
+        self._fork.__enter__()
+        torch.manual_seed(self._seed)
+        self._model.train()
+
+    def __exit__(self, *details: object) -> None:
+        self._model.eval()
+        self._fork.__exit__(None, None, None)
+
+
+def _step(
+    adapted: AdaptedModel,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    max_norm: float,
+) -> None:
+    """Clip, step, and forget the gradients."""
+    if max_norm > 0:
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(adapted.trainable, max_norm)
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def _to(batch: Batch, where: torch.device) -> Batch:
+    """Move a batch to a device."""
+    return {key: value.to(where, non_blocking=True) for key, value in batch.items()}

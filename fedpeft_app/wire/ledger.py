@@ -1,0 +1,78 @@
+"""The byte ledger: what every message cost, measured, and what full fine-tuning would have."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+Direction = Literal["up", "down"]
+_FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One message.
+
+    Attributes:
+        round_number: Round, from 1; 0 for the roll call.
+        node: The node's partition.
+        direction: "down" (server → node) or "up".
+        kind: "roll-call", "train" or "evaluate".
+        size: Bytes as Flower serialises the message.
+    """
+
+    round_number: int
+    node: int
+    direction: Direction
+    kind: str
+    size: int
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Every message of a run, in the order of sending.
+
+    Attributes:
+        backbone_bytes: One-off size of the frozen model's files, which each node needs.
+        full_parameters: Parameters that full fine-tuning would send, head included.
+        entries: One per message.
+    """
+
+    backbone_bytes: int
+    full_parameters: int
+    entries: list[Entry] = field(default_factory=list)
+
+    def note(self, entry: Entry) -> None:
+        """Add a message."""
+        self.entries.append(entry)
+
+    def total(
+        self, direction: Direction | None = None, *, kind: str = "", round_number: int | None = None
+    ) -> int:
+        """Add up bytes, optionally of one direction, kind or round."""
+        return sum(entry.size for entry in self._matching(direction, kind, round_number))
+
+    def _matching(
+        self, direction: Direction | None, kind: str, round_number: int | None
+    ) -> Iterator[Entry]:
+        for entry in self.entries:
+            if direction is not None and entry.direction != direction:
+                continue
+            if kind and entry.kind != kind:
+                continue
+            if round_number is not None and entry.round_number != round_number:
+                continue
+            yield entry
+
+    @property
+    def full_message_bytes(self) -> int:
+        """Payload of one full fine-tuning message: float32, without any overhead."""
+        return _FLOAT32_BYTES * self.full_parameters
+
+    def ratio_to_full(self) -> float:
+        """How many times fewer bytes than full fine-tuning, over the same train messages.
+
+        Overhead counts on our side only, so the ratio is a lower bound.
+        """
+        count = sum(1 for _ in self._matching(None, "train", None))
+        spent = self.total(kind="train")
+        return count * self.full_message_bytes / spent if spent else float("nan")
