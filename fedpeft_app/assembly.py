@@ -16,7 +16,7 @@ from fedpeft_app.backbone.load import load_model, load_tokenizer
 from fedpeft_app.backbone.locate import LocatedModel, locate
 from fedpeft_app.config import RunConfig
 from fedpeft_app.config.schema import options
-from fedpeft_app.data.partition import PartitionSettings, partition
+from fedpeft_app.data.partition import PartitionSettings, kept_partition
 from fedpeft_app.data.read import Columns, read
 from fedpeft_app.data.sources import Source, find_source
 from fedpeft_app.data.splits import Splits, SplitSettings, carve, make_splits
@@ -148,7 +148,7 @@ def _partitions(config: RunConfig, nodes: int) -> tuple[TokenSet, ...]:
         min_examples=config.data.min_examples,
     )
     groups = train.groups[train.indices] if len(train.groups) else np.zeros(0, np.int64)
-    parts = partition(train.selected_labels, groups, nodes, settings, config.seed)
+    parts = kept_partition(train.selected_labels, groups, nodes, settings, config.seed)
     return tuple(train.select(part) for part in parts)
 
 

@@ -37,7 +37,7 @@ from fedpeft_app.runs.export import export
 from fedpeft_app.runs.initial import load_adapter
 from fedpeft_app.session import Session, run_alone
 from fedpeft_app.strategies.catalogue import make_strategy
-from fedpeft_app.strategies.roll_call import Presence, Roster, call_roll, make_roster, wait_for_nodes
+from fedpeft_app.strategies.roll_call import Presence, call_roll, make_roster, wait_for_nodes
 from fedpeft_app.strategies.rounds import RoundPlan, run_rounds
 from fedpeft_app.wire.ledger import Ledger
 
@@ -204,7 +204,11 @@ def _plan(config: RunConfig) -> RoundPlan:
 def _finish(session: Session, chosen: Checkpoint, why: str, **summary: Any) -> None:
     """Export the chosen state, judge it exactly, and close the journal with a summary."""
     config, ledger = session.config, session.ledger
-    test = session.examiner.examine(chosen.state, "test", "fp32")
+    exact = chosen.metrics.get("precision") == "fp32"
+    test = chosen.metrics.get("test") if exact else None
+    if not test and config.evaluate.every:
+        test = session.examiner.examine(chosen.state, "test", "fp32")
+    test = dict(test or {})
     messages = sum(1 for entry in ledger.entries if entry.kind == "train")
     facts = {
         "method": config.method.name,

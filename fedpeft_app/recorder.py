@@ -91,7 +91,7 @@ class Recorder:
         examiner: Judges states; never asked if `every` is 0.
         rounds: Rounds of the run.
         every: Rounds between two evaluations; the last round is always one, 0 = never.
-        precision: Arithmetic of evaluation between rounds.
+        precision: Arithmetic of evaluation before the last round, which is in float32.
         select_by: Metric that chooses the best round: "accuracy", "macro-f1" or "loss".
         keep_all: Whether every round's checkpoint stays.
     """
@@ -136,11 +136,13 @@ class Recorder:
     def round_finished(self, result: RoundResult) -> None:
         """Evaluate, checkpoint and journal the new state, in this order."""
         round_number = result.round_number
-        due = self._every and (round_number % self._every == 0 or round_number == self._rounds)
-        measured: dict[str, Any] = {}
+        final = round_number == self._rounds
+        due = self._every and (round_number % self._every == 0 or final)
+        precision = "fp32" if final else self._precision  # the last round's figures are final
+        measured: dict[str, Any] = {"precision": precision}
         if due:
             for split in ("validation", "test"):
-                measured[split] = self._examiner.examine(result.state, split, self._precision)
+                measured[split] = self._examiner.examine(result.state, split, precision)
         if result.client_metrics:
             measured["clients"] = spread(
                 {node: values["accuracy"] for node, values in result.client_metrics.items()}
@@ -180,7 +182,6 @@ class Recorder:
             down=self._ledger.total("down", round_number=round_number),
             up=self._ledger.total("up", round_number=round_number),
             nodes={str(reply.member.partition): dict(reply.metrics) for reply in result.good},
-            precision=self._precision,
             **measured,
         )
         self._journal.sync()

@@ -120,5 +120,5 @@ class _AloneWatcher:
         )
         if validation.get("accuracy", 0.0) > self._best_score:
             self._best_score = validation.get("accuracy", 0.0)
-            measured = {"validation": validation, "test": test}
+            measured = {"precision": "fp32", "validation": validation, "test": test}
             self.best = Checkpoint(state=state, round_number=1, metrics=measured)

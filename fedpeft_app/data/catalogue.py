@@ -2,7 +2,7 @@
 
 from fedpeft_app.registry import Registry
 
-_MODULE = "fedpeft_app.data.partition"
+_MODULE = "fedpeft_app.data.partitioners"
 
 PARTITIONERS = Registry(
     kind="partitioner",

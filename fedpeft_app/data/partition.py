@@ -1,15 +1,20 @@
-"""Training examples → nodes, by flwr-datasets, as a function of (labels, nodes, seed)."""
+"""Training examples → nodes, as a function of (labels, nodes, settings, seed).
+
+Computed once per machine and kept on disk: the library behind it takes seconds to import,
+which no process should pay that only needs the answer.
+"""
+
+import hashlib
 
 from dataclasses import dataclass
-from typing import Any
 
-import datasets
 import numpy as np
 import numpy.typing as npt
-from flwr_datasets import partitioner as flwr_partitioner
+from filelock import FileLock
 
 from fedpeft_app.data.catalogue import PARTITIONERS
 from fedpeft_app.errors import DataError
+from fedpeft_app.mirrors import cache_dir
 from fedpeft_app.seeds import derive_seed
 
 Ints = npt.NDArray[np.int64]
@@ -30,64 +35,6 @@ class PartitionSettings:
     dirichlet_alpha: float = 0.5
     classes_per_node: int = 2
     min_examples: int = 10
-
-
-def iid(nodes: int, settings: PartitionSettings, seed: int) -> Any:
-    """Spread examples evenly, at random."""
-    return flwr_partitioner.IidPartitioner(num_partitions=nodes)
-
-
-def dirichlet(nodes: int, settings: PartitionSettings, seed: int) -> Any:
-    """Draw each label's shares from a Dirichlet distribution (Hsu et al. 2019, arXiv 1909.06335)."""
-    return flwr_partitioner.DirichletPartitioner(
-        num_partitions=nodes,
-        partition_by="label",
-        alpha=settings.dirichlet_alpha,
-        min_partition_size=settings.min_examples,
-        self_balancing=False,
-        seed=seed,
-    )
-
-
-def pathological(nodes: int, settings: PartitionSettings, seed: int) -> Any:
-    """Give each node a few labels (McMahan et al. 2017, arXiv 1602.05629, section 3)."""
-    return flwr_partitioner.PathologicalPartitioner(
-        num_partitions=nodes,
-        partition_by="label",
-        num_classes_per_partition=settings.classes_per_node,
-        class_assignment_mode="deterministic",
-        seed=seed,
-    )
-
-
-def shard(nodes: int, settings: PartitionSettings, seed: int) -> Any:
-    """Cut the label-sorted data into shards, a few per node (McMahan et al. 2017)."""
-    return flwr_partitioner.ShardPartitioner(
-        num_partitions=nodes,
-        partition_by="label",
-        num_shards_per_partition=settings.classes_per_node,
-        seed=seed,
-    )
-
-
-def natural(nodes: int, settings: PartitionSettings, seed: int) -> Any:
-    """Make each value of the partition column a node."""
-    return flwr_partitioner.NaturalIdPartitioner(partition_by="group")
-
-
-def size_linear(nodes: int, settings: PartitionSettings, seed: int) -> Any:
-    """Make node k's size proportional to k."""
-    return flwr_partitioner.LinearPartitioner(num_partitions=nodes)
-
-
-def size_square(nodes: int, settings: PartitionSettings, seed: int) -> Any:
-    """Make node k's size proportional to k²."""
-    return flwr_partitioner.SquarePartitioner(num_partitions=nodes)
-
-
-def size_exponential(nodes: int, settings: PartitionSettings, seed: int) -> Any:
-    """Make node k's size proportional to exp(k)."""
-    return flwr_partitioner.ExponentialPartitioner(num_partitions=nodes)
 
 
 def partition(
@@ -134,10 +81,30 @@ def partition(
     return parts
 
 
+def kept_partition(
+    labels: Ints, groups: Ints, nodes: int, settings: PartitionSettings, seed: int
+) -> list[Ints]:
+    """Give what `partition` gives, computing it only where this machine has not yet."""
+    digest = hashlib.sha256(f"{nodes}|{settings}|{seed}|".encode())
+    digest.update(labels.tobytes() + b"|" + groups.tobytes())
+    path = cache_dir() / "partitions" / f"{digest.hexdigest()[:16]}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            parts = partition(labels, groups, nodes, settings, seed)
+            scratch = path.with_suffix(".partial.npz")
+            np.savez(scratch, *parts)
+            scratch.rename(path)
+        with np.load(path, allow_pickle=False) as stored:
+            return [stored[f"arr_{node}"] for node in range(nodes)]
+
+
 def _load(
     table: dict[str, Ints], nodes: int, settings: PartitionSettings, seed: int
 ) -> list[Ints]:
     """Run the partitioner over a table of positions."""
+    import datasets
+
     partitioner = PARTITIONERS.get(settings.name)(nodes, settings, seed)
     partitioner.dataset = datasets.Dataset.from_dict(table)
     try:

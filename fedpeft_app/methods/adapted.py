@@ -51,9 +51,11 @@ class AdaptedModel:
                 f"the model has {self.spec.fingerprint} ({self.spec.method}). Both sides need "
                 f"the same model, method settings, labels and library versions."
             )
+        flat = torch.from_numpy(state.vector.copy())  # what came off the wire is read-only
+        parts = flat.split([tensor.size for tensor in self.spec.tensors])
         with torch.no_grad():
-            for parameter, (_, view) in zip(self.trainable, state.items(), strict=True):
-                parameter.copy_(torch.from_numpy(view))
+            for parameter, part in zip(self.trainable, parts, strict=True):
+                parameter.copy_(part.view_as(parameter))
 
 
 def adapt(backbone: Backbone, method: Method, settings: MethodSettings, seed: int) -> AdaptedModel:

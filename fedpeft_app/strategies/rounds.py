@@ -141,15 +141,12 @@ def run_round(
         round_number=round_number,
     )
     options = strategy.configure(round_number, state, cohort)
-    asked = {
-        member: _message(
-            "train",
-            member,
-            Order(state=state, round_number=round_number, options=options[member.node_id]),
-        )
+    orders = {
+        member: Order(state=state, round_number=round_number, options=options[member.node_id])
         for member in cohort
         if member.node_id in options
     }
+    asked = _messages("train", orders)
     watcher.round_started(round_number, list(asked))
 
     def arrived(arrival: Arrival) -> None:
@@ -222,7 +219,7 @@ def _evaluate_on_nodes(
     order = Order(state=state, round_number=round_number)
     arrivals = exchange(
         grid,
-        {member: _message("evaluate", member, order) for member in cohort},
+        _messages("evaluate", dict.fromkeys(cohort, order)),
         ledger=ledger,
         round_number=round_number,
         kind="evaluate",
@@ -235,12 +232,18 @@ def _evaluate_on_nodes(
     }
 
 
-def _message(kind: str, member: Member, order: Order) -> Message:
-    """Address an order to a node."""
-    content: RecordDict = write_order(order)
-    return Message(
-        content=content,
-        dst_node_id=member.node_id,
-        message_type=kind,
-        group_id=str(order.round_number),
-    )
+def _messages(kind: str, orders: Mapping[Member, Order]) -> dict[Member, Message]:
+    """Address orders to their nodes; equal orders share one serialised content."""
+    contents: dict[tuple[tuple[str, object], ...], RecordDict] = {}
+    messages = {}
+    for member, order in orders.items():
+        key = tuple(sorted(order.options.items()))
+        if key not in contents:
+            contents[key] = write_order(order)
+        messages[member] = Message(
+            content=contents[key],
+            dst_node_id=member.node_id,
+            message_type=kind,
+            group_id=str(order.round_number),
+        )
+    return messages

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.metrics import f1_score, roc_auc_score
 from torch.nn.functional import cross_entropy
 
 from fedpeft_app.data.tasks.task import Batch, Metrics
@@ -58,6 +57,8 @@ class TextClassification:
 
     def metrics(self, logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> Metrics:
         """Judge logits `(examples, labels)`: loss, accuracy, macro-F1; AUROC for two labels."""
+        from sklearn.metrics import f1_score, roc_auc_score  # slow to import; nodes do not judge
+
         scores = logits.astype(np.float64)
         shifted = scores - scores.max(axis=1, keepdims=True)
         log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

@@ -1,0 +1,235 @@
+"""Start a run, follow it to its end, and tell the truth about it."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fedpeft_app.cli.app_folder import app_folder
+from fedpeft_app.cli.preflight import preflight
+from fedpeft_app.cli.settings import to_toml
+from fedpeft_app.cli.superlink import SuperLink, executable, log_tail, own_superlink
+from fedpeft_app.config import RunConfig, flatten
+from fedpeft_app.errors import LaunchError
+from fedpeft_app.mirrors import home
+from fedpeft_app.observe.live import LiveView
+from fedpeft_app.runs.directory import RunFolder, find_run, short_id
+
+_POLL_S = 0.1
+_LIVENESS_S = 1.0
+_GRACE_S = 15.0  # a simulation process that is not seen for so long has ended, or never started
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Simulation:
+    """What a simulation may use.
+
+    Attributes:
+        nodes: Simulated nodes.
+        client_cpus: CPU cores, and so threads, of one client.
+        client_gpus: GPUs of one client, fractions allowed.
+        actors: Clients trained at the same time; 0 = as many as fit.
+    """
+
+    nodes: int
+    client_cpus: int
+    client_gpus: float
+    actors: int
+
+    def federation_config(self) -> str:
+        """Write it for Flower."""
+        parts = [
+            f"num-supernodes={self.nodes}",
+            f"client-resources-num-cpus={self.client_cpus}",
+            f"client-resources-num-gpus={self.client_gpus}",
+        ]
+        if self.actors:
+            parts.append(f"init-args-num-cpus={self.actors * self.client_cpus}")
+        return " ".join(parts)
+
+
+def run_simulation(config: RunConfig, simulation: Simulation, console: Console) -> RunFolder:
+    """Run a simulation on a SuperLink of our own.
+
+    Args:
+        config: A checked configuration.
+        simulation: Nodes and resources.
+        console: Where to show progress.
+
+    Returns:
+        The folder of the finished run.
+
+    Raises:
+        FedPeftError: If anything is wrong before the start, or the run did not end with an
+            exported adapter.
+    """
+    with LiveView(console) as view, _interruptible():
+        view.stage("checking model and data")
+        preflight(config)
+        home().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="flower-", dir=home()) as scratch:
+            view.stage("starting Flower and Ray")
+            with own_superlink(Path(scratch), _environment(config)) as superlink:
+                run_id = _submit(config, superlink, simulation.federation_config())
+                return _follow(config, superlink, run_id, view)
+
+
+def run_on_connection(config: RunConfig, connection: str, console: Console) -> None:
+    """Run on a SuperLink that somebody operates, and follow its log.
+
+    Args:
+        config: A checked configuration.
+        connection: Name of a connection in Flower's configuration.
+        console: Where to show progress.
+
+    Raises:
+        LaunchError: If the run cannot be submitted or does not complete.
+    """
+    environment = {**os.environ, "FLWR_TELEMETRY_ENABLED": "0"}
+    with tempfile.TemporaryDirectory() as scratch:
+        command = _flwr_run(config, Path(scratch), connection)
+        run_id = _run_id(subprocess.run(command, capture_output=True, env=environment, text=True))
+    console.print(f"run {run_id} submitted to '{connection}'", highlight=False)
+    try:
+        subprocess.run(
+            [executable("flwr"), "log", str(run_id), connection], env=environment, check=False
+        )
+    except KeyboardInterrupt:
+        subprocess.run(
+            [executable("flwr"), "stop", str(run_id), connection], env=environment, check=False
+        )
+        raise
+    status = _status(connection, run_id, environment)
+    if status != "finished:completed":
+        raise LaunchError(f"Run {run_id} on '{connection}' ended as {status}.")
+    console.print(f"run {run_id} completed; its folder is on the server", highlight=False)
+
+
+def _environment(config: RunConfig) -> dict[str, str]:
+    """Collect the variables of a run's processes."""
+    environment = {**os.environ, "FEDPEFT_HOME": str(home())}
+    paths = (config.task, config.method.name, config.data.partitioner, config.strategy.name)
+    if any(":" in name for name in paths):  # a user's own module, importable from here
+        inherited = environment.get("PYTHONPATH", "")
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), inherited]))
+    return environment
+
+
+def _flwr_run(
+    config: RunConfig, scratch: Path, connection: str, federation_config: str = ""
+) -> list[str]:
+    """Write the command that submits a run."""
+    settings = scratch / "run-config.toml"
+    settings.write_text(to_toml(flatten(config)), encoding="utf-8")
+    command = [executable("flwr"), "run", str(app_folder(scratch)), connection]
+    command += ["--run-config", str(settings), "--format", "json"]
+    if federation_config:
+        command += ["--federation-config", federation_config]
+    return command
+
+
+def _submit(config: RunConfig, superlink: SuperLink, federation_config: str) -> int:
+    """Submit a run and give its id."""
+    scratch = superlink.log.parent
+    command = _flwr_run(config, scratch, superlink.connection, federation_config)
+    done = subprocess.run(command, capture_output=True, env=superlink.environment, text=True)
+    return _run_id(done)
+
+
+def _run_id(done: "subprocess.CompletedProcess[str]") -> int:
+    """Read the run's id from what `flwr run --format json` printed."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        start = done.stdout.index("{")
+        answer = json.loads(done.stdout[start : done.stdout.rindex("}") + 1])
+        if answer["success"]:
+            return int(answer["run-id"])
+    raise LaunchError(f"Flower did not take the run:\n{done.stdout}{done.stderr}".rstrip())
+
+
+def _status(connection: str, run_id: int, environment: Mapping[str, str]) -> str:
+    """Ask Flower how a run stands, for example "finished:completed"."""
+    done = subprocess.run(
+        [executable("flwr"), "list", connection, "--run-id", str(run_id), "--format", "json"],
+        capture_output=True,
+        env=environment,
+        text=True,
+        check=False,
+    )
+    with contextlib.suppress(ValueError, KeyError, IndexError):
+        start = done.stdout.index("{")
+        answer = json.loads(done.stdout[start : done.stdout.rindex("}") + 1])
+        return str(answer["runs"][0]["status"])
+    return "unknown"
+
+
+def _follow(config: RunConfig, superlink: SuperLink, run_id: int, view: LiveView) -> RunFolder:
+    """Show a run's journal until it ends; raise unless it ended well."""
+    from fedpeft_app.cli.results import runs_parent
+
+    parent = runs_parent(config)
+    folder: RunFolder | None = None
+    position = 0
+    seen = time.monotonic()
+    try:
+        while True:
+            folder = folder or _find(parent, run_id)
+            if folder is not None:
+                position, events = _new_events(folder.journal, position)
+                for event in events:
+                    view.feed(event)
+                    if event["event"] == "run_finished" and folder.adapter.is_dir():
+                        return folder
+                    if event["event"] == "run_failed":
+                        raise LaunchError(f"the run failed; its folder is {folder.path}")
+            now = time.monotonic()
+            if now - seen > _LIVENESS_S and superlink.alive() and superlink.simulating():
+                seen = now
+            if now - seen > _GRACE_S or not superlink.alive():
+                raise LaunchError(f"The run ended early:\n{log_tail(superlink.log)}")
+            time.sleep(_POLL_S)
+    finally:
+        if folder is not None:
+            shutil.copyfile(superlink.log, folder.path / "flower.log")
+
+
+def _find(parent: Path, run_id: int) -> RunFolder | None:
+    """Find the folder that the ServerApp made for a run, if it is there already."""
+    for path in parent.glob(f"*-{short_id(run_id)}"):
+        if (path / "config.json").exists():
+            return find_run(parent, path.name)
+    return None
+
+
+def _new_events(journal: Path, position: int) -> tuple[int, list[dict[str, Any]]]:
+    """Read whole lines that were added to a journal since a position."""
+    if not journal.exists():
+        return position, []
+    with journal.open("rb") as file:
+        file.seek(position)
+        content = file.read()
+    whole = content[: content.rfind(b"\n") + 1]
+    return position + len(whole), [json.loads(line) for line in whole.splitlines()]
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Treat SIGTERM like Ctrl-C, so that both end a run cleanly."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    previous: Callable[..., Any] | int | None = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

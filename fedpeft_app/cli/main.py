@@ -1,0 +1,149 @@
+"""The commands of `fedpeft`, and how their errors reach a person."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fedpeft_app import __version__
+from fedpeft_app.errors import FedPeftError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Federated parameter-efficient fine-tuning: only adapters travel.",
+)
+runs_app = typer.Typer(help="List runs, or remove them.", invoke_without_command=True)
+app.add_typer(runs_app, name="runs")
+
+Settings = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="configuration overrides")
+]
+Recipe = Annotated[Path | None, typer.Option(help="TOML file of configuration keys")]
+Reference = Annotated[str, typer.Argument(metavar="RUN", help="run folder, its name, or 'latest'")]
+
+
+def main() -> None:
+    """Run the command line; exit status 1 for a known error, 130 for Ctrl-C."""
+    try:
+        app()
+    except FedPeftError as error:
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped", style="yellow")
+        sys.exit(130)
+
+
+@app.command()
+def run(
+    settings: Settings = None,
+    recipe: Recipe = None,
+    nodes: Annotated[int, typer.Option(min=1, help="simulated nodes")] = 10,
+    connection: Annotated[
+        str, typer.Option(help="a SuperLink connection of Flower's config instead of simulation")
+    ] = "",
+    client_cpus: Annotated[int, typer.Option(min=1, help="CPU cores of a simulated client")] = 1,
+    client_gpus: Annotated[float, typer.Option(min=0, help="GPUs of a simulated client")] = 0.0,
+    actors: Annotated[
+        int, typer.Option(min=0, help="clients trained at the same time; 0 = as many as fit")
+    ] = 0,
+) -> None:
+    """Check the configuration, run it, and end with the truth as exit status."""
+    from fedpeft_app.cli.launch import Simulation, run_on_connection, run_simulation
+    from fedpeft_app.cli.settings import read_settings
+
+    config = read_settings(recipe, settings or [])
+    console = Console()
+    if connection:
+        run_on_connection(config, connection, console)
+        return
+    simulation = Simulation(
+        nodes=nodes, client_cpus=client_cpus, client_gpus=client_gpus, actors=actors
+    )
+    run_simulation(config, simulation, console)
+
+
+@app.command("config")
+def show_config(
+    settings: Settings = None,
+    recipe: Recipe = None,
+    explain: Annotated[bool, typer.Option(help="print what each key means")] = False,
+) -> None:
+    """Check a configuration and print it in full."""
+    from fedpeft_app.cli.settings import describe_settings, read_settings
+
+    config = read_settings(recipe, settings or [])
+    typer.echo(describe_settings(config, explain=explain))
+
+
+@app.command("export")
+def export_run(
+    run: Reference,
+    round_: Annotated[
+        str, typer.Option("--round", help="a round's number, 'best' or 'last'")
+    ] = "best",
+    merge: Annotated[bool, typer.Option(help="a plain model folder, adapter folded in")] = False,
+    self_contained: Annotated[
+        bool, typer.Option(help="a PEFT folder with the base model inside")
+    ] = False,
+    to: Annotated[Path | None, typer.Option(help="folder to write")] = None,
+) -> None:
+    """Write a run's adapter as a folder that stock libraries load."""
+    from fedpeft_app.cli.results import export_adapter
+
+    form = "merged" if merge else "self-contained" if self_contained else "adapter"
+    export_adapter(run, round_, form, to, Console())
+
+
+@app.command()
+def predict(
+    run: Reference,
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="texts to classify")],
+) -> None:
+    """Classify texts with a run's adapter."""
+    from fedpeft_app.cli.results import predict_texts
+
+    predict_texts(run, texts, Console())
+
+
+@runs_app.callback()
+def runs(context: typer.Context) -> None:
+    """List runs, newest first."""
+    if context.invoked_subcommand is None:
+        from fedpeft_app.cli.results import list_runs_table
+
+        list_runs_table(Console())
+
+
+@runs_app.command("clean")
+def runs_clean(
+    references: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN]...", help="runs to remove")
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="remove every run")] = False,
+    unfinished: Annotated[bool, typer.Option(help="remove runs that did not finish")] = False,
+    yes: Annotated[bool, typer.Option(help="do not ask")] = False,
+) -> None:
+    """Remove runs from the disk."""
+    from fedpeft_app.cli.results import clean_runs
+
+    clean_runs(references or [], everything=all_, unfinished=unfinished, ask=not yes)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what works on this machine, in plain words."""
+    from fedpeft_app.cli.doctor import examine
+
+    if not examine(Console()):
+        raise typer.Exit(1)
+
+
+@app.command("version")
+def show_version() -> None:
+    """Print the version."""
+    typer.echo(__version__)

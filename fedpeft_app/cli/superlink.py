@@ -1,0 +1,190 @@
+"""A SuperLink of our own: on a free port, with our environment, ended with the run.
+
+Flower's shared local SuperLink is found by its port and runs later runs with the Python
+environment, variables and working directory of whoever started it first. This one can
+neither be found nor disturbed by anybody else's runs, nor disturb them.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedpeft_app.errors import LaunchError
+
+_START_TIMEOUT_S = 60.0
+_STOP_TIMEOUT_S = 10.0
+_PR_SET_PDEATHSIG = 1  # Linux: signal the child when its parent dies
+
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # the run uses this environment
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuperLink:
+    """A running SuperLink.
+
+    Attributes:
+        connection: Name of the connection in its own Flower config.
+        environment: Variables with which `flwr` finds it.
+        log: What it and its children print.
+        process: The process.
+    """
+
+    connection: str
+    environment: Mapping[str, str]
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    def alive(self) -> bool:
+        """Say whether it still runs."""
+        return self.process.poll() is None
+
+    def simulating(self) -> bool:
+        """Say whether it has a simulation process."""
+        import psutil
+
+        for pid in _descendants(self.process.pid):
+            with contextlib.suppress(psutil.Error):
+                if any("flwr-simulation" in part for part in psutil.Process(pid).cmdline()):
+                    return True
+        return False
+
+
+def executable(name: str) -> str:
+    """Give the path of a command of this Python environment.
+
+    Raises:
+        LaunchError: If it is not installed.
+    """
+    path = Path(sys.executable).with_name(name)
+    if not path.exists():
+        raise LaunchError(f"{path} is missing. Install Flower: pip install 'flwr[simulation]'.")
+    return str(path)
+
+
+@contextlib.contextmanager
+def own_superlink(scratch: Path, environment: Mapping[str, str]) -> Iterator[SuperLink]:
+    """Start a simulation SuperLink and end it, with everything it started, on leaving.
+
+    Args:
+        scratch: A folder for its configuration, log and installed apps.
+        environment: Variables for it and all that it starts.
+
+    Raises:
+        LaunchError: If it does not come up.
+    """
+    port = _free_port()
+    (scratch / "config.toml").write_text(
+        f'[superlink]\ndefault = "own"\n\n[superlink.own]\n'
+        f'address = "127.0.0.1:{port}"\ninsecure = true\n',
+        encoding="utf-8",
+    )
+    env = {**environment, **QUIET, "FLWR_HOME": str(scratch)}
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', '')}"
+    log = scratch / "flower.log"
+    command = [executable("flower-superlink"), "--insecure", "--simulation"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += ["--disable-runtime-dependency-installation"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=env,
+            cwd=scratch,
+            start_new_session=True,  # Ctrl-C reaches us alone; we end it in order
+            preexec_fn=_die_with_parent,
+        )
+    try:
+        _wait_until_up(process, port, log)
+        yield SuperLink(connection="own", environment=env, log=log, process=process)
+    finally:
+        _stop(process)
+
+
+def _free_port() -> int:
+    """Ask the system for a port that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _die_with_parent() -> None:
+    """On Linux, end this process when its parent is killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _wait_until_up(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Wait until the port answers."""
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.05)
+    raise LaunchError(f"The SuperLink did not start:\n{log_tail(log)}")
+
+
+def log_tail(log: Path, lines: int = 15) -> str:
+    """Give the last lines of a log."""
+    if not log.exists():
+        return "(no log)"
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End a SuperLink and all its descendants, gently first."""
+    descendants = _descendants(process.pid)
+    _signal([process.pid, *descendants], signal.SIGTERM)
+    deadline = time.monotonic() + _STOP_TIMEOUT_S
+    while time.monotonic() < deadline:
+        descendants = {*descendants, *_descendants(process.pid)}
+        process.poll()
+        if process.returncode is not None and not any(map(_alive, descendants)):
+            return
+        time.sleep(0.1)
+    _signal([process.pid, *descendants], signal.SIGKILL)
+    process.wait()
+
+
+def _descendants(pid: int) -> set[int]:
+    """Find all processes below one, Ray's daemons included."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return {child.pid for child in psutil.Process(pid).children(recursive=True)}
+    return set()
+
+
+def _alive(pid: int) -> bool:
+    """Say whether a process runs (a zombie does not)."""
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _signal(pids: list[int], number: signal.Signals) -> None:
+    """Signal processes that may be gone already."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)

@@ -1,0 +1,65 @@
+"""The built-in partitioners, by flwr-datasets. Slow to import: only `partition` does."""
+
+from typing import Any
+
+from flwr_datasets import partitioner as flwr_partitioner
+
+from fedpeft_app.data.partition import PartitionSettings
+
+
+def iid(nodes: int, settings: PartitionSettings, seed: int) -> Any:
+    """Spread examples evenly, at random."""
+    return flwr_partitioner.IidPartitioner(num_partitions=nodes)
+
+
+def dirichlet(nodes: int, settings: PartitionSettings, seed: int) -> Any:
+    """Draw each label's shares from a Dirichlet distribution (Hsu et al. 2019, arXiv 1909.06335)."""
+    return flwr_partitioner.DirichletPartitioner(
+        num_partitions=nodes,
+        partition_by="label",
+        alpha=settings.dirichlet_alpha,
+        min_partition_size=settings.min_examples,
+        self_balancing=False,
+        seed=seed,
+    )
+
+
+def pathological(nodes: int, settings: PartitionSettings, seed: int) -> Any:
+    """Give each node a few labels (McMahan et al. 2017, arXiv 1602.05629, section 3)."""
+    return flwr_partitioner.PathologicalPartitioner(
+        num_partitions=nodes,
+        partition_by="label",
+        num_classes_per_partition=settings.classes_per_node,
+        class_assignment_mode="deterministic",
+        seed=seed,
+    )
+
+
+def shard(nodes: int, settings: PartitionSettings, seed: int) -> Any:
+    """Cut the label-sorted data into shards, a few per node (McMahan et al. 2017)."""
+    return flwr_partitioner.ShardPartitioner(
+        num_partitions=nodes,
+        partition_by="label",
+        num_shards_per_partition=settings.classes_per_node,
+        seed=seed,
+    )
+
+
+def natural(nodes: int, settings: PartitionSettings, seed: int) -> Any:
+    """Make each value of the partition column a node."""
+    return flwr_partitioner.NaturalIdPartitioner(partition_by="group")
+
+
+def size_linear(nodes: int, settings: PartitionSettings, seed: int) -> Any:
+    """Make node k's size proportional to k."""
+    return flwr_partitioner.LinearPartitioner(num_partitions=nodes)
+
+
+def size_square(nodes: int, settings: PartitionSettings, seed: int) -> Any:
+    """Make node k's size proportional to k²."""
+    return flwr_partitioner.SquarePartitioner(num_partitions=nodes)
+
+
+def size_exponential(nodes: int, settings: PartitionSettings, seed: int) -> Any:
+    """Make node k's size proportional to exp(k)."""
+    return flwr_partitioner.ExponentialPartitioner(num_partitions=nodes)
