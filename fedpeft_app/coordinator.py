@@ -78,18 +78,14 @@ def coordinate(grid: Grid, config: RunConfig, run_id: int) -> RunFolder:
     return folder
 
 
-def _open_session(
-    grid: Grid, config: RunConfig, folder: RunFolder, journal: Journal
-) -> Session:
+def _open_session(grid: Grid, config: RunConfig, folder: RunFolder, journal: Journal) -> Session:
     """Call the roll, load what the server needs, and check that everyone has the same."""
     started = time.monotonic()
     located = find_model(config.model.name, config.model.revision)
     ledger = Ledger(backbone_bytes=located.weight_bytes, full_parameters=0)
     minimum = 1 if config.mode == "central" else config.strategy.min_nodes
     nodes = wait_for_nodes(grid, minimum, _NODES_TIMEOUT_S)
-    answers = call_roll(
-        grid, nodes, ledger=ledger, timeout_s=config.strategy.round_timeout
-    )
+    answers = call_roll(grid, nodes, ledger=ledger, timeout_s=config.strategy.round_timeout)
     adapted = adapted_model(config, _labels(config, answers))
     ledger.full_parameters = adapted.backbone.parameters
     roster = make_roster(answers, expected=agreement(adapted), minimum=minimum)
@@ -139,7 +135,9 @@ def _examiner(config: RunConfig, adapted: AdaptedModel, journal: Journal) -> Exa
     """Make the server's examiner, without examples where the server holds none."""
     nothing = token_set([])
     held = config.evaluate.server
-    splits = server_splits(config) if held else Splits(train=nothing, validation=nothing, test=nothing)
+    splits = (
+        server_splits(config) if held else Splits(train=nothing, validation=nothing, test=nothing)
+    )
     return Examiner(
         adapted=adapted,
         task=make_task(config),

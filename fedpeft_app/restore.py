@@ -71,9 +71,7 @@ def restore(run: RunFolder, config: RunConfig, round_number: int) -> Restored:
     )
 
 
-def predict(
-    restored: Restored, config: RunConfig, texts: Sequence[str]
-) -> list[tuple[str, float]]:
+def predict(restored: Restored, config: RunConfig, texts: Sequence[str]) -> list[tuple[str, float]]:
     """Classify texts: (label, probability) each."""
     task = make_task(config)
     examples = token_set(task.encode(restored.tokenizer, texts, config.data.max_length))

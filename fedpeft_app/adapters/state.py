@@ -124,7 +124,9 @@ class AdapterState:
         return {tensor.name: view for tensor, view in self.items()}
 
     @classmethod
-    def from_tensors(cls, spec: AdapterSpec, tensors: Mapping[str, npt.NDArray[Any]]) -> "AdapterState":
+    def from_tensors(
+        cls, spec: AdapterSpec, tensors: Mapping[str, npt.NDArray[Any]]
+    ) -> "AdapterState":
         """Pack named tensors, strictly.
 
         Args:

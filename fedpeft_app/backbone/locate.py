@@ -94,9 +94,7 @@ def _from_hub(name: str, revision: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        folder = snapshot_download(
-            name, revision=revision or None, allow_patterns=list(_HUB_FILES)
-        )
+        folder = snapshot_download(name, revision=revision or None, allow_patterns=list(_HUB_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         known = ", ".join(key for key in MIRRORS if "/" in key)
         raise SourceError(

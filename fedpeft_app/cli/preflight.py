@@ -4,7 +4,7 @@ from fedpeft_app.backbone.locate import LocatedModel, locate
 from fedpeft_app.config import RunConfig
 from fedpeft_app.data.read import Columns, read
 from fedpeft_app.data.sources import find_source
-from fedpeft_app.errors import ConfigError, FedPeftError, Fault
+from fedpeft_app.errors import ConfigError, Fault, FedPeftError
 from fedpeft_app.names import REGISTRIES
 
 

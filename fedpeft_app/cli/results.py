@@ -10,7 +10,7 @@ from rich.table import Table
 from fedpeft_app.config import RunConfig, parse
 from fedpeft_app.errors import RunFolderError
 from fedpeft_app.mirrors import home
-from fedpeft_app.runs.directory import RunFolder, find_run, list_runs, remove_run
+from fedpeft_app.runs.directory import find_run, list_runs, remove_run
 
 
 def runs_parent(config: RunConfig | None = None) -> Path:

@@ -46,9 +46,7 @@ def defaults() -> dict[str, Scalar]:
     return flatten(RunConfig())
 
 
-def parse(
-    flat: Mapping[str, object], names: Mapping[str, NameCheck] | None = None
-) -> RunConfig:
+def parse(flat: Mapping[str, object], names: Mapping[str, NameCheck] | None = None) -> RunConfig:
     """Read flat scalars into a checked configuration.
 
     Args:
@@ -106,10 +104,14 @@ def _fault(detail: ErrorDetails, known: Mapping[str, FieldInfo]) -> Fault:
     key = ".".join(str(part) for part in detail["loc"])
     problem = detail["msg"].replace("Input should be", "must be").replace("Value error, ", "")
     choices = str(detail.get("ctx", {}).get("expected", ""))
-    hint = near_miss(str(detail["input"]), choices.replace(" or ", ", ").replace("'", "").split(", "))
+    hint = near_miss(
+        str(detail["input"]), choices.replace(" or ", ", ").replace("'", "").split(", ")
+    )
     meaning = known[key].description if key in known else None
     return Fault(
-        key=key, value=detail["input"], problem=f"{problem} ({meaning}).{hint}" if meaning else problem
+        key=key,
+        value=detail["input"],
+        problem=f"{problem} ({meaning}).{hint}" if meaning else problem,
     )
 
 

@@ -23,7 +23,7 @@ def _json_object(text: str) -> str:
     except json.JSONDecodeError as error:
         raise ValueError(f"must be a JSON object such as '{{\"eta\": 0.1}}' ({error})") from None
     if not isinstance(value, dict):
-        raise ValueError('must be a JSON object such as \'{"eta": 0.1}\'')
+        raise ValueError("must be a JSON object such as '{\"eta\": 0.1}'")
     return text
 
 

@@ -5,7 +5,6 @@ which no process should pay that only needs the answer.
 """
 
 import hashlib
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,9 +98,7 @@ def kept_partition(
             return [stored[f"arr_{node}"] for node in range(nodes)]
 
 
-def _load(
-    table: dict[str, Ints], nodes: int, settings: PartitionSettings, seed: int
-) -> list[Ints]:
+def _load(table: dict[str, Ints], nodes: int, settings: PartitionSettings, seed: int) -> list[Ints]:
     """Run the partitioner over a table of positions."""
     import datasets
 

@@ -13,7 +13,11 @@ from fedpeft_app.mirrors import MIRRORS, fetch
 from fedpeft_app.mirrors.digest import file_sha256
 
 FORMATS = (".csv", ".json", ".jsonl", ".parquet")
-_SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "dev"), "test": ("test",)}
+_SPLIT_NAMES = {
+    "train": ("train",),
+    "validation": ("validation", "valid", "dev"),
+    "test": ("test",),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,7 +52,7 @@ class AdaptedModel:
                 f"the same model, method settings, labels and library versions."
             )
         flat = torch.from_numpy(state.vector.copy())  # what came off the wire is read-only
-        parts = flat.split([tensor.size for tensor in self.spec.tensors])
+        parts = torch.split(flat, [tensor.size for tensor in self.spec.tensors])
         with torch.no_grad():
             for parameter, part in zip(self.trainable, parts, strict=True):
                 parameter.copy_(part.view_as(parameter))

@@ -29,7 +29,7 @@ class Lora:
         try:
             config = peft.LoraConfig(
                 r=settings.rank,
-                lora_alpha=settings.alpha,  # type: ignore[arg-type]  # a float works, and is ours
+                lora_alpha=settings.alpha,
                 lora_dropout=settings.dropout,
                 target_modules=_targets(settings.targets),
                 modules_to_save=head_modules(model, head),

@@ -65,9 +65,9 @@ class LiveView:
 
     def _set(self, status: str) -> None:
         self._status = status
-        if status.split(":")[0] != getattr(self, "_stage_name", None):
+        if status.split(":", maxsplit=1)[0] != getattr(self, "_stage_name", None):
             self._since = time.monotonic()
-        self._stage_name = status.split(":")[0]
+        self._stage_name = status.split(":", maxsplit=1)[0]
 
     def _render(self) -> Group:
         elapsed = time.monotonic() - self._since

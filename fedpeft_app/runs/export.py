@@ -75,9 +75,7 @@ def export(
     return snippet
 
 
-def _save_peft(
-    adapted: AdaptedModel, folder: Path, target: Path, *, self_contained: bool
-) -> None:
+def _save_peft(adapted: AdaptedModel, folder: Path, target: Path, *, self_contained: bool) -> None:
     """Save the adapter as PEFT does, and the base model beside it if asked for."""
     adapted.model.save_pretrained(folder, save_embedding_layers=False)
     located = adapted.backbone.located

@@ -141,10 +141,9 @@ def _options(message: Message) -> dict[str, Scalar]:
 def _message(state: AdapterState, reply: Reply) -> Message:
     """Build the reply that Flower's own client would have sent: a whole local state."""
     local = shifted(state, reply.delta.vector)
-    numbers = {**reply.metrics, "num-examples": reply.weight}
-    content = RecordDict({"arrays": _record(local), "metrics": MetricRecord(numbers)})
-    order = Message(
-        content=RecordDict(), dst_node_id=reply.member.node_id, message_type="train"
-    )
+    numbers = MetricRecord({"num-examples": reply.weight})
+    numbers.update({key: value for key, value in reply.metrics.items() if key not in numbers})
+    content = RecordDict({"arrays": _record(local), "metrics": numbers})
+    order = Message(content=RecordDict(), dst_node_id=reply.member.node_id, message_type="train")
     order.metadata.__dict__["_message_id"] = f"order-{reply.member.node_id}"
     return Message(content, reply_to=order)

@@ -11,9 +11,7 @@ from fedpeft_app.strategies.strategy import Member, Reply
 from fedpeft_app.wire.record import read_update
 
 
-def admit(
-    message: Message, member: Member, spec: AdapterSpec, round_number: int
-) -> Reply | str:
+def admit(message: Message, member: Member, spec: AdapterSpec, round_number: int) -> Reply | str:
     """Decode and check one reply.
 
     Args:
@@ -41,8 +39,9 @@ def admit(
     return Reply(member=member, delta=update.delta, weight=weight, metrics=update.metrics)
 
 
-def short_reason(reason: str) -> str:
+def short_reason(reason: str | None) -> str:
     """Cut Flower's wrapping off an error's text."""
+    reason = reason or ""
     for wrapping in ("<class 'ray.exceptions.RayTaskError(ClientAppException)'>:<'",):
         reason = reason.removeprefix(wrapping)
     lines = [line.strip() for line in reason.removesuffix("'>").splitlines() if line.strip()]

@@ -150,8 +150,9 @@ def run_round(
     watcher.round_started(round_number, list(asked))
 
     def arrived(arrival: Arrival) -> None:
-        error = arrival.message.error.reason if arrival.message.has_error() else ""
-        watcher.reply_arrived(round_number, arrival.member, short_reason(error) if error else "")
+        failed = arrival.message.has_error()
+        problem = short_reason(arrival.message.error.reason) if failed else ""
+        watcher.reply_arrived(round_number, arrival.member, problem)
 
     started = time.perf_counter()
     arrivals = exchange(

@@ -118,9 +118,7 @@ def fit(
     with _training_mode(adapted, settings.seed, round_number, partition):
         for step, group in enumerate(groups):
             progress = (round_number - 1 + step / steps) / settings.rounds
-            set_rate(
-                optimizer, learning_rate_factor(settings.schedule, progress, settings.warmup)
-            )
+            set_rate(optimizer, learning_rate_factor(settings.schedule, progress, settings.warmup))
             group_size = sum(len(positions) for positions in group)
             for positions in group:
                 batch = _to(task.collate(examples, positions, pad), where)

@@ -18,7 +18,7 @@ def device() -> torch.device:
 def has_fast_bf16(where: torch.device) -> bool:
     """Say whether a device multiplies bfloat16 in hardware, faster than float32."""
     if where.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # Without these instructions CPUs emulate bfloat16, slower than float32.
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 

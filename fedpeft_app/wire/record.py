@@ -133,11 +133,10 @@ def message_bytes(message: Message) -> int:
     return sum(len(part.deflate()) for part in get_all_nested_objects(message).values())
 
 
-def _write(
-    state: AdapterState, round_number: int, scalars: Mapping[str, Scalar]
-) -> RecordDict:
+def _write(state: AdapterState, round_number: int, scalars: Mapping[str, Scalar]) -> RecordDict:
     """Pack a state and its scalars."""
-    config = {_SPEC: state.spec.fingerprint, _ROUND: round_number, **scalars}
+    config = ConfigRecord({_SPEC: state.spec.fingerprint, _ROUND: round_number})
+    config.update(scalars)
     packed = Array(
         dtype="float32",
         shape=state.vector.shape,
@@ -147,7 +146,7 @@ def _write(
     return RecordDict(
         {
             _ARRAYS: ArrayRecord({_ADAPTER: packed}),
-            _CONFIG: ConfigRecord(config),
+            _CONFIG: config,
         }
     )
 
@@ -163,7 +162,7 @@ def _read(content: RecordDict, spec: AdapterSpec) -> AdapterState:
         )
     if config.get(_SPEC) != spec.fingerprint or not isinstance(config.get(_ROUND), int):
         raise AdapterMismatchError(
-            f"The message is for adapter {config.get(_SPEC)}, round {config.get(_ROUND)}; "
+            f"The message is for adapter {config.get(_SPEC)!r}, round {config.get(_ROUND)!r}; "
             f"this side has adapter {spec.fingerprint}."
         )
     array = arrays[_ADAPTER]

@@ -1,0 +1,137 @@
+"""A whole run in one process: real apps, real messages, a tiny model."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import LocalGrid, read_events
+
+from fedpeft_app.config import parse
+from fedpeft_app.coordinator import coordinate
+from fedpeft_app.errors import QuorumError, RollCallError
+from fedpeft_app.runs.checkpoint import kept_rounds, load_checkpoint
+
+
+def run(settings: dict[str, Any], nodes: int = 4, grid: LocalGrid | None = None) -> Any:
+    """Run a federation and give its folder."""
+    return coordinate(grid or LocalGrid(nodes, settings), parse(settings), run_id=12345678901)
+
+
+def test_a_run_learns_and_exports(tiny_settings: dict[str, Any]) -> None:
+    folder = run({**tiny_settings, "rounds": 4})
+    events = read_events(folder.journal)
+    assert events[-1]["event"] == "run_finished"
+    assert events[-1]["test"]["accuracy"] > 0.8
+    assert (folder.adapter / "adapter_model.safetensors").exists()
+    assert (folder.adapter / "labels.json").exists()
+
+
+def test_same_seed_same_bits(tiny_settings: dict[str, Any]) -> None:
+    first, second = run(tiny_settings), run({**tiny_settings, "output.name": "again"})
+    states = [load_checkpoint(folder, 2).state for folder in (first, second)]
+    assert states[0].vector.tobytes() == states[1].vector.tobytes()
+
+
+def test_another_seed_other_bits(tiny_settings: dict[str, Any]) -> None:
+    first, second = run(tiny_settings), run({**tiny_settings, "seed": 1, "output.name": "again"})
+    states = [load_checkpoint(folder, 2).state for folder in (first, second)]
+    assert states[0].vector.tobytes() != states[1].vector.tobytes()
+
+
+def test_only_the_adapter_travels(tiny_settings: dict[str, Any]) -> None:
+    grid = LocalGrid(4, tiny_settings)
+    run(tiny_settings, grid=grid)
+    trained = [message for message in grid.sent if message.metadata.message_type == "train"]
+    size = sum(len(array.data) for array in trained[0].content["arrays"].values())
+    low_rank = 2 * 2 * (2 * 32 + 32 * 2)  # query and value of two layers, A and B at rank 2
+    assert size == 4 * (low_rank + 3 * 32 + 3)  # and the head: float32, nothing else
+
+
+def test_last_and_best_checkpoints_stay(tiny_settings: dict[str, Any]) -> None:
+    folder = run({**tiny_settings, "rounds": 4})
+    assert 4 in kept_rounds(folder)
+    assert len(kept_rounds(folder)) <= 2
+
+
+def test_all_checkpoints_stay_if_asked(tiny_settings: dict[str, Any]) -> None:
+    folder = run({**tiny_settings, "rounds": 3, "output.keep": "all"})
+    assert kept_rounds(folder) == [1, 2, 3]
+
+
+def test_failing_clients_are_named_and_the_run_goes_on(tiny_settings: dict[str, Any]) -> None:
+    settings = {**tiny_settings, "strategy.fraction-train": 1.0}
+    grid = LocalGrid(4, settings)
+    grid.broken = {2: RuntimeError("disk on fire")}
+    folder = run(settings, grid=grid)
+    finished = [e for e in read_events(folder.journal) if e["event"] == "round_finished"]
+    assert [event["rejected"] for event in finished] == [{"2": "disk on fire"}] * 2
+
+
+def test_too_few_good_replies_fail_the_run(tiny_settings: dict[str, Any], own_home: Path) -> None:
+    grid = LocalGrid(4, tiny_settings)
+    grid.broken = {node: RuntimeError("out of memory") for node in range(4)}
+    with pytest.raises(QuorumError, match="0 of 2 replies were good.*\n.*out of memory"):
+        run(tiny_settings, grid=grid)
+    journal = next((own_home / "runs").glob("*/journal.jsonl"))
+    assert read_events(journal)[-1]["event"] == "run_failed"
+
+
+def test_too_few_nodes_fail_the_roll_call(tiny_settings: dict[str, Any]) -> None:
+    with pytest.raises(
+        RollCallError, match="leaves node 0 with 27 of 108 examples, below data.min"
+    ):
+        run({**tiny_settings, "data.min-examples": 500})
+
+
+@pytest.mark.parametrize("method", ["lora", "head", "full"])
+def test_every_method_runs(tiny_settings: dict[str, Any], method: str) -> None:
+    settings = {**tiny_settings, "method.name": method, "train.learning-rate": 0.0}
+    events = read_events(run(settings).journal)
+    assert events[-1]["event"] == "run_finished"
+
+
+def test_central_baseline_trains_on_everything(tiny_settings: dict[str, Any]) -> None:
+    folder = run({**tiny_settings, "mode": "central"})
+    rounds = [e for e in read_events(folder.journal) if e["event"] == "round_finished"]
+    assert [event["examples"] for event in rounds] == [108, 108]
+
+
+def test_local_baseline_judges_every_node(tiny_settings: dict[str, Any]) -> None:
+    folder = run({**tiny_settings, "mode": "local"})
+    finished = read_events(folder.journal)[-1]
+    assert set(finished["nodes"]["nodes"]) == {"0", "1", "2", "3"}
+
+
+def test_no_server_data_lets_the_nodes_decide(tiny_settings: dict[str, Any]) -> None:
+    settings = {**tiny_settings, "evaluate.server": False, "strategy.fraction-evaluate": 1.0}
+    events = read_events(run(settings).journal)
+    rounds = [event for event in events if event["event"] == "round_finished"]
+    assert all(len(event["clients"]["nodes"]) == 4 for event in rounds)
+    assert events[-1]["test"] == {}
+    assert events[-1]["chosen"] == "best on validation data"
+
+
+def test_a_run_can_start_from_an_adapter(tiny_settings: dict[str, Any]) -> None:
+    first = run({**tiny_settings, "rounds": 3})
+    second = run(
+        {
+            **tiny_settings,
+            "rounds": 1,
+            "method.init-from": str(first.adapter),
+            "output.name": "again",
+        }
+    )
+    losses = [
+        [e["train_loss"] for e in read_events(folder.journal) if e["event"] == "round_finished"]
+        for folder in (first, second)
+    ]
+    assert losses[1][0] < losses[0][0]
+
+
+def test_flowers_own_strategy_runs(tiny_settings: dict[str, Any]) -> None:
+    settings = {
+        **tiny_settings,
+        "strategy.name": "flwr.serverapp.strategy:FedAdam",
+        "strategy.options": '{"eta": 0.05, "tau": 0.01}',
+    }
+    assert read_events(run(settings).journal)[-1]["event"] == "run_finished"
