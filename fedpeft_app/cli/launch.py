@@ -98,7 +98,10 @@ def run_on_connection(config: RunConfig, connection: str, console: Console) -> N
     environment = {**os.environ, "FLWR_TELEMETRY_ENABLED": "0"}
     with tempfile.TemporaryDirectory() as scratch:
         command = _flwr_run(config, Path(scratch), connection)
-        run_id = _run_id(subprocess.run(command, capture_output=True, env=environment, text=True))
+        done = subprocess.run(
+            command, capture_output=True, env=environment, text=True, check=False
+        )
+        run_id = _run_id(done)
     console.print(f"run {run_id} submitted to '{connection}'", highlight=False)
     try:
         subprocess.run(
@@ -142,7 +145,9 @@ def _submit(config: RunConfig, superlink: SuperLink, federation_config: str) -> 
     """Submit a run and give its id."""
     scratch = superlink.log.parent
     command = _flwr_run(config, scratch, superlink.connection, federation_config)
-    done = subprocess.run(command, capture_output=True, env=superlink.environment, text=True)
+    done = subprocess.run(
+        command, capture_output=True, env=superlink.environment, text=True, check=False
+    )
     return _run_id(done)
 
 

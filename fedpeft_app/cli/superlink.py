@@ -108,7 +108,7 @@ def own_superlink(scratch: Path, environment: Mapping[str, str]) -> Iterator[Sup
             env=env,
             cwd=scratch,
             start_new_session=True,  # Ctrl-C reaches us alone; we end it in order
-            preexec_fn=_die_with_parent,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509  # no threads run here yet
         )
     try:
         _wait_until_up(process, port, log)
