@@ -9,24 +9,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fedpeft_app import __version__
 from fedpeft_app.backbone.load import load_model, load_tokenizer
 from fedpeft_app.backbone.locate import LocatedModel, locate
 from fedpeft_app.config import RunConfig
 from fedpeft_app.config.schema import options
-from fedpeft_app.data.partition import PartitionSettings, kept_partition
 from fedpeft_app.data.read import Columns, read
 from fedpeft_app.data.sources import Source, find_source
-from fedpeft_app.data.splits import Splits, SplitSettings, carve, make_splits
+from fedpeft_app.data.splits import Splits, carve
 from fedpeft_app.data.tasks.catalogue import TASKS
 from fedpeft_app.data.tasks.task import Task
 from fedpeft_app.data.tokens import TokenizedSource, TokenSet, tokenized
+from fedpeft_app.data_plan import columns, shares, splits
 from fedpeft_app.methods.adapted import AdaptedModel, adapt
 from fedpeft_app.methods.catalogue import METHODS
 from fedpeft_app.methods.method import Method, MethodSettings
 from fedpeft_app.mirrors import home
+from fedpeft_app.mirrors.digest import file_sha256
 from fedpeft_app.strategies.roll_call import Presence
 from fedpeft_app.training.fit import FitSettings
 from fedpeft_app.training.precision import device, resolve_precision
@@ -70,18 +69,6 @@ def padding_token(config: RunConfig) -> int:
     return int(pad) if pad is not None else 0
 
 
-def columns(config: RunConfig) -> Columns:
-    """Collect the column names a source is read with."""
-    names = tuple(name.strip() for name in config.data.labels.split(",") if name.strip())
-    natural = config.data.partitioner == "natural" and config.mode != "central"
-    return Columns(
-        text=config.data.text_column,
-        label=config.data.label_column,
-        group=config.data.partition_column if natural else "",
-        labels=names,
-    )
-
-
 def open_data(config: RunConfig, name: str) -> TokenizedSource:
     """Open a source tokenised for this run's model, making it first where it is missing."""
     source = find_source(name)
@@ -120,36 +107,19 @@ def _tokenized(
 
 def _vocabulary(located: LocatedModel) -> str:
     """Fingerprint a tokenizer by the files that define it."""
-    from fedpeft_app.mirrors.digest import file_sha256
-
     files = sorted(located.path.glob("*token*")) + sorted(located.path.glob("vocab*"))
     return ",".join(file_sha256(file) for file in files if file.is_file())
 
 
 def server_splits(config: RunConfig) -> Splits:
     """Give the run's training, validation and test examples, as every process sees them."""
-    settings = SplitSettings(
-        max_examples=config.data.max_examples,
-        test_fraction=config.data.test_fraction,
-        validation_fraction=config.data.validation_fraction,
-        held_by_server=config.evaluate.server,
-    )
-    return make_splits(open_data(config, config.data.name), settings, config.seed)
+    return splits(config, open_data(config, config.data.name))
 
 
 @lru_cache(maxsize=8)
-def _partitions(config: RunConfig, nodes: int) -> tuple[TokenSet, ...]:
-    """Split the training examples among simulated nodes, once per process."""
-    train = server_splits(config).train
-    settings = PartitionSettings(
-        name=config.data.partitioner,
-        dirichlet_alpha=config.data.dirichlet_alpha,
-        classes_per_node=config.data.classes_per_node,
-        min_examples=config.data.min_examples,
-    )
-    groups = train.groups[train.indices] if len(train.groups) else np.zeros(0, np.int64)
-    parts = kept_partition(train.selected_labels, groups, nodes, settings, config.seed)
-    return tuple(train.select(part) for part in parts)
+def _shares(config: RunConfig, nodes: int) -> tuple[TokenSet, ...]:
+    """Share the training examples out among simulated nodes, once per process."""
+    return tuple(shares(config, server_splits(config).train, nodes))
 
 
 def node_data(
@@ -171,9 +141,8 @@ def node_data(
         source = open_data(config, path)
         return number, source.splits["train"], source.label_names
     labels = open_data(config, config.data.name).label_names
-    nodes = 1 if config.mode == "central" else int(node_config.get("num-partitions", 1))
-    part = 0 if config.mode == "central" else number
-    return number, _partitions(config, nodes)[part], labels
+    parts = _shares(config, int(node_config.get("num-partitions", 1)))
+    return number, parts[number if len(parts) > 1 else 0], labels
 
 
 @lru_cache(maxsize=2)

@@ -47,6 +47,9 @@ class ConfigError(FedPeftError):
 
     Args:
         faults: Everything that is wrong with it, at least one.
+
+    Attributes:
+        faults: The same, as a tuple.
     """
 
     def __init__(self, faults: Sequence[Fault]) -> None:

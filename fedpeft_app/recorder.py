@@ -11,6 +11,7 @@ from fedpeft_app.adapters import AdapterState
 from fedpeft_app.data.splits import Splits
 from fedpeft_app.data.tasks.task import Metrics, Task
 from fedpeft_app.data.tokens import TokenSet
+from fedpeft_app.errors import ConfigError, Fault
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.observe.journal import Journal
 from fedpeft_app.runs.checkpoint import Checkpoint, prune, save_checkpoint
@@ -53,10 +54,19 @@ class Examiner:
         self._journal = journal
 
     def examine(self, state: AdapterState, split: str, precision: str) -> Metrics:
-        """Judge a state on "validation" or "test"; empty where there are no examples."""
-        examples: TokenSet = getattr(self._splits, split)
-        if not len(examples):
+        """Judge a state.
+
+        Args:
+            state: The state; it stays poured into the model.
+            split: "validation" or "test".
+            precision: "fp32", "bf16" or "fp16".
+
+        Returns:
+            Metric → value; empty where there are no examples.
+        """
+        if not self.holds(split):
             return {}
+        examples: TokenSet = getattr(self._splits, split)
         self._adapted.pour(state)
         return evaluate(
             self._adapted.model,
@@ -67,6 +77,10 @@ class Examiner:
             precision=precision,
             progress=self._progress(split),
         )
+
+    def holds(self, split: str) -> bool:
+        """Say whether there are examples of "validation" or "test"."""
+        return len(getattr(self._splits, split)) > 0
 
     def _progress(self, split: str) -> Callable[[float], None]:
         """Note progress now and then."""
@@ -94,6 +108,11 @@ class Recorder:
         precision: Arithmetic of evaluation before the last round, which is in float32.
         select_by: Metric that chooses the best round: "accuracy", "macro-f1" or "loss".
         keep_all: Whether every round's checkpoint stays.
+
+    Attributes:
+        best: The best round so far on validation data, the earliest of equals; None if no
+            round was judged.
+        last: The last round; None before the first.
     """
 
     def __init__(
@@ -134,7 +153,11 @@ class Recorder:
         self._journal.note("reply", round=round_number, node=member.partition, problem=problem)
 
     def round_finished(self, result: RoundResult) -> None:
-        """Evaluate, checkpoint and journal the new state, in this order."""
+        """Evaluate, checkpoint and journal the new state, in this order.
+
+        Raises:
+            ConfigError: If the task does not measure what chooses the best round.
+        """
         round_number = result.round_number
         final = round_number == self._rounds
         due = self._every and (round_number % self._every == 0 or final)
@@ -149,22 +172,21 @@ class Recorder:
             )
         checkpoint = Checkpoint(state=result.state, round_number=round_number, metrics=measured)
         self.last = checkpoint
-        score = self._score(result, measured)
-        if score is not None and score > self._best_score:
-            self._best_score, self.best = score, checkpoint
+        judged = self._validation(result, measured)
+        if judged and (rating := score(judged, self._select_by)) > self._best_score:
+            self._best_score, self.best = rating, checkpoint
         save_checkpoint(self._folder, checkpoint)
         if not self._keep_all:
             best = self.best.round_number if self.best else round_number
             prune(self._folder, {round_number, best})
         self._note_round(result, measured)
 
-    def _score(self, result: RoundResult, measured: Mapping[str, Any]) -> float | None:
-        """Rate a round by validation data, the server's or the nodes'; never by test data."""
-        values = measured.get("validation") or _pooled(result.client_metrics)
-        if not values:
-            return None
-        sign = -1.0 if self._select_by == "loss" else 1.0
-        return sign * float(values[self._select_by])
+    def _validation(self, result: RoundResult, measured: Mapping[str, Any]) -> Mapping[str, float]:
+        """Give what rates the round: never test data, and one source for the whole run."""
+        if self._every and self._examiner.holds("validation"):
+            judged: Mapping[str, float] = measured.get("validation", {})
+            return judged
+        return _pooled(result.client_metrics)
 
     def _note_round(self, result: RoundResult, measured: Mapping[str, Any]) -> None:
         """Write the round's line of the journal and force it to disk."""
@@ -187,8 +209,39 @@ class Recorder:
         self._journal.sync()
 
 
+def score(metrics: Mapping[str, float], select_by: str) -> float:
+    """Rate a state by what was measured on it.
+
+    Args:
+        metrics: Metric → value.
+        select_by: "accuracy", "macro-f1" or "loss".
+
+    Returns:
+        The metric, its sign turned for the loss, so that more is better; −∞ for NaN.
+
+    Raises:
+        ConfigError: If it was not measured.
+    """
+    if select_by not in metrics:
+        known = ", ".join(sorted(metrics))
+        problem = f"the task does not measure it, only: {known}."
+        raise ConfigError([Fault(key="evaluate.select-by", value=select_by, problem=problem)])
+    value = float(metrics[select_by])
+    if math.isnan(value):
+        return -math.inf
+    return -value if select_by == "loss" else value
+
+
 def spread(values: Mapping[int, float]) -> dict[str, Any]:
-    """Summarise one number per node: mean, worst, best, deciles, and each node's own."""
+    """Summarise one number per node.
+
+    Args:
+        values: Partition → number, at least one.
+
+    Returns:
+        "mean" (each node counts the same), "worst" (lowest), "best" (highest), "deciles"
+        (nine, interpolated linearly) and "nodes" (each node's own), JSON values.
+    """
     numbers = np.array(list(values.values()), dtype=np.float64)
     return {
         "mean": float(numbers.mean()),

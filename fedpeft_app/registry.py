@@ -11,9 +11,18 @@ from fedpeft_app.errors import UnknownNameError
 
 
 def near_miss(name: str, known: Iterable[str]) -> str:
-    """Suggest the closest known name, as a sentence, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" Did you mean '{close[0]}'?" if close else ""
+    """Suggest the closest known name, as a sentence, or an empty string.
+
+    Args:
+        name: What was written; its case does not matter.
+        known: What may be written.
+
+    Returns:
+        " Did you mean 'fedavg'?", with its leading blank, or "".
+    """
+    by_folded = {candidate.casefold(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.casefold(), list(by_folded), n=1, cutoff=0.5)
+    return f" Did you mean '{by_folded[close[0]]}'?" if close else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +65,7 @@ class Registry:
         for entry in entry_points(group=self.group):
             if entry.name == name:
                 return entry.value
-        if ":" in name:
+        if _is_path(name):
             return name
         raise UnknownNameError(
             f"unknown {self.kind} '{name}'. Known: {', '.join(self.names())}, "
@@ -69,8 +78,12 @@ class Registry:
         Args:
             name: A known name, or a dotted path "package.module:Name".
 
+        Returns:
+            The class or function itself.
+
         Raises:
-            UnknownNameError: If the name is unknown, or its target cannot be imported.
+            UnknownNameError: If the name is unknown, or leads to a module or attribute that
+                is not there. Other errors of a plug-in's own code pass through.
         """
         target = self.target(name)
         module_name, _, attribute = target.partition(":")
@@ -80,3 +93,9 @@ class Registry:
             raise UnknownNameError(
                 f"{self.kind} '{name}' leads to '{target}', which cannot be imported: {error}"
             ) from error
+
+
+def _is_path(name: str) -> bool:
+    """Say whether a name has the form 'package.module:Name'."""
+    module, _, attribute = name.partition(":")
+    return attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))

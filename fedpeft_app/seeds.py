@@ -24,6 +24,16 @@ def derive_seed(seed: int, purpose: str, *, round_number: int = 0, partition: in
 def numpy_generator(
     seed: int, purpose: str, *, round_number: int = 0, partition: int = 0
 ) -> np.random.Generator:
-    """Make an isolated NumPy generator for one use of randomness (see `derive_seed`)."""
+    """Make an isolated NumPy generator for one use of randomness.
+
+    Args:
+        seed: The run's seed.
+        purpose: What the randomness is for.
+        round_number: Round, from 1; 0 where rounds do not matter.
+        partition: The node's partition, from 0.
+
+    Returns:
+        A generator seeded with `derive_seed` of the same arguments.
+    """
     derived = derive_seed(seed, purpose, round_number=round_number, partition=partition)
     return np.random.default_rng(derived)

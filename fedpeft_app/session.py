@@ -1,5 +1,6 @@
 """What a run works with once the roll is called, and the local-only baseline on top of it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,7 +12,7 @@ from fedpeft_app.config import RunConfig
 from fedpeft_app.errors import FedPeftError
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.observe.journal import Journal
-from fedpeft_app.recorder import Examiner
+from fedpeft_app.recorder import Examiner, score
 from fedpeft_app.runs.checkpoint import Checkpoint, save_checkpoint
 from fedpeft_app.runs.directory import RunFolder
 from fedpeft_app.strategies.alone import Alone
@@ -56,8 +57,12 @@ def run_alone(grid: Grid, session: Session) -> tuple[Checkpoint, dict[int, float
         session: The run.
 
     Returns:
-        The state of the node that does best on validation data, and each node's accuracy
-        on the server's test set.
+        The state of the node that does best on the server's validation data (the first of
+        equals, and the first node where the server holds none), and each node's accuracy on
+        the server's test set.
+
+    Raises:
+        QuorumError: If fewer nodes trained than `strategy.min-replies`.
     """
     config = session.config
     watcher = _AloneWatcher(session=session)
@@ -91,7 +96,7 @@ class _AloneWatcher:
     session: Session
     accuracy: dict[int, float] = field(default_factory=dict)
     best: Checkpoint | None = None
-    _best_score: float = -1.0
+    _best_score: float = -math.inf
 
     def round_started(self, round_number: int, cohort: Sequence[Member]) -> None:
         """Note whom the run asks."""
@@ -118,7 +123,9 @@ class _AloneWatcher:
         self.session.journal.note(
             "node_finished", node=node, validation=validation, test=test, train=dict(metrics)
         )
-        if validation.get("accuracy", 0.0) > self._best_score:
-            self._best_score = validation.get("accuracy", 0.0)
+        select_by = self.session.config.evaluate.select_by
+        rating = score(validation, select_by) if validation else -math.inf
+        if self.best is None or rating > self._best_score:
+            self._best_score = rating
             measured = {"precision": "fp32", "validation": validation, "test": test}
             self.best = Checkpoint(state=state, round_number=1, metrics=measured)

@@ -2,18 +2,25 @@
 
 import itertools
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny models: threads only get in each other's way
 
 import numpy as np
 import pytest
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
+from hypothesis import settings
 
 from fedpeft_app import client_app
 from fedpeft_app.adapters import AdapterSpec, AdapterState, TensorSpec
+
+settings.register_profile("fedpeft", deadline=None)  # machines under load are slow, not wrong
+settings.load_profile("fedpeft")
 
 WORDS = ("wheat", "corn", "grain", "oil", "barrel", "crude", "bank", "rate", "money")
 LABELS = ("crude", "grain", "money")

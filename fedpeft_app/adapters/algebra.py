@@ -1,5 +1,6 @@
 """The only arithmetic on adapter states: differences, sums, norms, weighted means."""
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -12,6 +13,10 @@ from fedpeft_app.errors import AdapterMismatchError
 def require_same_spec(first: AdapterState, second: AdapterState) -> None:
     """Refuse to combine states that do not belong together.
 
+    Args:
+        first: A state.
+        second: What is to be combined with it.
+
     Raises:
         AdapterMismatchError: If their fingerprints differ.
     """
@@ -23,7 +28,15 @@ def require_same_spec(first: AdapterState, second: AdapterState) -> None:
 
 
 def difference(local: AdapterState, start: AdapterState) -> AdapterState:
-    """Give local − start, elementwise: what a client sends."""
+    """Give local − start, elementwise in float32: what a client sends.
+
+    Args:
+        local: The state after training.
+        start: The state before it.
+
+    Raises:
+        AdapterMismatchError: If their specs differ.
+    """
     require_same_spec(local, start)
     return AdapterState(spec=start.spec, vector=local.vector - start.vector)
 
@@ -34,7 +47,18 @@ def shifted(state: AdapterState, delta: npt.NDArray[np.floating]) -> AdapterStat
     Args:
         state: The state to start from.
         delta: `(state.spec.size,)`, any float dtype.
+
+    Returns:
+        A new state of the same spec.
+
+    Raises:
+        AdapterMismatchError: If the delta has another shape; it is never broadcast.
     """
+    if delta.shape != state.vector.shape:
+        raise AdapterMismatchError(
+            f"Expected a delta of {state.spec.size} values for this {state.spec.method} adapter, "
+            f"got one of shape {delta.shape}."
+        )
     total = state.vector.astype(np.float64) + delta
     return AdapterState(spec=state.spec, vector=total.astype(np.float32))
 
@@ -55,14 +79,14 @@ def weighted_mean(
     """Fold deltas one at a time into Σ wᵢ·δᵢ / Σ wᵢ, in float64, in the order given.
 
     Args:
-        deltas: (delta, weight > 0), at least one, all of one spec.
+        deltas: (delta, weight > 0 and finite), at least one, all of one spec.
 
     Returns:
         The mean as a float64 vector.
 
     Raises:
         AdapterMismatchError: If specs differ.
-        ValueError: If there is nothing to fold, or a weight is not positive.
+        ValueError: If there is nothing to fold, or a weight is not positive and finite.
 
     Reference:
         McMahan et al. 2017, arXiv 1602.05629, Algorithm 1 (weights n_k / n).
@@ -71,8 +95,8 @@ def weighted_mean(
     first: AdapterState | None = None
     weights = 0.0
     for delta, weight in deltas:
-        if not weight > 0:
-            raise ValueError(f"Expected a positive aggregation weight, got {weight}.")
+        if not 0 < weight < math.inf:  # NaN compares false
+            raise ValueError(f"Expected a positive, finite aggregation weight, got {weight}.")
         if total is None or first is None:
             first, total = delta, np.zeros(delta.spec.size, dtype=np.float64)
         require_same_spec(first, delta)

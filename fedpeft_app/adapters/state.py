@@ -70,12 +70,16 @@ class AdapterSpec:
         return hashlib.sha256(canonical).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
-        """Describe the spec as JSON values."""
-        return {**asdict(self), "ranks": dict(self.ranks)}
+        """Describe the spec as JSON values; equal specs give equal values."""
+        return {**asdict(self), "ranks": dict(self.ranks), "scaling": float(self.scaling)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "AdapterSpec":
-        """Read what `to_json` wrote."""
+        """Read what `to_json` wrote, before or after it was JSON text.
+
+        Raises:
+            KeyError: If a field is missing.
+        """
         tensors = tuple(
             TensorSpec(name=row["name"], shape=tuple(row["shape"]), head=row["head"])
             for row in value["tensors"]
@@ -99,7 +103,8 @@ class AdapterState:
             `(spec.size,)`, float32, contiguous.
 
     Raises:
-        AdapterMismatchError: If the vector does not have the size and dtype of the spec.
+        AdapterMismatchError: If the vector does not have the size of the spec, or is not
+            contiguous float32.
     """
 
     spec: AdapterSpec
@@ -110,6 +115,11 @@ class AdapterState:
             raise AdapterMismatchError(
                 f"Expected a float32 vector of {self.spec.size} values for this "
                 f"{self.spec.method} adapter, got {self.vector.dtype} {self.vector.shape}."
+            )
+        if not self.vector.flags.c_contiguous:
+            raise AdapterMismatchError(
+                f"Expected a contiguous vector for this {self.spec.method} adapter, got one with "
+                f"strides {self.vector.strides}. Copy it first."
             )
 
     def items(self) -> Iterator[tuple[TensorSpec, Vector]]:

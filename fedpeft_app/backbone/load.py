@@ -4,6 +4,7 @@ The head of a model is by definition what its checkpoint does not hold, plus wha
 outside the pre-trained body. Everything in it must be trained, sent and saved.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+_LAYER = re.compile(r"\.[0-9]+\.")  # "encoder.layer.3.output"
 LOADS: Counter[str] = Counter()  # fingerprint → loads in this process; should stay at 1
 
 
@@ -47,13 +49,27 @@ class Backbone:
 def load_tokenizer(located: LocatedModel) -> Any:
     """Load the tokenizer that belongs to a model.
 
+    Args:
+        located: The model's folder.
+
+    Returns:
+        The tokenizer; one without a padding token pads with its end-of-text token.
+
     Raises:
         BackboneError: If the folder has none.
     """
     try:
-        return transformers.AutoTokenizer.from_pretrained(str(located.path))
-    except (OSError, ValueError) as error:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(located.path))
+    except Exception as error:  # transformers lets through whatever its parsers raise
         raise BackboneError(f"No usable tokenizer in {located.path}: {error}") from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # made up where files are missing
+        raise BackboneError(
+            f"Expected tokenizer files (tokenizer.json or vocab.txt, say) in {located.path}, "
+            f"found none that hold a vocabulary. Save the model's tokenizer there."
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def load_model(
@@ -75,11 +91,15 @@ def load_model(
         dropout: Probability of every dropout inside the model; -1 = the checkpoint's own.
         seed: Seeds the weights that the checkpoint does not hold.
 
+    Returns:
+        The model, in evaluation mode, and which of its parameters are fresh.
+
     Raises:
-        BackboneError: If transformers cannot load it.
+        BackboneError: If transformers cannot load it, or its weights are not those that
+            its config describes.
     """
-    with _quiet(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "head"))
+    with _Quiet(), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive_seed(seed, "head"))
         try:
             model, info = AUTO_CLASSES[kind].from_pretrained(
                 str(located.path),
@@ -91,13 +111,14 @@ def load_model(
                 ignore_mismatched_sizes=True,  # a head for other labels is replaced
                 output_loading_info=True,
             )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except Exception as error:  # transformers lets through whatever its parsers raise
             raise BackboneError(f"Cannot load the model in {located.path}: {error}") from error
+    _require_pretrained(model, info, located)
     LOADS[located.fingerprint] += 1
     if dropout >= 0:
         _set_dropout(model, dropout)
     if getattr(model.config, "pad_token_id", None) is None:
-        model.config.pad_token_id = getattr(model.config, "eos_token_id", None)
+        model.config.pad_token_id = _pad_token(model, located)
     return Backbone(
         located=located,
         model=model,
@@ -117,26 +138,62 @@ def _set_dropout(model: Any, probability: float) -> None:
         if isinstance(module, torch.nn.Dropout):
             module.p = probability
         for name, value in vars(module).items():
-            if name.endswith("dropout") and isinstance(value, float):
+            if name.endswith("dropout") and isinstance(value, float | int):
                 setattr(module, name, probability)
+
+
+def _pad_token(model: Any, located: LocatedModel) -> int | None:
+    """Choose the padding token of a decoder without one: the token its tokenizer pads with.
+
+    Such a model classifies by its last token that is no padding, so both must agree.
+    """
+    try:
+        pad: int | None = load_tokenizer(located).pad_token_id
+    except BackboneError:
+        pad = getattr(model.config, "eos_token_id", None)
+    return pad[0] if isinstance(pad, list) else pad
+
+
+def _body(model: Any) -> set[str]:
+    """Name the parameters of the pre-trained body."""
+    prefix = f"{model.base_model_prefix}."
+    return {name for name, _ in model.named_parameters() if name.startswith(prefix)}
 
 
 def _head(model: Any, info: dict[str, Any]) -> frozenset[str]:
     """Name the parameters outside the body, and those the checkpoint did not hold."""
     fresh = {str(key) for key in info["missing_keys"]}
-    fresh |= {str(row[0]) for row in info["mismatched_keys"]}
-    body = f"{model.base_model_prefix}."
     names = {name for name, _ in model.named_parameters()}
-    return frozenset(name for name in names if name in fresh or not name.startswith(body))
+    return frozenset(names & fresh | names - _body(model))
 
 
-class _quiet:
+def _require_pretrained(model: Any, info: dict[str, Any], located: LocatedModel) -> None:
+    """Refuse weights that leave the body random, or do not have its shapes."""
+    body = _body(model)
+    if wrong := sorted(body & {str(row[0]) for row in info["mismatched_keys"]}):
+        raise BackboneError(
+            f"The weights in {located.path} do not have the shapes of its config.json: "
+            f"{', '.join(wrong)}."
+        )
+    fresh = body & {str(key) for key in info["missing_keys"]}
+    # A pooler may be missing, a numbered layer or most of the body may not.
+    if 2 * len(fresh) > len(body) or any(_LAYER.search(name) for name in fresh):
+        raise BackboneError(
+            f"The weights in {located.path} lack {len(fresh)} of the {len(body)} tensors that "
+            f"its config.json describes ({min(fresh)}, say); they belong to another model."
+        )
+
+
+class _Quiet:
     """Silence the loading report that transformers prints about the new head."""
 
     def __enter__(self) -> None:
         self._verbosity = transformers.logging.get_verbosity()
+        self._bar = transformers.logging.is_progress_bar_enabled()
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
 
     def __exit__(self, *_: object) -> None:
         transformers.logging.set_verbosity(self._verbosity)
+        if self._bar:
+            transformers.logging.enable_progress_bar()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,16 +39,20 @@ def locate(name: str, revision: str = "") -> LocatedModel:
     """Find a model: a local folder, a pinned offline source, or a hub id, in this order.
 
     Args:
-        name: Local folder, known id, or hub id.
+        name: Local folder (`~` is the home folder), known id, or hub id.
         revision: Hub revision; empty for the default branch. A known id with a revision
             is looked up on the hub.
+
+    Returns:
+        The model's folder, fingerprinted.
 
     Raises:
         SourceError: If there is no such model, or its folder has no config or weights.
     """
-    if Path(name).is_dir():
-        origin, path = "folder", Path(name).absolute()
-    elif name in MIRRORS and not revision:
+    folder = Path(os.path.expanduser(name))
+    if folder.is_dir():
+        origin, path = "folder", folder.absolute()
+    elif name in _known() and not revision:
         origin, path = "mirror", fetch(name)
     else:
         origin, path = "hub", _from_hub(name, revision)
@@ -63,6 +68,11 @@ def locate(name: str, revision: str = "") -> LocatedModel:
         fingerprint=digest.hexdigest()[:16],
         weight_bytes=sum(file.stat().st_size for file in weights),
     )
+
+
+def _known() -> list[str]:
+    """List the pinned sources that are models; the others are data sets."""
+    return [name for name, mirror in MIRRORS.items() if "config.json" in mirror.files]
 
 
 def _weight_files(path: Path) -> list[Path]:
@@ -91,15 +101,14 @@ def _from_hub(name: str, revision: str) -> Path:
             f"Give an absolute path, or a hub id such as 'org/name'."
         )
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         folder = snapshot_download(name, revision=revision or None, allow_patterns=list(_HUB_FILES))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        known = ", ".join(key for key in MIRRORS if "/" in key)
+    except Exception as error:  # the hub's own errors, and those of four layers below it
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise SourceError(
-            f"Cannot get the model '{name}' from the hub: {str(error).splitlines()[0]}. "
+            f"Cannot get the model '{name}' from the hub: {reason}. "
             f"Give a local folder, check the name and the connection, or use one that "
-            f"works offline: {known}."
+            f"works offline: {', '.join(_known())}."
         ) from error
     return Path(folder)

@@ -16,6 +16,9 @@ def app_folder(scratch: Path) -> Path:
     Args:
         scratch: Where to lay it out.
 
+    Returns:
+        The folder to give to `flwr run`.
+
     Raises:
         LaunchError: If the installation carries no app.
     """

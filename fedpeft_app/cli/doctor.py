@@ -17,7 +17,7 @@ from rich.console import Console
 from fedpeft_app.mirrors import MIRRORS, cache_dir, home
 from fedpeft_app.observe.lines import human_bytes
 
-_FLOWER_LOCAL_PORT = 39093  # flwr 1.41: LOCAL_SUPERLINK_HTTP_API_PORT
+_FLOWER_LOCAL_PORT = int(os.environ.get("FLWR_LOCAL_SUPERLINK_HTTP_API_PORT", "39091"))  # flwr 1.41
 _SHOWN_PACKAGES = ("flwr", "torch", "transformers", "peft", "opacus", "ray", "datasets")
 _COMMANDS = ("flwr", "flower-superlink", "flwr-simulation")
 _MARKS = {"ok": "[green]ok  [/green]", "note": "[yellow]note[/yellow]", "bad": "[red]bad [/red]"}

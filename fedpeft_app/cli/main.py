@@ -19,6 +19,8 @@ app = typer.Typer(
 runs_app = typer.Typer(help="List runs, or remove them.", invoke_without_command=True)
 app.add_typer(runs_app, name="runs")
 
+_INTERRUPTED = 130  # what shells report for Ctrl-C: 128 + SIGINT
+
 Settings = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="configuration overrides")
 ]
@@ -27,15 +29,22 @@ Reference = Annotated[str, typer.Argument(metavar="RUN", help="run folder, its n
 
 
 def main() -> None:
-    """Run the command line; exit status 1 for a known error, 130 for Ctrl-C."""
+    """Run the command line; exit status 1 for a known error, 2 for wrong usage, 130 for Ctrl-C."""
     try:
         app()
     except FedPeftError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        _complain(f"error: {error}", "red")
         sys.exit(1)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped", style="yellow")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:  # typer turns KeyboardInterrupt into this
+            _complain("stopped", "yellow")
+        raise
+
+
+def _complain(text: str, style: str) -> None:
+    """Print to stderr, never broken in the middle of a line."""
+    console = Console(stderr=True)
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -95,6 +104,8 @@ def export_run(
     """Write a run's adapter as a folder that stock libraries load."""
     from fedpeft_app.cli.results import export_adapter
 
+    if merge and self_contained:
+        raise typer.BadParameter("--merge and --self-contained exclude each other")
     form = "merged" if merge else "self-contained" if self_contained else "adapter"
     export_adapter(run, round_, form, to, Console())
 
@@ -125,7 +136,7 @@ def runs_clean(
         list[str] | None, typer.Argument(metavar="[RUN]...", help="runs to remove")
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="remove every run")] = False,
-    unfinished: Annotated[bool, typer.Option(help="remove runs that did not finish")] = False,
+    unfinished: Annotated[bool, typer.Option(help="remove runs that failed or were ended")] = False,
     yes: Annotated[bool, typer.Option(help="do not ask")] = False,
 ) -> None:
     """Remove runs from the disk."""

@@ -1,11 +1,16 @@
 """What can be found out about a run before anything starts, without loading torch."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 from fedpeft_app.backbone.locate import LocatedModel, locate
 from fedpeft_app.config import RunConfig
-from fedpeft_app.data.read import Columns, read
+from fedpeft_app.data.read import read
 from fedpeft_app.data.sources import find_source
+from fedpeft_app.data_plan import columns
 from fedpeft_app.errors import ConfigError, Fault, FedPeftError
 from fedpeft_app.names import REGISTRIES
+from fedpeft_app.runs.initial import adapter_file
 
 
 def preflight(config: RunConfig) -> LocatedModel:
@@ -23,37 +28,37 @@ def preflight(config: RunConfig) -> LocatedModel:
             corrupt, …; every problem found is in the message.
     """
     problems: list[FedPeftError] = []
-    faults = _import_faults(config)
-    if faults:
-        problems.append(ConfigError(faults))
-    located = None
-    try:
-        located = locate(config.model.name, config.model.revision)
-    except FedPeftError as error:
-        problems.append(error)
-    try:
-        _read_data(config)
-    except FedPeftError as error:
-        problems.append(error)
+    located: list[LocatedModel] = []
+    steps: tuple[Callable[[], object], ...] = (
+        lambda: _import_plugins(config),
+        lambda: located.append(locate(config.model.name, config.model.revision)),
+        lambda: _read_data(config),
+        lambda: _find_initial(config),
+    )
+    for step in steps:
+        try:
+            step()
+        except FedPeftError as error:
+            problems.append(error)
     if len(problems) == 1:
         raise problems[0]
-    if problems or located is None:
+    if problems:
         raise FedPeftError("\n".join(str(problem) for problem in problems))
-    return located
+    return located[0]
 
 
 def _read_data(config: RunConfig) -> None:
     """Read a run's data once, so that what is wrong with it is known now."""
-    data = config.data
-    names = tuple(name.strip() for name in data.labels.split(",") if name.strip())
-    group = data.partition_column if data.partitioner == "natural" else ""
-    read(
-        find_source(data.name),
-        Columns(text=data.text_column, label=data.label_column, group=group, labels=names),
-    )
+    read(find_source(config.data.name), columns(config))
 
 
-def _import_faults(config: RunConfig) -> list[Fault]:
+def _find_initial(config: RunConfig) -> None:
+    """Find the adapter that a run starts from, if it starts from one."""
+    if config.method.init_from:
+        adapter_file(Path(config.method.init_from))
+
+
+def _import_plugins(config: RunConfig) -> None:
     """Import plug-ins that are named by a path, so that typing errors surface now."""
     names = {
         "task": config.task,
@@ -68,4 +73,5 @@ def _import_faults(config: RunConfig) -> list[Fault]:
                 REGISTRIES[key].get(name)
             except FedPeftError as error:
                 faults.append(Fault(key=key, value=name, problem=str(error)))
-    return faults
+    if faults:
+        raise ConfigError(faults)

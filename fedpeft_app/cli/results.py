@@ -1,59 +1,97 @@
 """Finished runs: list, remove, export, predict."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from fedpeft_app.config import RunConfig, parse
 from fedpeft_app.errors import RunFolderError
 from fedpeft_app.mirrors import home
-from fedpeft_app.runs.directory import find_run, list_runs, remove_run
+from fedpeft_app.observe.journal import is_being_written
+from fedpeft_app.runs.directory import RunFolder, find_run, list_runs, remove_run
+
+if TYPE_CHECKING:
+    from fedpeft_app.runs.checkpoint import Checkpoint
+
+_COLUMNS = ("run", "mode", "method", "data", "rounds", "outcome", "test accuracy")
+_SHOWN = 70  # characters of a text that are printed beside its label
 
 
 def runs_parent(config: RunConfig | None = None) -> Path:
-    """Give the folder of run folders: the configured one, or the user's own."""
+    """Give the folder of run folders: the configured one, or the user's own.
+
+    Args:
+        config: A run's configuration; None for the user's own folder.
+    """
     if config is not None and config.output.dir:
         return Path(config.output.dir).expanduser().absolute()
     return home() / "runs"
 
 
-def outcome(events: list[dict[str, Any]]) -> str:
-    """Say in one word how a run ended."""
-    kinds = {event["event"] for event in events}
+def outcome(run: RunFolder) -> str:
+    """Say in one word how a run stands.
+
+    Args:
+        run: The run.
+
+    Returns:
+        "finished", "failed", "running", "unfinished" for a run whose process was ended, or
+        "unreadable" for one with a damaged journal.
+    """
+    try:
+        kinds = {event["event"] for event in run.events()}
+    except RunFolderError:
+        return "unreadable"
     if "run_finished" in kinds:
         return "finished"
-    return "failed" if "run_failed" in kinds else "unfinished"
+    if "run_failed" in kinds:
+        return "failed"
+    return "running" if is_being_written(run.journal) else "unfinished"
 
 
 def list_runs_table(console: Console) -> None:
-    """Print a table of all runs, newest first."""
-    table = Table("run", "mode", "method", "data", "rounds", "outcome", "test accuracy")
-    for run in list_runs(runs_parent()):
-        config, events = run.config(), run.events()
-        finished = next((event for event in events if event["event"] == "run_finished"), {})
-        accuracy = finished.get("test", {}).get("accuracy")
-        done = sum(event["event"] == "round_finished" for event in events)
-        table.add_row(
-            run.path.name,
-            str(config["mode"]),
-            str(config["method.name"]),
-            Path(str(config["data.name"])).name,
-            f"{done}/{config['rounds']}",
-            outcome(events),
-            f"{accuracy:.4f}" if accuracy is not None else "",
-        )
-    console.print(table if table.row_count else f"no runs in {runs_parent()}")
+    """Print all runs, newest first: a table, or tab-separated lines where output is piped.
+
+    Args:
+        console: Where to print.
+    """
+    parent = runs_parent()
+    rows = [_row(run) for run in list_runs(parent)]
+    if not rows:
+        console.print(f"no runs in {parent}", highlight=False, markup=False, soft_wrap=True)
+    elif console.is_terminal:
+        table = Table(*(Column(name, overflow="fold") for name in _COLUMNS))
+        for row in rows:
+            table.add_row(*map(escape, row))
+        console.print(table)
+    else:
+        for row in (_COLUMNS, *rows):
+            typer.echo("\t".join(row), file=console.file)
 
 
 def clean_runs(references: list[str], *, everything: bool, unfinished: bool, ask: bool) -> None:
-    """Remove the named runs, all runs, or those that did not finish."""
+    """Remove the named runs, all runs, or those that did not finish.
+
+    Args:
+        references: Runs by folder, name or part of a name.
+        everything: Remove every run.
+        unfinished: Remove every run that failed or was ended.
+        ask: Whether to ask first.
+
+    Raises:
+        RunFolderError: If a reference fits no run, or names one that is going on.
+    """
     parent = runs_parent()
     chosen = {run.path: run for run in (find_run(parent, name) for name in references)}
+    if running := [path.name for path, run in chosen.items() if outcome(run) == "running"]:
+        raise RunFolderError(f"Still running, not removed: {', '.join(running)}. Stop it first.")
     for run in list_runs(parent):
-        if everything or (unfinished and outcome(run.events()) == "unfinished"):
+        end = outcome(run)
+        if (everything and end != "running") or (unfinished and end in ("failed", "unfinished")):
             chosen[run.path] = run
     if not chosen:
         typer.echo("nothing to remove; name runs, or use --unfinished or --all")
@@ -61,7 +99,7 @@ def clean_runs(references: list[str], *, everything: bool, unfinished: bool, ask
     for path in chosen:
         typer.echo(path)
     if ask:
-        typer.confirm(f"Remove {len(chosen)} run folders?", abort=True)
+        typer.confirm(f"Remove {len(chosen)} run folder{'s' * (len(chosen) > 1)}?", abort=True)
     for run in chosen.values():
         remove_run(run)
 
@@ -69,17 +107,28 @@ def clean_runs(references: list[str], *, everything: bool, unfinished: bool, ask
 def export_adapter(
     reference: str, round_: str, form: str, target: Path | None, console: Console
 ) -> None:
-    """Export a round of a run and print how to load it."""
+    """Export a round of a run and print how to load it.
+
+    Args:
+        reference: The run.
+        round_: A round's number, "best" or "last".
+        form: One of `runs.export.FORMS`.
+        target: The folder to write; None for one in the run's folder.
+        console: Where to print.
+
+    Raises:
+        FedPeftError: If there is no such run or round, the model is not the run's any more,
+            or the folder cannot be written.
+    """
     from fedpeft_app.restore import restore, round_of
-    from fedpeft_app.runs.export import export
+    from fedpeft_app.runs.export import export, require_replaceable
 
     run = find_run(runs_parent(), reference)
     config = parse(run.config())
-    restored = restore(run, config, round_of(run, round_))
     name = "adapter" if form == "adapter" else f"adapter-{form}"
     path = (target or run.path / name).expanduser().absolute()
-    if path.exists() and not (path / "labels.json").exists():
-        raise RunFolderError(f"{path} exists and is no export of fedpeft; it is not replaced.")
+    require_replaceable(path)
+    restored = restore(run, config, round_of(run, round_))
     snippet = export(
         restored.adapted,
         restored.checkpoint.state,
@@ -87,23 +136,72 @@ def export_adapter(
         path,
         form=form,
         max_length=config.data.max_length,
-        facts={
-            "run": run.path.name,
-            "method": config.method.name,
-            "mode": config.mode,
-            "exported round": restored.checkpoint.round_number,
-        },
+        facts=_facts(run, config, restored.checkpoint),
     )
     console.print(f"exported to {path}\n\n{snippet}", highlight=False, markup=False, soft_wrap=True)
 
 
 def predict_texts(reference: str, texts: list[str], console: Console) -> None:
-    """Print the label and its probability for each text."""
+    """Print a line for each text: label, its probability, and the beginning of the text.
+
+    Args:
+        reference: The run.
+        texts: At least one.
+        console: Where to print.
+
+    Raises:
+        FedPeftError: If there is no such run, or its model is not to be had any more.
+    """
     from fedpeft_app.restore import predict, restore, round_of
 
     run = find_run(runs_parent(), reference)
     config = parse(run.config())
     restored = restore(run, config, round_of(run, "best"))
     for text, (label, probability) in zip(texts, predict(restored, config, texts), strict=True):
-        shown = text if len(text) <= 70 else f"{text[:69]}…"
-        console.print(f"{label}\t{probability:.3f}\t{shown}", highlight=False, markup=False)
+        line = " ".join(text.split())
+        shown = line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"
+        typer.echo(f"{label}\t{probability:.3f}\t{shown}", file=console.file)
+
+
+def _row(run: RunFolder) -> tuple[str, ...]:
+    """Sum a run up, also one whose files are damaged."""
+    try:
+        config, events, end = run.config(), run.events(), outcome(run)
+    except RunFolderError:
+        return (run.path.name, "", "", "", "", "unreadable", "")
+    finished = next((event for event in events if event["event"] == "run_finished"), {})
+    accuracy = finished.get("test", {}).get("accuracy")
+    alone = config["mode"] == "local"  # nothing is exchanged, so there are no rounds
+    done = sum(event["event"] == "round_finished" for event in events)
+    return (
+        run.path.name,
+        str(config["mode"]),
+        str(config["method.name"]),
+        Path(str(config.get("data.name", ""))).name,
+        "alone" if alone else f"{done}/{config['rounds']}",
+        end,
+        f"{accuracy:.4f}" if accuracy is not None else "",
+    )
+
+
+def _facts(run: RunFolder, config: RunConfig, checkpoint: "Checkpoint") -> dict[str, Any]:
+    """Collect what the model card says about a checkpoint."""
+    events = run.events()
+    members = [len(event["examples"]) for event in events if event["event"] == "roll_call"]
+    finished = next((event for event in events if event["event"] == "run_finished"), None)
+    facts: dict[str, Any] = {
+        "run": run.path.name,
+        "method": config.method.name,
+        "mode": config.mode,
+        "rounds": config.rounds,
+        "exported round": checkpoint.round_number,
+        "nodes": members[-1] if members else "",
+    }
+    exact = checkpoint.metrics.get("precision") == "fp32"
+    test = checkpoint.metrics.get("test", {}) if exact else {}
+    if finished is not None:
+        facts["bytes sent, both directions"] = finished["down"] + finished["up"]
+        if finished["round"] == checkpoint.round_number:
+            facts["exported round"] = f"{checkpoint.round_number} ({finished['chosen']})"
+            test = finished["test"]
+    return {**facts, **{f"test {name}": round(value, 4) for name, value in test.items()}}

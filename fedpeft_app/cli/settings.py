@@ -10,44 +10,82 @@ from typing import Any
 from fedpeft_app.config import RunConfig, flatten, parse
 from fedpeft_app.config.flat import fields
 from fedpeft_app.errors import ConfigError, Fault, SourceError
+from fedpeft_app.mirrors import MIRRORS
 from fedpeft_app.names import NAME_CHECKS
 
-_PATH_KEYS = ("model.name", "data.name", "method.init-from", "output.dir")
+_NAME_OR_PATH = ("model.name", "data.name")  # a path only where there is such a file
+_PATHS = ("method.init-from", "output.dir")
 
 
 def read_settings(recipe: Path | None, settings: Sequence[str]) -> RunConfig:
     """Read and check a configuration: defaults, then the recipe, then the arguments.
 
-    Relative paths of existing files become absolute, since Flower's processes have a
-    working directory of their own.
+    Relative paths become absolute, since Flower's processes have a working directory of
+    their own.
+
+    Args:
+        recipe: TOML file of keys, nested or dotted; None for none.
+        settings: "KEY=VALUE" each; the last one of a key counts.
 
     Raises:
         SourceError: If the recipe cannot be read.
         ConfigError: With every fault.
     """
-    flat = {**_read_recipe(recipe), **_read_arguments(settings)}
-    for key in _PATH_KEYS:
-        value = flat.get(key)
-        if isinstance(value, str) and value and Path(value).expanduser().exists():
-            flat[key] = str(Path(value).expanduser().absolute())
-    return parse(flat, NAME_CHECKS)
+    given, faults = _read_arguments(settings)
+    flat = _absolute({**_read_recipe(recipe), **given})
+    try:
+        config = parse(flat, NAME_CHECKS)
+    except ConfigError as error:
+        faults += error.faults
+    if faults:
+        raise ConfigError(faults)
+    return config
 
 
 def to_toml(flat: Mapping[str, Any]) -> str:
-    """Write flat scalars as TOML with quoted dotted keys, as Flower reads them."""
-    return "".join(f"{json.dumps(key)} = {json.dumps(value)}\n" for key, value in flat.items())
+    """Write flat scalars as TOML with quoted dotted keys, as Flower reads them.
+
+    Args:
+        flat: Key → string, number or boolean.
+    """
+    return "".join(f"{_literal(key)} = {_literal(value)}\n" for key, value in flat.items())
 
 
 def describe_settings(config: RunConfig, *, explain: bool) -> str:
-    """Print a configuration as TOML, optionally with a comment above each key."""
+    """Write a configuration as a recipe that can be read back.
+
+    Args:
+        config: The configuration.
+        explain: Whether to put a comment above each key.
+    """
     meaning = {key: field.description or "" for key, field in fields().items()}
     lines = []
     for key, value in flatten(config).items():
         if explain:
             lines += textwrap.wrap(meaning[key], 90, initial_indent="# ", subsequent_indent="# ")
-        quoted = json.dumps(key) if key == "task.options" else key
-        lines.append(f"{quoted} = {json.dumps(value)}")
+        # TOML cannot have a key `task` and a table of that name, so this one is quoted.
+        shown = _literal(key) if key == "task.options" else key
+        lines.append(f"{shown} = {_literal(value)}")
     return "\n".join(lines)
+
+
+def _literal(value: str | float) -> str:
+    """Write a scalar as TOML: JSON, but for characters that only one of them escapes."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _absolute(flat: Mapping[str, object]) -> dict[str, object]:
+    """Make relative paths absolute."""
+    resolved = dict(flat)
+    for key in (*_NAME_OR_PATH, *_PATHS):
+        value = flat.get(key)
+        if not isinstance(value, str) or not value:
+            continue
+        path = Path(value).expanduser()
+        known = key == "data.name" and value in MIRRORS  # wins over a folder of that name
+        if key in _PATHS or (path.exists() and not known):
+            resolved[key] = str(path.absolute())
+    return resolved
 
 
 def _read_recipe(recipe: Path | None) -> dict[str, object]:
@@ -58,7 +96,7 @@ def _read_recipe(recipe: Path | None) -> dict[str, object]:
         nested = tomllib.loads(recipe.read_text(encoding="utf-8"))
     except OSError as error:
         raise SourceError(f"Cannot read the recipe {recipe}: {error.strerror}.") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOML or UTF-8
         raise SourceError(f"The recipe {recipe} is not valid TOML: {error}") from error
     return _flat(nested)
 
@@ -74,20 +112,27 @@ def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def _read_arguments(settings: Sequence[str]) -> dict[str, object]:
-    """Read KEY=VALUE arguments; a value is TOML where it can be, else text."""
+def _read_arguments(settings: Sequence[str]) -> tuple[dict[str, object], list[Fault]]:
+    """Read KEY=VALUE arguments, and list those that are none."""
     flat: dict[str, object] = {}
     faults = []
     for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
+        key, equals, text = (part.strip() for part in setting.partition("="))
+        if equals:
+            flat[key] = _value(key, text)
+        else:
             faults.append(Fault(key=setting, value="", problem="expected KEY=VALUE."))
-            continue
-        try:
-            value: object = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
-        flat[key.strip()] = value if isinstance(value, str | int | float | bool) else text
-    if faults:
-        raise ConfigError(faults)
-    return flat
+    return flat, faults
+
+
+def _value(key: str, text: str) -> object:
+    """Read a value: a TOML number or boolean where the key wants one, else text."""
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    field = fields().get(key)
+    wants_text = field is not None and field.annotation not in (int, float, bool)
+    if isinstance(value, str) or (isinstance(value, int | float) and not wants_text):
+        return value
+    return text

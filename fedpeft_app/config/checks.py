@@ -1,34 +1,49 @@
 """Rules that join several keys: combinations that are refused before a run, and why."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from fedpeft_app.config.schema import RunConfig
 from fedpeft_app.errors import Fault
 
-
-def cross_section_faults(config: RunConfig) -> list[Fault]:
-    """List every combination of sound values that makes no sense together."""
-    return [*_data_faults(config), *_strategy_faults(config)]
+Rule = Callable[[RunConfig], Iterator[Fault]]
 
 
-def _data_faults(config: RunConfig) -> Iterator[Fault]:
-    data = config.data
-    if data.partitioner == "natural" and not data.partition_column:
+def cross_section_faults(config: RunConfig, unsure: Collection[str] = ()) -> list[Fault]:
+    """List every combination of sound values that makes no sense together.
+
+    Args:
+        config: The configuration, sound key by key.
+        unsure: Keys whose given value was refused, so that `config` has their default: rules
+            that read one of them say nothing, for they would judge what nobody asked for.
+    """
+    return [
+        fault
+        for keys, rule in _RULES
+        if not any(key in unsure for key in keys)
+        for fault in rule(config)
+    ]
+
+
+def _natural_needs_a_column(config: RunConfig) -> Iterator[Fault]:
+    if config.data.partitioner == "natural" and not config.data.partition_column:
         yield Fault(
             key="data.partition-column",
-            value=data.partition_column,
+            value=config.data.partition_column,
             problem="data.partitioner = 'natural' needs the column whose values are the nodes.",
         )
-    if config.strategy.fraction_evaluate > 0 and data.node_validation_fraction == 0:
+
+
+def _evaluation_needs_held_out_data(config: RunConfig) -> Iterator[Fault]:
+    if config.strategy.fraction_evaluate > 0 and config.data.node_validation_fraction == 0:
         yield Fault(
             key="data.node-validation-fraction",
-            value=data.node_validation_fraction,
+            value=config.data.node_validation_fraction,
             problem="strategy.fraction-evaluate > 0 evaluates on data that nodes hold out; "
             "set a share above 0.",
         )
 
 
-def _strategy_faults(config: RunConfig) -> Iterator[Fault]:
+def _replies_come_from_nodes(config: RunConfig) -> Iterator[Fault]:
     strategy = config.strategy
     if strategy.min_replies > strategy.min_nodes:
         yield Fault(
@@ -36,9 +51,23 @@ def _strategy_faults(config: RunConfig) -> Iterator[Fault]:
             value=strategy.min_replies,
             problem=f"must not exceed strategy.min-nodes = {strategy.min_nodes}.",
         )
+
+
+def _local_needs_a_judge(config: RunConfig) -> Iterator[Fault]:
     if config.mode == "local" and not config.evaluate.server:
         yield Fault(
             key="evaluate.server",
             value=False,
             problem="mode = 'local' compares clients on the server's test set, so it needs one.",
         )
+
+
+_RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (  # the keys a rule reads, the rule
+    (("data.partitioner", "data.partition-column"), _natural_needs_a_column),
+    (
+        ("strategy.fraction-evaluate", "data.node-validation-fraction"),
+        _evaluation_needs_held_out_data,
+    ),
+    (("strategy.min-replies", "strategy.min-nodes"), _replies_come_from_nodes),
+    (("mode", "evaluate.server"), _local_needs_a_judge),
+)

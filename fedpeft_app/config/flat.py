@@ -15,9 +15,19 @@ from fedpeft_app.registry import near_miss
 Scalar = str | int | float | bool
 NameCheck = Callable[[str], object]
 
+_WORDING = (  # pydantic's phrase → ours
+    ("Input should be", "must be"),
+    ("String should", "must"),
+    ("Value error, ", ""),
+)
+
 
 def fields() -> dict[str, FieldInfo]:
-    """List every flat key with its field, in the order of the schema."""
+    """List every flat key with its field, in the order of the schema.
+
+    Returns:
+        Dotted kebab-case key → pydantic's description of the field.
+    """
     found: dict[str, FieldInfo] = {}
     for name, field in RunConfig.model_fields.items():
         key = field.alias or name
@@ -31,7 +41,11 @@ def fields() -> dict[str, FieldInfo]:
 
 
 def flatten(config: RunConfig) -> dict[str, Scalar]:
-    """Write a configuration as Flower's flat scalars, every key present."""
+    """Write a configuration as Flower's flat scalars, every key present.
+
+    Guarantee:
+        `parse(flatten(config)) == config`.
+    """
     flat: dict[str, Scalar] = {}
     for key, value in config.model_dump(by_alias=True).items():
         if isinstance(value, dict):
@@ -71,7 +85,7 @@ def parse(flat: Mapping[str, object], names: Mapping[str, NameCheck] | None = No
     wrong = {fault.key for fault in faults}
     sound = {key: value for key, value in given.items() if key not in wrong}
     config = RunConfig.model_validate(_nest(sound))
-    faults += [fault for fault in cross_section_faults(config) if fault.key not in wrong]
+    faults += cross_section_faults(config, unsure=wrong)
     if faults:
         raise ConfigError(faults)
     return config
@@ -102,11 +116,12 @@ def _schema_faults(given: Mapping[str, object], known: Mapping[str, FieldInfo]) 
 def _fault(detail: ErrorDetails, known: Mapping[str, FieldInfo]) -> Fault:
     """Word one pydantic error."""
     key = ".".join(str(part) for part in detail["loc"])
-    problem = detail["msg"].replace("Input should be", "must be").replace("Value error, ", "")
+    problem = detail["msg"]
+    for theirs, ours in _WORDING:
+        problem = problem.replace(theirs, ours)
     choices = str(detail.get("ctx", {}).get("expected", ""))
-    hint = near_miss(
-        str(detail["input"]), choices.replace(" or ", ", ").replace("'", "").split(", ")
-    )
+    named = choices.replace(" or ", ", ").replace("'", "").split(", ") if choices else []
+    hint = near_miss(str(detail["input"]), named)
     meaning = known[key].description if key in known else None
     return Fault(
         key=key,

@@ -19,12 +19,26 @@ def _kebab(name: str) -> str:
 def _json_object(text: str) -> str:
     """Refuse text that is not a JSON object."""
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:  # JSONDecodeError is a ValueError
         raise ValueError(f"must be a JSON object such as '{{\"eta\": 0.1}}' ({error})") from None
     if not isinstance(value, dict):
-        raise ValueError("must be a JSON object such as '{\"eta\": 0.1}'")
+        raise ValueError(  # noqa: TRY004  pydantic collects ValueErrors only
+            f"must be a JSON object such as '{{\"eta\": 0.1}}', not a {type(value).__name__}"
+        )
     return text
+
+
+def _refuse_constant(name: str) -> None:
+    """Refuse NaN and Infinity, which Python reads but JSON does not have."""
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _dropout_or_own(value: float) -> float:
+    """Refuse what is neither a probability nor the mark for the checkpoint's own."""
+    if value < 0.0 and value != -1.0:
+        raise ValueError("must be -1, or at least 0 and less than 1")
+    return value
 
 
 JsonObject = Annotated[str, AfterValidator(_json_object)]
@@ -60,7 +74,7 @@ class ModelSection(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="dtype of the frozen weights; adapters are always float32"
     )
-    dropout: Annotated[float, Field(ge=-1.0, lt=1.0)] = Field(
+    dropout: Annotated[float, Field(ge=-1.0, lt=1.0), AfterValidator(_dropout_or_own)] = Field(
         0.0, description="dropout inside the model in training; -1 = the checkpoint's own"
     )
 
@@ -102,7 +116,9 @@ class DataSection(Section):
     max_examples: CountOrNone = Field(
         0, description="training examples kept in all, before partitioning; 0 = all"
     )
-    partitioner: str = Field("dirichlet", description="how training examples spread over nodes")
+    partitioner: str = Field(
+        "dirichlet", min_length=1, description="how training examples spread over nodes"
+    )
     dirichlet_alpha: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = Field(
         0.5, description="Dirichlet concentration; smaller = more label skew (arXiv 1909.06335)"
     )
@@ -205,6 +221,13 @@ class RunConfig(Section):
 
 
 def options(text: str) -> dict[str, Any]:
-    """Read a field of free-form options (validated JSON text)."""
+    """Read a field of free-form options.
+
+    Args:
+        text: JSON text that `RunConfig` has checked.
+
+    Returns:
+        The object's items, ready to be keyword arguments.
+    """
     value: dict[str, Any] = json.loads(text)
     return value

@@ -4,8 +4,14 @@ Computed once per machine and kept on disk: the library behind it takes seconds 
 which no process should pay that only needs the answer.
 """
 
+import contextlib
 import hashlib
+import io
+import logging
+import warnings
+import zipfile
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +20,11 @@ from filelock import FileLock
 from fedpeft_app.data.catalogue import PARTITIONERS
 from fedpeft_app.errors import DataError
 from fedpeft_app.mirrors import cache_dir
-from fedpeft_app.seeds import derive_seed
+from fedpeft_app.seeds import derive_seed, numpy_generator
 
 Ints = npt.NDArray[np.int64]
+_LOG = logging.getLogger(__name__)
+_UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +35,7 @@ class PartitionSettings:
         name: A name in `PARTITIONERS`.
         dirichlet_alpha: Concentration, > 0; smaller = more skew.
         classes_per_node: Labels a node sees ("pathological").
-        min_examples: Fewest examples a node may hold.
+        min_examples: Fewest examples a node may hold; a single node holds what there is.
     """
 
     name: str = "dirichlet"
@@ -43,13 +51,15 @@ def partition(
 
     Args:
         labels: Label index per example.
-        groups: Natural node per example; empty unless `settings.name` is "natural".
+        groups: Natural node per example; empty unless `settings.name` is "natural", whose
+            nodes are numbered in the order of their groups, whatever the seed.
         nodes: Number of nodes, from 1.
         settings: How to split.
         seed: The run's seed.
 
     Returns:
-        For each node the sorted positions of its examples; disjoint.
+        For each node the sorted positions of its examples; disjoint. "pathological" and
+        "shard" may leave examples out, which is logged.
 
     Raises:
         DataError: If a node would hold fewer than `settings.min_examples` examples, or the
@@ -58,16 +68,19 @@ def partition(
     Guarantee:
         A function of its arguments alone: every process computes the same split.
     """
-    if nodes == 1:
-        return [np.arange(len(labels), dtype=np.int64)]
-    if settings.name == "natural" and len(np.unique(groups)) != nodes:
+    natural = settings.name == "natural"
+    if natural and (nodes > 1 or len(groups)) and len(np.unique(groups)) != nodes:
         raise DataError(
             f"data.partitioner = 'natural' found {len(np.unique(groups))} different values in "
             f"data.partition-column, but the run has {nodes} nodes. Run with as many nodes."
         )
-    order = np.random.default_rng(derive_seed(seed, "partition-order")).permutation(len(labels))
+    if nodes == 1:
+        return [np.arange(len(labels), dtype=np.int64)]
+    order = numpy_generator(seed, "partition-order").permutation(len(labels))
+    if natural:
+        order = np.argsort(groups, kind="stable")
     table = {"position": order, "label": labels[order]}
-    if settings.name == "natural":
+    if natural:
         table["group"] = groups[order]
     parts = _load(table, nodes, settings, derive_seed(seed, "partition") % 2**32)
     smallest = min(range(nodes), key=lambda node: len(parts[node]))
@@ -77,36 +90,66 @@ def partition(
             f"{len(parts[smallest])} of {len(labels)} examples, below data.min-examples = "
             f"{settings.min_examples}. Use fewer nodes, less skew, or a smaller minimum."
         )
+    if lost := len(labels) - sum(map(len, parts)):
+        _LOG.warning("Partitioner '%s' leaves %d examples without a node.", settings.name, lost)
     return parts
 
 
 def kept_partition(
     labels: Ints, groups: Ints, nodes: int, settings: PartitionSettings, seed: int
 ) -> list[Ints]:
-    """Give what `partition` gives, computing it only where this machine has not yet."""
+    """Give what `partition` gives, computing it only where this machine has not yet.
+
+    Args:
+        labels: As for `partition`.
+        groups: As for `partition`.
+        nodes: As for `partition`.
+        settings: As for `partition`.
+        seed: As for `partition`.
+
+    Returns:
+        What `partition` returns. A damaged file in the cache is replaced.
+
+    Raises:
+        DataError: As `partition` does.
+    """
     digest = hashlib.sha256(f"{nodes}|{settings}|{seed}|".encode())
     digest.update(labels.tobytes() + b"|" + groups.tobytes())
     path = cache_dir() / "partitions" / f"{digest.hexdigest()[:16]}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
-        if not path.exists():
+        parts = _stored(path, nodes)
+        if parts is None:
             parts = partition(labels, groups, nodes, settings, seed)
             scratch = path.with_suffix(".partial.npz")
             np.savez(scratch, *parts)
-            scratch.rename(path)
-        with np.load(path, allow_pickle=False) as stored:
+            scratch.replace(path)
+    return parts
+
+
+def _stored(path: Path, nodes: int) -> list[Ints] | None:
+    """Read a kept partition; None where there is none, or none that can be read."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return [stored[f"arr_{node}"] for node in range(nodes)]
+    except FileNotFoundError:
+        return None
+    except _UNREADABLE as error:
+        _LOG.warning("Computing the damaged partition %s anew: %s", path, error)
+        return None
 
 
 def _load(table: dict[str, Ints], nodes: int, settings: PartitionSettings, seed: int) -> list[Ints]:
-    """Run the partitioner over a table of positions."""
+    """Run the partitioner over a table of positions, without its progress bars and advice."""
     import datasets
 
     partitioner = PARTITIONERS.get(settings.name)(nodes, settings, seed)
     partitioner.dataset = datasets.Dataset.from_dict(table)
     try:
-        parts = [partitioner.load_partition(node)["position"] for node in range(nodes)]
-    except (ValueError, IndexError, KeyError) as error:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")  # what matters of it is checked by the caller
+            parts = [partitioner.load_partition(node)["position"] for node in range(nodes)]
+    except Exception as error:  # plug-ins raise what they like
         raise DataError(
             f"data.partitioner = '{settings.name}' cannot split {len(table['label'])} examples "
             f"among {nodes} nodes: {error}"

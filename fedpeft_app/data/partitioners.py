@@ -13,7 +13,7 @@ def iid(nodes: int, settings: PartitionSettings, seed: int) -> Any:
 
 
 def dirichlet(nodes: int, settings: PartitionSettings, seed: int) -> Any:
-    """Draw each label's shares from a Dirichlet distribution (Hsu et al. 2019, arXiv 1909.06335)."""
+    """Draw each label's shares from a Dirichlet distribution (Hsu et al. 2019, 1909.06335)."""
     return flwr_partitioner.DirichletPartitioner(
         num_partitions=nodes,
         partition_by="label",

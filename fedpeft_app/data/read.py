@@ -1,18 +1,20 @@
-"""Files → texts and labels, with the row named when something is wrong."""
+"""Tables → texts and labels, with the row named when something is wrong."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from fedpeft_app.data.sources import Source
+from fedpeft_app.data.tables import read_cardoso, read_hub, read_table
 from fedpeft_app.errors import DataError
 
 Ints = npt.NDArray[np.int64]
+_FEWEST_LABELS = 2  # one label leaves nothing to learn
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +23,7 @@ class Columns:
 
     Attributes:
         text: Column of the text.
-        label: Column of the label.
+        label: Column of the label; blanks around a label do not count.
         group: Column whose values are natural nodes (a hospital, an author); "" = none.
         labels: Label names in order; empty = found in the data, sorted.
     """
@@ -47,6 +49,16 @@ class Examples:
     groups: list[str]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rows:
+    """One split as strings, complete but with labels not yet looked up."""
+
+    where: str
+    texts: list[str]
+    labels: list[str]
+    groups: list[str]
+
+
 def read(source: Source, columns: Columns) -> tuple[dict[str, Examples], tuple[str, ...]]:
     """Read every split of a source.
 
@@ -58,79 +70,45 @@ def read(source: Source, columns: Columns) -> tuple[dict[str, Examples], tuple[s
         Split → examples, and the label names in order.
 
     Raises:
-        DataError: On a missing column, an empty text or label, a label outside the given
-            names, or fewer than two labels; the message names file and row.
+        DataError: On a missing column, an empty text, label or group, a label outside the
+            given names, or fewer than two labels; the message names file and row.
+
+    Guarantee:
+        The order of found label names depends on the names alone: numbers by value, other
+        names by alphabet.
     """
     frames, columns = _frames(source, columns)
-    for split, frame in frames.items():
-        _require_columns(frame, columns, str(source.files.get(split, source.name)))
-    names = columns.labels or _label_names([frame[columns.label] for frame in frames.values()])
-    if len(names) < 2:
+    splits = {
+        split: _rows(frame, columns, str(source.files.get(split, source.name)))
+        for split, frame in frames.items()
+    }
+    names = columns.labels or _label_names(
+        label for rows in splits.values() for label in rows.labels
+    )
+    if len(names) < _FEWEST_LABELS:
         raise DataError(
             f"Classification needs at least two labels; column '{columns.label}' of "
             f"'{source.name}' has only {list(names)}."
         )
-    splits = {
-        split: _examples(frame, columns, names, str(source.files.get(split, source.name)))
-        for split, frame in frames.items()
-    }
-    return splits, names
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"data.labels names {', '.join(map(repr, twice))} more than once.")
+    return {split: _examples(rows, names) for split, rows in splits.items()}, names
 
 
 def _frames(source: Source, columns: Columns) -> tuple[dict[str, pd.DataFrame], Columns]:
     """Read a source's splits as tables, with the columns they have."""
     if source.kind == "cardoso":
         fixed = Columns(text="text", label="label", group="", labels=columns.labels)
-        return {split: _read_cardoso(path) for split, path in source.files.items()}, fixed
+        return {split: read_cardoso(path) for split, path in source.files.items()}, fixed
     if source.kind == "hub":
-        return _read_hub(source.name, columns), columns
-    return {split: _read_table(path) for split, path in source.files.items()}, columns
+        return read_hub(source.name, columns.label), columns
+    return {split: read_table(path) for split, path in source.files.items()}, columns
 
 
-def _read_cardoso(path: Path) -> pd.DataFrame:
-    """Read "label<TAB>text" lines below three header lines."""
-    rows = [line.split("\t", 1) for line in path.read_text(encoding="utf-8").splitlines()[3:]]
-    rows = [row for row in rows if len(row) == 2]
-    return pd.DataFrame(rows, columns=["label", "text"])
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    """Read one local table; text stays text."""
-    try:
-        match path.suffix:
-            case ".csv":
-                return pd.read_csv(path, dtype=str, keep_default_na=False)
-            case ".parquet":
-                return pd.read_parquet(path)
-            case suffix:
-                return pd.read_json(path, lines=suffix == ".jsonl", dtype=False)
-    except (ValueError, OSError) as error:
-        raise DataError(f"Cannot read {path}: {error}") from error
-
-
-def _read_hub(name: str, columns: Columns) -> dict[str, pd.DataFrame]:
-    """Load a hub data set; class-label integers become their names."""
-    import datasets
-
-    try:
-        loaded: Any = datasets.load_dataset(name)
-    except Exception as error:
-        raise DataError(
-            f"Cannot load '{name}' from the hub: {str(error).splitlines()[0]}. "
-            f"Check the name and the connection, or give a local file."
-        ) from error
-    frames = {}
-    for split, data in loaded.items():
-        frame = data.to_pandas()
-        feature = data.features.get(columns.label)
-        if isinstance(feature, datasets.ClassLabel):
-            frame[columns.label] = [feature.int2str(int(label)) for label in frame[columns.label]]
-        frames[str(split)] = frame
-    return {split: frames[split] for split in ("train", "validation", "test") if split in frames}
-
-
-def _require_columns(frame: pd.DataFrame, columns: Columns, where: str) -> None:
-    """Refuse a table that lacks a column or has no rows."""
+def _rows(frame: pd.DataFrame, columns: Columns, where: str) -> _Rows:
+    """Take the wanted columns out of a table, every cell checked."""
+    if frame.empty:
+        raise DataError(f"{where} has no rows.")
     wanted = {
         "data.text-column": columns.text,
         "data.label-column": columns.label,
@@ -142,38 +120,50 @@ def _require_columns(frame: pd.DataFrame, columns: Columns, where: str) -> None:
                 f"{where} has no column '{column}' ({key}). It has: "
                 f"{', '.join(map(str, frame.columns))}."
             )
-    if frame.empty:
-        raise DataError(f"{where} has no rows.")
+    return _Rows(
+        where=where,
+        texts=_cells(frame, columns.text, where).tolist(),
+        labels=_cells(frame, columns.label, where).str.strip().tolist(),
+        groups=_cells(frame, columns.group, where).str.strip().tolist() if columns.group else [],
+    )
 
 
-def _label_names(columns: Sequence[pd.Series]) -> tuple[str, ...]:
+def _cells(frame: pd.DataFrame, column: str, where: str) -> "pd.Series[str]":
+    """Give a column as strings, refusing cells that are empty or hold more than one value."""
+    cells = frame[column]
+    if cells.dtype == object:
+        nested = cells.map(lambda cell: isinstance(cell, list | dict | tuple | np.ndarray))
+        if nested.any():
+            kind = type(cells[nested].iloc[0]).__name__
+            raise DataError(
+                f"{where}, row {_row(nested)}: column '{column}' holds a {kind}, "
+                f"expected a text or a number."
+            )
+    strings: pd.Series[str] = cells.astype(str)
+    empty = cells.isna() | (strings.str.strip() == "")
+    if empty.any():
+        raise DataError(f"{where}, row {_row(empty)}: column '{column}' is empty.")
+    return strings
+
+
+def _label_names(labels: Iterable[str]) -> tuple[str, ...]:
     """Collect the labels that occur: numbers by value, names by alphabet."""
-    names = {str(label) for column in columns for label in column.unique()}
-    if all(name.lstrip("-").isdigit() for name in names):
-        return tuple(sorted(names, key=int))
+    names = set(labels)
+    if all(_NUMBER.fullmatch(name) for name in names):
+        return tuple(sorted(names, key=lambda name: (float(name), name)))
     return tuple(sorted(names))
 
 
-def _examples(
-    frame: pd.DataFrame, columns: Columns, names: tuple[str, ...], where: str
-) -> Examples:
-    """Turn a table into examples, row by row checked."""
-    texts = frame[columns.text]
-    empty = texts.isna() | (texts.astype(str).str.strip() == "")
-    if empty.any():
-        raise DataError(f"{where}, row {_row(empty)}: column '{columns.text}' is empty.")
+def _examples(rows: _Rows, names: tuple[str, ...]) -> Examples:
+    """Look labels up by name."""
     index: Mapping[str, int] = {name: position for position, name in enumerate(names)}
-    labels = frame[columns.label].astype(str).map(index)
-    if labels.isna().any():
-        bad = frame[columns.label].astype(str)[labels.isna()].iloc[0]
-        raise DataError(
-            f"{where}, row {_row(labels.isna())}: label '{bad}' is not one of {list(names)}."
-        )
-    return Examples(
-        texts=texts.astype(str).tolist(),
-        labels=labels.to_numpy(dtype=np.int64),
-        groups=frame[columns.group].astype(str).tolist() if columns.group else [],
-    )
+    for number, label in enumerate(rows.labels, start=1):
+        if label not in index:
+            raise DataError(
+                f"{rows.where}, row {number}: label '{label}' is not one of {list(names)}."
+            )
+    labels = np.array([index[label] for label in rows.labels], dtype=np.int64)
+    return Examples(texts=rows.texts, labels=labels, groups=rows.groups)
 
 
 def _row(mask: "pd.Series[bool]") -> int:

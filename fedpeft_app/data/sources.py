@@ -4,6 +4,7 @@ A source is a known id with a pinned offline mirror, a local file or folder, or 
 """
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ class Source:
         name: As the user wrote it.
         kind: "cardoso" (pinned tab files), "files" (local), or "hub".
         files: Split → file; at least "train". Empty for a hub source.
-        fingerprint: Changes whenever a file does.
+        fingerprint: Changes whenever a file does; a hub source's is its name.
     """
 
     name: str
@@ -40,15 +41,21 @@ class Source:
 def find_source(name: str) -> Source:
     """Find a data source: a known id, a local file or folder, or a hub id, in this order.
 
+    Args:
+        name: Known id, path (`~` is the home folder), or hub id.
+
+    Returns:
+        The source, fingerprinted; a hub source is looked up only when it is read.
+
     Raises:
         SourceError: If a local path does not exist or a pinned file cannot be fetched.
         DataError: If a path has no file of a known format.
     """
-    if name in MIRRORS:
+    if name in _known():
         folder = fetch(name)
         files = {split: folder / f"{name}-{split}.tab" for split in ("train", "test")}
         return _source(name, "cardoso", files)
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.is_file():
         return _source(name, "files", {"train": _known_format(path)})
     if path.is_dir():
@@ -56,9 +63,14 @@ def find_source(name: str) -> Source:
     if path.suffix in FORMATS or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise SourceError(
             f"No data at '{name}' (looked from {Path.cwd()}). Give an existing file or folder, "
-            f"a hub id, or one of: {', '.join(key for key in MIRRORS if '/' not in key)}."
+            f"a hub id, or one of: {', '.join(_known())}."
         )
     return Source(name=name, kind="hub", files={}, fingerprint=f"hub:{name}")
+
+
+def _known() -> list[str]:
+    """List the pinned sources that are data sets; the others are models."""
+    return [name for name, mirror in MIRRORS.items() if f"{name}-train.tab" in mirror.files]
 
 
 def _source(name: str, kind: str, files: Mapping[str, Path]) -> Source:
@@ -89,7 +101,8 @@ def _split_files(folder: Path) -> dict[str, Path]:
         ]
         if len(candidates) > 1:
             raise DataError(f"Expected one {split} file in {folder}, got {len(candidates)}.")
-        found.update({split: path for path in candidates})
+        if candidates:
+            found[split] = candidates[0]
     if "train" not in found:
         raise DataError(
             f"Expected a file named train{{{','.join(FORMATS)}}} in {folder}, "

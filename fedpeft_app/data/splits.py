@@ -64,7 +64,11 @@ def make_splits(source: TokenizedSource, settings: SplitSettings, seed: int) -> 
     if settings.held_by_server and not len(validation):
         train, validation = carve(train, settings.validation_fraction, seed, "validation-split")
     if not len(train) or (settings.held_by_server and not len(test)):
-        raise DataError(f"Expected training and test examples, got {len(train)} and {len(test)}.")
+        raise DataError(
+            f"Expected training and test examples, got {len(train)} and {len(test)} of "
+            f"{len(source.splits['train'])} examples. Give more data, or change "
+            f"data.test-fraction = {settings.test_fraction}."
+        )
     return Splits(train=train, validation=validation, test=test)
 
 

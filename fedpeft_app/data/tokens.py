@@ -16,6 +16,7 @@ import numpy.typing as npt
 from filelock import FileLock
 
 from fedpeft_app.data.read import Examples
+from fedpeft_app.errors import DataError
 from fedpeft_app.mirrors import cache_dir
 
 Ints = npt.NDArray[np.int64]
@@ -103,6 +104,9 @@ def tokenized(
 
     Returns:
         The source, memory-mapped. Concurrent processes tokenise once (file lock).
+
+    Raises:
+        DataError: If a text has no tokens.
     """
     text = json.dumps([_VERSION, *key], default=str)
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -120,7 +124,12 @@ def tokenized(
 
 
 def token_set(ids: Sequence[Sequence[int]], labels: Ints | None = None) -> TokenSet:
-    """Hold tokenised examples in memory, for a few texts at hand."""
+    """Hold tokenised examples in memory, for a few texts at hand.
+
+    Args:
+        ids: Token ids of each example.
+        labels: Label index of each example; None = all 0.
+    """
     lengths = np.fromiter((len(row) for row in ids), dtype=np.int64, count=len(ids))
     flat = np.fromiter((token for row in ids for token in row), dtype=np.int32)
     return TokenSet(
@@ -146,6 +155,11 @@ def _write(
     for split, examples in splits.items():
         (scratch / split).mkdir(parents=True)
         tokens = token_set(encode(examples.texts), examples.labels)
+        if not tokens.lengths.all():
+            row = int(np.argmin(tokens.lengths)) + 1
+            raise DataError(
+                f"Split '{split}', row {row}: the tokenizer finds no token in the text."
+            )
         np.save(scratch / split / "ids.npy", tokens.ids)
         np.save(scratch / split / "offsets.npy", tokens.offsets)
         np.save(scratch / split / "labels.npy", tokens.labels)

@@ -67,12 +67,15 @@ def adapt(backbone: Backbone, method: Method, settings: MethodSettings, seed: in
         settings: Its settings.
         seed: Seeds fresh adapter weights.
 
+    Returns:
+        The model with a spec of what travels; its trainable tensors are float32.
+
     Raises:
         BackboneError: If the method does not fit the model.
         AdapterMismatchError: If a head parameter would not be trained.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "adapter"))
+        torch.default_generator.manual_seed(derive_seed(seed, "adapter"))
         adaptation = method.adapt(backbone.model, backbone.head, settings)
     trainable = {
         name: parameter
@@ -81,6 +84,7 @@ def adapt(backbone: Backbone, method: Method, settings: MethodSettings, seed: in
     }
     for parameter in trainable.values():
         parameter.data = parameter.data.float()  # adapters are float32 on any base
+    _widen_head_inputs(adaptation.model, backbone.head)
     tensors = tuple(
         TensorSpec(name=name, shape=tuple(parameter.shape), head=_plain(name) in backbone.head)
         for name, parameter in trainable.items()
@@ -99,6 +103,24 @@ def adapt(backbone: Backbone, method: Method, settings: MethodSettings, seed: in
         backbone=backbone,
         spec=spec,
         trainable=tuple(trainable.values()),
+    )
+
+
+def _widen_head_inputs(model: Any, head: frozenset[str]) -> None:
+    """Let a float32 head take what a half-precision body gives, also without autocast."""
+    if all(parameter.dtype == torch.float32 for parameter in model.parameters()):
+        return
+    for path, module in model.named_modules():
+        own = (f"{path}.{name}" for name, _ in module.named_parameters(recurse=False))
+        if any(_plain(name) in head for name in own):
+            module.register_forward_pre_hook(_float_inputs)
+
+
+def _float_inputs(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Turn floating-point arguments of a module into float32."""
+    return tuple(
+        value.float() if torch.is_tensor(value) and value.is_floating_point() else value
+        for value in inputs
     )
 
 

@@ -25,27 +25,50 @@ class Lora:
     peft = True
 
     def adapt(self, model: Any, head: frozenset[str], settings: MethodSettings) -> Adaptation:
-        """Wrap the model by PEFT; the head goes into `modules_to_save`."""
+        """Wrap the model by PEFT; the head goes into `modules_to_save`.
+
+        Args:
+            model: A transformers model; it is changed in place.
+            head: Names of the head's parameters.
+            settings: Rank, scaling and targets.
+
+        Returns:
+            The PEFT model, with rank and scaling as PEFT applied them.
+
+        Raises:
+            BackboneError: If PEFT refuses the settings, or a target names no module
+                outside the head.
+        """
+        targets = _targets(settings.targets)
+        candidates = ", ".join(linear_modules(model, head))
         try:
             config = peft.LoraConfig(
                 r=settings.rank,
                 lora_alpha=settings.alpha,
                 lora_dropout=settings.dropout,
-                target_modules=_targets(settings.targets),
+                target_modules=targets,
                 modules_to_save=head_modules(model, head),
                 task_type=_TASK_TYPES.get(type(model).__name__.rpartition("For")[2]),
                 **settings.options,
             )
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 on transformers 5
+                warnings.filterwarnings("ignore", "fan_in_fan_out")  # set by peft for GPT-2
                 adapted = peft.get_peft_model(model, config)
-        except (ValueError, TypeError, KeyError) as error:
+        except Exception as error:  # peft raises many kinds, NotImplementedError among them
             raise BackboneError(
                 f"LoRA does not fit {type(model).__name__} with method.targets = "
-                f"'{settings.targets}' and these options: {error}. "
-                f"Modules it could target: {', '.join(linear_modules(model))}."
+                f"'{settings.targets}' and method.options = {dict(settings.options)}: "
+                f"{str(error).rstrip('.')}. method.targets takes 'all-linear', or some of: "
+                f"{candidates}."
             ) from error
         ranks, scaling = _ranks(adapted)
+        for target in targets if isinstance(targets, list) else []:
+            if not any(f".{name}".endswith(f".{target}") for name in ranks):  # peft ignores it
+                raise BackboneError(
+                    f"method.targets names '{target}', which is no module of "
+                    f"{type(model).__name__} that LoRA adapts. Take some of: {candidates}."
+                )
         return Adaptation(model=adapted, ranks=ranks, scaling=scaling)
 
 
@@ -79,14 +102,20 @@ def head_modules(model: Any, head: frozenset[str]) -> list[str]:
     return sorted(modules)
 
 
-def linear_modules(model: Any) -> list[str]:
-    """List the distinct last names of a model's linear layers, as `method.targets` takes them."""
-    linear = [
+def linear_modules(model: Any, head: frozenset[str] = frozenset()) -> list[str]:
+    """List the distinct last names of a model's linear layers, as `method.targets` takes them.
+
+    Args:
+        model: A transformers model.
+        head: Names of the head's parameters, whose layers are left out.
+    """
+    linear = {
         name.rpartition(".")[2]
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"
-    ]
-    return sorted(set(linear))
+        if (isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D")
+        and f"{name}.weight" not in head
+    }
+    return sorted(linear)
 
 
 def _ranks(model: Any) -> tuple[Mapping[str, int], float]:

@@ -1,7 +1,9 @@
 """The journal: one JSON object per line, the single source of every view and plot."""
 
+import contextlib
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -13,7 +15,8 @@ class Journal:
     """Append-only log of a run's events.
 
     Args:
-        path: The file; its folder must exist.
+        path: The file; its folder must exist. A last line that a killed process left
+            half-written is cut off.
         listener: Told every event after it is written.
 
     Every event has "event" (its name), "at" (UTC, ISO 8601) and "clock" (seconds of a clock
@@ -23,11 +26,21 @@ class Journal:
     def __init__(
         self, path: Path, listener: Callable[[Mapping[str, Any]], None] = lambda event: None
     ) -> None:
+        _cut_half_line(path)
         self._file = path.open("a", encoding="utf-8")
         self._listener = listener
+        _lock(self._file.fileno(), shared=True)
 
     def note(self, event: str, **fields: Any) -> dict[str, Any]:
-        """Append an event, visible to readers at once, and give it back."""
+        """Append an event, visible to readers at once.
+
+        Args:
+            event: Its name.
+            fields: What it says, JSON values.
+
+        Returns:
+            The event as it was written.
+        """
         entry = {
             "event": event,
             "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -47,3 +60,37 @@ class Journal:
         """Sync and close."""
         self.sync()
         self._file.close()
+
+
+def is_being_written(path: Path) -> bool:
+    """Say whether a process has a journal open, so that its run is still going on.
+
+    Args:
+        path: The journal. Where the file system has no locks, the answer is no.
+    """
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return not _lock(file.fileno(), shared=False)
+
+
+def _lock(descriptor: int, *, shared: bool) -> bool:
+    """Lock an open file, with others or alone; False if alone is not possible."""
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
+def _cut_half_line(path: Path) -> None:
+    """Cut off what follows the last line feed."""
+    with contextlib.suppress(FileNotFoundError), path.open("rb+") as file:
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)

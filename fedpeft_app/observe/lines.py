@@ -7,16 +7,27 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def human_bytes(count: float) -> str:
-    """Write a byte count with a binary unit: 318 KiB, 1.2 GiB."""
+    """Write a byte count with a binary unit: 318 KiB, 1.2 GiB.
+
+    Args:
+        count: Bytes.
+    """
     for unit in _UNITS[:-1]:
-        if abs(count) < 1024:
+        if round(abs(count)) < 1024:
             return f"{count:.0f} {unit}" if count >= 10 or unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} {_UNITS[-1]}"
 
 
 def describe(event: Mapping[str, Any]) -> str | None:
-    """Put an event into words; None for events that are not worth a line."""
+    """Put an event into words.
+
+    Args:
+        event: An event of the journal.
+
+    Returns:
+        A line, or a few; None for events that are not worth one.
+    """
     writer = _WRITERS.get(str(event["event"]))
     return writer(event) if writer else None
 
@@ -65,9 +76,10 @@ def _node_finished(event: Mapping[str, Any]) -> str:
 def _run_finished(event: Mapping[str, Any]) -> str:
     lines = [f"run finished in {event['seconds']:.1f} s: {event['folder']}"]
     if event.get("test"):
+        test = event["test"]
+        f1 = f", macro-F1 {test['macro-f1']:.4f}" if "macro-f1" in test else ""
         lines.append(
-            f"test accuracy {event['test']['accuracy']:.4f}, "
-            f"macro-F1 {event['test']['macro-f1']:.4f} (round {event['round']}, {event['chosen']})"
+            f"test accuracy {test['accuracy']:.4f}{f1} (round {event['round']}, {event['chosen']})"
         )
     if event.get("nodes"):
         nodes = event["nodes"]

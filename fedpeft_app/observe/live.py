@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -21,7 +21,7 @@ class LiveView:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._status = "starting"
+        self._status = self._stage = "starting"
         self._since = time.monotonic()
         self._done = 0
         self._asked = 0
@@ -33,7 +33,7 @@ class LiveView:
             auto_refresh=console.is_terminal,
         )
 
-    def __enter__(self) -> "LiveView":
+    def __enter__(self) -> Self:
         if self._console.is_terminal:
             self._live.start()
         return self
@@ -43,13 +43,21 @@ class LiveView:
             self._live.stop()
 
     def stage(self, text: str) -> None:
-        """Say what happens before the first event."""
+        """Say what happens before the first event.
+
+        Args:
+            text: A few words, such as "checking model and data".
+        """
         self._set(text)
         if not self._console.is_terminal:
-            self._console.print(text, highlight=False)
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def feed(self, event: Mapping[str, Any]) -> None:
-        """Take the next event of the journal."""
+        """Take the next event of the journal.
+
+        Args:
+            event: The event.
+        """
         if line := describe(event):
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
         match event["event"]:
@@ -64,12 +72,14 @@ class LiveView:
                 self._set(f"evaluating on the {event['split']} set: {event['share']:.0%}")
 
     def _set(self, status: str) -> None:
-        self._status = status
-        if status.split(":", maxsplit=1)[0] != getattr(self, "_stage_name", None):
+        """Change the moving line; its clock starts anew with every stage."""
+        stage = status.partition(":")[0]
+        if stage != self._stage:
             self._since = time.monotonic()
-        self._stage_name = status.split(":", maxsplit=1)[0]
+        self._status, self._stage = status, stage
 
     def _render(self) -> Group:
+        """Draw the moving line."""
         elapsed = time.monotonic() - self._since
         clients = f" {self._done}/{self._asked} clients" if "training" in self._status else ""
         return Group(Spinner("dots", Text(f"{self._status}{clients} ({elapsed:.0f} s)")))

@@ -8,7 +8,18 @@ from typing import Any
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace a file atomically: write beside it, fsync, rename."""
+    """Replace a file atomically: write beside it, fsync, rename.
+
+    Args:
+        path: The file; its folder must exist.
+        content: What it is to hold.
+
+    Raises:
+        OSError: If it cannot be written.
+
+    Guarantee:
+        Whatever fails, the file keeps its old content and nothing is left beside it.
+    """
     descriptor, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -23,5 +34,5 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace a JSON file atomically."""
+    """Replace a JSON file atomically; arguments and guarantee as for `write_bytes`."""
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())

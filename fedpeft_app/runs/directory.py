@@ -11,7 +11,8 @@ from typing import Any
 from fedpeft_app.errors import RunFolderError
 from fedpeft_app.runs.atomic import write_json
 
-_CONFIG, _JOURNAL = "config.json", "journal.jsonl"
+_CONFIG, _JOURNAL, _CHECKPOINTS = "config.json", "journal.jsonl", "checkpoints"
+_TELLING = ("mode", "rounds", "method.name")  # model folders have a config.json too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,7 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         """Folder of adapter states by round."""
-        return self.path / "checkpoints"
+        return self.path / _CHECKPOINTS
 
     @property
     def adapter(self) -> Path:
@@ -43,20 +44,33 @@ class RunFolder:
         """Read the run's flat configuration.
 
         Raises:
-            RunFolderError: If it is missing or unreadable.
+            RunFolderError: If it is missing, unreadable, or not that of a run.
         """
+        path = self.path / _CONFIG
         try:
-            config: dict[str, Any] = json.loads((self.path / _CONFIG).read_text(encoding="utf-8"))
+            config = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{self.path} is not a run folder: {error}") from error
+        if not isinstance(config, dict) or any(key not in config for key in _TELLING):
+            raise RunFolderError(
+                f"{self.path} is not a run folder: expected {', '.join(_TELLING)} in {path}."
+            )
         return config
 
     def events(self) -> list[dict[str, Any]]:
-        """Read the journal; a half-written last line is left out."""
+        """Read the journal; a half-written last line is left out.
+
+        Raises:
+            RunFolderError: If a whole line is not JSON.
+        """
         if not self.journal.exists():
             return []
-        lines = self.journal.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        content = self.journal.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        try:  # split at line feeds alone: JSON text may hold other line separators
+            return [json.loads(line) for line in whole.split(b"\n")[:-1]]
+        except ValueError as error:
+            raise RunFolderError(f"The journal {self.journal} is damaged: {error}") from error
 
 
 def short_id(run_id: int) -> str:
@@ -80,7 +94,7 @@ def create_run(parent: Path, name: str, run_id: int, config: Mapping[str, Any]) 
     path = parent / f"{stamp}-{name}-{short_id(run_id)}"
     try:
         path.mkdir(parents=True)
-        (path / "checkpoints").mkdir()
+        (path / _CHECKPOINTS).mkdir()
         write_json(path / _CONFIG, dict(config))
     except OSError as error:
         raise RunFolderError(f"Cannot create the run folder {path}: {error}") from error
@@ -88,21 +102,29 @@ def create_run(parent: Path, name: str, run_id: int, config: Mapping[str, Any]) 
 
 
 def list_runs(parent: Path) -> Iterator[RunFolder]:
-    """Walk over the runs in a folder, newest first."""
+    """Walk over the runs in a folder, newest first.
+
+    Args:
+        parent: The folder of runs; nothing is found if it does not exist.
+    """
     if parent.is_dir():
         for path in sorted(parent.iterdir(), reverse=True):
-            if (path / _CONFIG).is_file():
+            if _looks_like_a_run(path):
                 yield RunFolder(path=path)
 
 
 def find_run(parent: Path, reference: str) -> RunFolder:
-    """Find a run by folder, by folder name, by part of the name, or as "latest".
+    """Find a run.
+
+    Args:
+        parent: The folder of runs.
+        reference: A run folder's path, its name, a part of its name, or "latest".
 
     Raises:
         RunFolderError: If none or several fit.
     """
     direct = Path(reference).expanduser()
-    if (direct / _CONFIG).is_file():
+    if _looks_like_a_run(direct):
         return RunFolder(path=direct.absolute())
     runs = list(list_runs(parent))
     if reference == "latest" and runs:
@@ -120,8 +142,19 @@ def find_run(parent: Path, reference: str) -> RunFolder:
 def remove_run(run: RunFolder) -> None:
     """Delete a run's folder with everything in it.
 
+    Args:
+        run: The run.
+
     Raises:
-        RunFolderError: If it is not a run folder.
+        RunFolderError: If it is not a run folder, or cannot be deleted.
     """
     run.config()
-    shutil.rmtree(run.path)
+    try:
+        shutil.rmtree(run.path)
+    except OSError as error:
+        raise RunFolderError(f"Cannot delete the run folder {run.path}: {error}") from error
+
+
+def _looks_like_a_run(path: Path) -> bool:
+    """Tell a run's folder from a model's, which also has a config.json."""
+    return (path / _CONFIG).is_file() and (path / _CHECKPOINTS).is_dir()

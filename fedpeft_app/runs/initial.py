@@ -1,8 +1,11 @@
 """Start from an existing adapter folder, strictly."""
 
 import json
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -11,7 +14,7 @@ from safetensors.numpy import load_file
 from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.errors import AdapterMismatchError, RunFolderError
 
-_FILES = ("adapter_model.safetensors", "model.safetensors")
+_PEFT, _PLAIN = "adapter_model.safetensors", "model.safetensors"
 
 
 def load_adapter(folder: Path, spec: AdapterSpec, labels: Sequence[str]) -> AdapterState:
@@ -24,15 +27,14 @@ def load_adapter(folder: Path, spec: AdapterSpec, labels: Sequence[str]) -> Adap
 
     Raises:
         RunFolderError: If the folder has no readable adapter.
-        AdapterMismatchError: If tensors or labels do not fit.
+        AdapterMismatchError: If tensors, labels or the LoRA scaling do not fit.
     """
-    path = next((folder / name for name in _FILES if (folder / name).is_file()), None)
-    if path is None:
-        raise RunFolderError(f"Expected one of {', '.join(_FILES)} in {folder}, found none.")
-    known = folder / "labels.json"
-    if known.is_file() and json.loads(known.read_text(encoding="utf-8")) != list(labels):
+    path = adapter_file(folder)
+    known = _read_json(folder / "labels.json")
+    if known is not None and known != list(labels):
         raise AdapterMismatchError(
-            f"The adapter in {folder} was trained for other labels than this run's {list(labels)}."
+            f"The adapter in {folder} was trained for the labels {known}, "
+            f"this run has {list(labels)}."
         )
     try:
         stored = load_file(path)
@@ -42,11 +44,60 @@ def load_adapter(folder: Path, spec: AdapterSpec, labels: Sequence[str]) -> Adap
     tensors = {
         wanted.get(key, key): array.astype(np.float32)
         for key, array in stored.items()
-        if key in wanted or path.name == _FILES[0]
+        if key in wanted or path.name == _PEFT  # a plain model also holds the frozen body
     }
-    return AdapterState.from_tensors(spec, tensors)
+    state = AdapterState.from_tensors(spec, tensors)
+    _require_scaling(folder, spec)
+    return state
+
+
+def adapter_file(folder: Path) -> Path:
+    """Find the weights in an adapter folder.
+
+    Args:
+        folder: As for `load_adapter`.
+
+    Raises:
+        RunFolderError: If it has none.
+    """
+    for name in (_PEFT, _PLAIN):
+        if (folder / name).is_file():
+            return folder / name
+    raise RunFolderError(f"Expected {_PEFT} or {_PLAIN} in {folder}, found neither.")
 
 
 def peft_key(name: str) -> str:
-    """Give the key under which PEFT stores a parameter: without the adapter's name."""
-    return name.replace(".modules_to_save.default.", ".").replace(".default.", ".")
+    """Give the key under which PEFT stores a parameter: without the adapter's name.
+
+    Args:
+        name: The parameter's name in the PEFT model; other models' names stay as they are.
+    """
+    key = name.replace(".modules_to_save.default.", ".")
+    key = re.sub(r"\.default(\.|$)", r"\1", key)
+    if key.endswith(".lora_magnitude_vector.weight"):  # PEFT keeps DoRA's older key
+        key = key.removesuffix(".weight")
+    return key
+
+
+def _require_scaling(folder: Path, spec: AdapterSpec) -> None:
+    """Refuse a LoRA whose tensors would fit, but count for more or less than in training."""
+    config = _read_json(folder / "adapter_config.json")
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        return
+    rank, alpha = float(config.get("r", 8)), float(config.get("lora_alpha", 8))  # PEFT's defaults
+    scaling = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    if not math.isclose(scaling, spec.scaling):
+        raise AdapterMismatchError(
+            f"The adapter in {folder} was trained with a scaling (alpha / rank) of {scaling:g}, "
+            f"this run has {spec.scaling:g}. Set method.alpha and method.rank to its own."
+        )
+
+
+def _read_json(path: Path) -> Any:
+    """Read a JSON file; None if there is none."""
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"Cannot read {path}: {error}") from error

@@ -18,24 +18,32 @@ STRATEGIES = Registry(
 )
 
 
-def make_strategy(name: str, options: Mapping[str, Any]) -> Strategy:
+def make_strategy(name: str, options: Mapping[str, Any], seed: int = 0) -> Strategy:
     """Build a strategy from its name and options.
 
     Args:
         name: A known name, or "package.module:Class"; a class of Flower's is adapted.
         options: Keyword arguments of its constructor.
+        seed: The run's seed, for Flower strategies that sample.
 
     Raises:
         UnknownNameError: If there is no such strategy.
-        ConfigError: If the constructor refuses the options.
+        ConfigError: If the constructor refuses the options, or what it makes is no strategy.
     """
     factory = STRATEGIES.get(name)
     flower = inspect.isclass(factory) and issubclass(factory, FlowerStrategy)
     try:
-        if flower:
-            return FlowerAdapter(factory(**options))
-        strategy: Strategy = factory(**options)
+        made = factory(**options)
     except (TypeError, ValueError) as error:
         fault = Fault(key="strategy.options", value=dict(options), problem=f"{name}: {error}")
         raise ConfigError([fault]) from error
+    if flower:
+        return FlowerAdapter(made, seed)
+    if not (hasattr(made, "configure") and hasattr(made, "aggregate")):
+        problem = (
+            f"makes a {type(made).__name__}, which is neither a Flower strategy nor has the "
+            f"methods configure and aggregate."
+        )
+        raise ConfigError([Fault(key="strategy.name", value=name, problem=problem)])
+    strategy: Strategy = made
     return strategy

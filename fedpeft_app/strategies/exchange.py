@@ -1,7 +1,7 @@
 """Send messages, hand over replies as they come, measure both."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from flwr.app import Error, Message
@@ -12,7 +12,7 @@ from fedpeft_app.wire.ledger import Entry, Ledger
 from fedpeft_app.wire.record import message_bytes
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.01, 0.2  # Flower's own loop sleeps 3 s between polls
-_TIMED_OUT = 0  # Flower's error codes start at 0 = unknown
+_NO_REPLY = 0  # Flower's error codes start at 0 = unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class Arrival:
         member: Who was asked.
         message: What came back; carries an error if nothing did.
         uplink_bytes: Size of the reply, 0 if there is none.
-        seconds: From the first message sent to this arrival.
+        seconds: From the first message sent to this arrival, or to giving up.
     """
 
     member: Member
@@ -50,38 +50,64 @@ def exchange(
         ledger: Told the size of every message, both ways.
         round_number: Round for the ledger.
         kind: "roll-call", "train" or "evaluate", for the ledger.
-        timeout_s: Seconds to wait; nodes that are silent until then count as failed.
+        timeout_s: Seconds to wait; nodes that are silent until then count as failed, as do
+            those to which Flower could not send.
         arrived: Called with each reply as it comes.
 
     Returns:
         One arrival per message, by partition.
     """
-    for member, message in messages.items():
-        size = message_bytes(message)
-        _note(ledger, member, round_number, "down", kind, size)
     started = time.perf_counter()
-    ids = list(grid.push_messages(list(messages.values())))
-    waiting = {message_id: member for message_id, member in zip(ids, messages, strict=True)}
+    waiting = _push(grid, messages)
+    sent = set(waiting.values())
     arrivals: list[Arrival] = []
+
+    def arrive(member: Member, message: Message, size: int = 0) -> None:
+        seconds = time.perf_counter() - started
+        arrivals.append(Arrival(member=member, message=message, uplink_bytes=size, seconds=seconds))
+        arrived(arrivals[-1])
+
+    for member, message in messages.items():
+        if member in sent:
+            _note(ledger, member, round_number, "down", kind, message_bytes(message))
+        else:
+            arrive(member, _failure(message, "the message could not be sent"))
+    for member, reply in _replies(grid, waiting, started + timeout_s):
+        size = message_bytes(reply) if reply.has_content() else 0
+        _note(ledger, member, round_number, "up", kind, size)
+        arrive(member, reply, size)
+    for member in waiting.values():
+        arrive(member, _failure(messages[member], f"no reply within {timeout_s:g} s"))
+    return sorted(arrivals, key=lambda arrival: arrival.member.partition)
+
+
+def _replies(
+    grid: Grid, waiting: dict[str, Member], deadline: float
+) -> Iterator[tuple[Member, Message]]:
+    """Hand out replies as they come, taking who answered off the list of `waiting`."""
     wait_s = _FIRST_WAIT_S
-    while waiting and time.perf_counter() - started < timeout_s:
+    while waiting and time.perf_counter() < deadline:
         replies = list(grid.pull_messages(list(waiting)))
         for reply in replies:
-            member = waiting.pop(reply.metadata.reply_to_message_id)
-            seconds = time.perf_counter() - started
-            size = message_bytes(reply) if reply.has_content() else 0
-            _note(ledger, member, round_number, "up", kind, size)
-            arrivals.append(
-                Arrival(member=member, message=reply, uplink_bytes=size, seconds=seconds)
-            )
-            arrived(arrivals[-1])
+            member = waiting.pop(reply.metadata.reply_to_message_id, None)
+            if member is not None:  # else a second reply, or one to a message that is not ours
+                yield member, reply
         wait_s = _FIRST_WAIT_S if replies else min(1.5 * wait_s, _LONGEST_WAIT_S)
         if waiting:
             time.sleep(wait_s)
-    for member in waiting.values():
-        arrivals.append(_silent(member, messages[member], timeout_s))
-        arrived(arrivals[-1])
-    return sorted(arrivals, key=lambda arrival: arrival.member.partition)
+
+
+def _push(grid: Grid, messages: Mapping[Member, Message]) -> dict[str, Member]:
+    """Send messages; give message id → member for those that Flower took.
+
+    In place of a message that it could not push, Flower returns None, or nothing.
+    """
+    ids = list(grid.push_messages(list(messages.values())))
+    if len(ids) == len(messages):
+        pairs = zip(ids, messages, strict=True)
+        return {message_id: member for message_id, member in pairs if message_id}
+    by_id = {message.metadata.message_id: member for member, message in messages.items()}
+    return {message_id: by_id[message_id] for message_id in ids if message_id in by_id}
 
 
 def _note(
@@ -99,12 +125,6 @@ def _note(
     )
 
 
-def _silent(member: Member, message: Message, timeout_s: float) -> Arrival:
-    """Make the error that stands for a reply that did not come in time."""
-    error = Error(code=_TIMED_OUT, reason=f"no reply within {timeout_s:g} s")
-    return Arrival(
-        member=member,
-        message=Message(error, reply_to=message),
-        uplink_bytes=0,
-        seconds=timeout_s,
-    )
+def _failure(message: Message, reason: str) -> Message:
+    """Make the error that stands for a reply that did not come."""
+    return Message(Error(code=_NO_REPLY, reason=reason), reply_to=message)

@@ -13,12 +13,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
-from fedpeft_app.adapters import AdapterState
+from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.adapters.algebra import shifted
-from fedpeft_app.errors import QuorumError
+from fedpeft_app.errors import ConfigError, Fault, QuorumError
 from fedpeft_app.seeds import derive_seed
 from fedpeft_app.strategies.strategy import Member, Reply
 from fedpeft_app.wire.record import Scalar
+
+_KNOWN_OPTIONS = frozenset({"epochs", "server-round"})  # what our ClientApp reads; the round
 
 
 class FlowerAdapter:
@@ -39,19 +41,26 @@ class FlowerAdapter:
     def configure(
         self, round_number: int, state: AdapterState, cohort: Sequence[Member]
     ) -> Mapping[int, Mapping[str, Scalar]]:
-        """Let the strategy choose among the cohort, and keep its options for each node."""
+        """Let the strategy choose among the cohort, and keep its options for each node.
+
+        Raises:
+            ConfigError: If it tells nodes something on which they would not act, such as
+                FedProx's proximal term: dropping it would be another algorithm.
+        """
         self._allow_small_cohort(len(cohort))
         before = random.getstate()
         random.seed(derive_seed(self._seed, "flower-strategy", round_number=round_number))
         try:
             messages = list(
                 self._strategy.configure_train(
-                    round_number, _record(state), ConfigRecord(), _CohortGrid(cohort)
+                    round_number, to_arrays(state), ConfigRecord(), _CohortGrid(cohort)
                 )
             )
         finally:
             random.setstate(before)
-        return {message.metadata.dst_node_id: _options(message) for message in messages}
+        options = {message.metadata.dst_node_id: _options(message) for message in messages}
+        self._require_known({key for told in options.values() for key in told})
+        return options
 
     def aggregate(
         self, round_number: int, state: AdapterState, replies: Sequence[Reply]
@@ -62,15 +71,29 @@ class FlowerAdapter:
             QuorumError: If the strategy returned nothing.
             AdapterMismatchError: If what it returned is no state of this adapter.
         """
-        messages = [_message(state, reply) for reply in replies]
+        shared = set.intersection(*(set(reply.metrics) for reply in replies))
+        messages = [_message(state, reply, shared) for reply in replies]
         arrays, _ = self._strategy.aggregate_train(round_number, messages)
         if arrays is None:
             raise QuorumError(
                 f"Round {round_number}: {type(self._strategy).__name__} returned no aggregate "
                 f"of {len(replies)} good replies."
             )
-        tensors = {name: array.numpy().astype(np.float32) for name, array in arrays.items()}
-        return AdapterState.from_tensors(state.spec, tensors)
+        return from_arrays(state.spec, arrays)
+
+    def _require_known(self, told: set[str]) -> None:
+        """Refuse a strategy that counts on more than our nodes do."""
+        if unknown := sorted(told - _KNOWN_OPTIONS):
+            problem = (
+                f"{type(self._strategy).__name__} tells nodes {', '.join(unknown)}, on which "
+                f"fedpeft's nodes do not act. Nodes know: {', '.join(sorted(_KNOWN_OPTIONS))}."
+            )
+            raise ConfigError([Fault(key="strategy.name", value=self._name(), problem=problem)])
+
+    def _name(self) -> str:
+        """Write the strategy as a dotted path."""
+        kind = type(self._strategy)
+        return f"{kind.__module__}:{kind.__qualname__}"
 
     def _allow_small_cohort(self, size: int) -> None:
         """Lower Flower's minimum node counts to the cohort; it would wait for ever otherwise."""
@@ -119,9 +142,23 @@ class _CohortGrid(Grid):
 _REFUSAL = "A strategy chooses nodes and folds replies; fedpeft's round loop sends the messages."
 
 
-def _record(state: AdapterState) -> ArrayRecord:
-    """Write a state as Flower's strategies expect it: one array per tensor."""
+def to_arrays(state: AdapterState) -> ArrayRecord:
+    """Write a state as Flower's strategies expect it: one float32 array per tensor."""
     return ArrayRecord({name: Array(np.array(view)) for name, view in state.tensors().items()})
+
+
+def from_arrays(spec: AdapterSpec, arrays: ArrayRecord) -> AdapterState:
+    """Read a state that Flower's strategies hold, of any float dtype.
+
+    Args:
+        spec: What is expected.
+        arrays: One array per tensor, by name.
+
+    Raises:
+        AdapterMismatchError: If names or shapes are not those of the spec.
+    """
+    tensors = {name: array.numpy().astype(np.float32) for name, array in arrays.items()}
+    return AdapterState.from_tensors(spec, tensors)
 
 
 def _options(message: Message) -> dict[str, Scalar]:
@@ -138,12 +175,15 @@ def _options(message: Message) -> dict[str, Scalar]:
     return merged
 
 
-def _message(state: AdapterState, reply: Reply) -> Message:
-    """Build the reply that Flower's own client would have sent: a whole local state."""
+def _message(state: AdapterState, reply: Reply, shared: set[str]) -> Message:
+    """Build the reply that Flower's own client would have sent: a whole local state.
+
+    Only metrics that all replies share go in; Flower refuses the round otherwise.
+    """
     local = shifted(state, reply.delta.vector)
-    numbers = MetricRecord({"num-examples": reply.weight})
-    numbers.update({key: value for key, value in reply.metrics.items() if key not in numbers})
-    content = RecordDict({"arrays": _record(local), "metrics": numbers})
+    numbers = MetricRecord({key: reply.metrics[key] for key in sorted(shared)})
+    numbers["num-examples"] = reply.weight
+    content = RecordDict({"arrays": to_arrays(local), "metrics": numbers})
     order = Message(content=RecordDict(), dst_node_id=reply.member.node_id, message_type="train")
     order.metadata.__dict__["_message_id"] = f"order-{reply.member.node_id}"
     return Message(content, reply_to=order)

@@ -1,18 +1,29 @@
-"""What a reply must be before it may touch the global state."""
+"""What a reply must be before it may touch the global state, or count as a measurement."""
 
 import math
+import re
+from collections.abc import Mapping, Sequence
 
 from flwr.app import Message
 
 from fedpeft_app.adapters import AdapterSpec
 from fedpeft_app.adapters.algebra import is_finite
-from fedpeft_app.errors import AdapterMismatchError
+from fedpeft_app.errors import AdapterMismatchError, QuorumError
 from fedpeft_app.strategies.strategy import Member, Reply
-from fedpeft_app.wire.record import read_update
+from fedpeft_app.wire.record import metrics, read_update
+
+_TRAINED = ("loss", "examples-trained")  # what the rounds and the journal read of a train reply
+_JUDGED = ("loss", "accuracy")  # what every task measures
+_WRAPPED = re.compile(r"<class '(?P<kind>[^']*)'>:<'(?P<text>.*)'>", re.DOTALL)  # Flower's form
+_OCCURRED = re.compile(r"Exception \w+ occurred\. Message: ?")  # flwr's; Ray cuts a last blank
+_CAUSE = "The above exception was the direct cause of the following exception:"
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # Ray colours its tracebacks
+_OWN_ERRORS = "fedpeft_app.errors."
+_LONGEST = 600  # characters of a reason; Ray's own run to pages
 
 
 def admit(message: Message, member: Member, spec: AdapterSpec, round_number: int) -> Reply | str:
-    """Decode and check one reply.
+    """Decode and check one reply to a train order.
 
     Args:
         message: What came back from the node.
@@ -29,25 +40,114 @@ def admit(message: Message, member: Member, spec: AdapterSpec, round_number: int
         update = read_update(message.content, spec)
     except AdapterMismatchError as error:
         return str(error)
+    problem = (
+        _wrong_round(update.round_number, round_number)
+        or _wrong_weight(update.metrics, member)
+        or _unusable(update.metrics, _TRAINED)
+        or ("" if is_finite(update.delta) else "sent values that are not finite")
+    )
     weight = update.metrics.get("num-examples", 0.0)
-    if update.round_number != round_number:
-        return f"answers round {update.round_number} instead of {round_number}"
+    return problem or Reply(
+        member=member, delta=update.delta, weight=weight, metrics=update.metrics
+    )
+
+
+def admit_metrics(message: Message) -> dict[str, float] | str:
+    """Check one reply to an evaluate order.
+
+    Args:
+        message: What came back from the node.
+
+    Returns:
+        Its metrics, with at least loss, accuracy and num-examples; or why it is rejected.
+    """
+    if message.has_error():
+        return short_reason(message.error.reason)
+    values = metrics(message.content)
+    weight = values.get("num-examples", 0.0)
     if not (math.isfinite(weight) and weight > 0):
-        return f"states {weight} training examples"
-    if not is_finite(update.delta):
-        return "sent values that are not finite"
-    return Reply(member=member, delta=update.delta, weight=weight, metrics=update.metrics)
+        return f"states {weight:g} validation examples"
+    return _unusable(values, _JUDGED) or values
+
+
+def require_quorum(
+    round_number: int, good: Sequence[Reply], rejected: Mapping[int, str], minimum: int
+) -> None:
+    """Refuse a round with too few good replies.
+
+    Args:
+        round_number: Round, from 1.
+        good: Replies that passed the guard.
+        rejected: Partition → reason, for those that did not.
+        minimum: Fewest good replies.
+
+    Raises:
+        QuorumError: If there are fewer; the message says which node failed why.
+    """
+    if len(good) >= minimum:
+        return
+    reasons = "".join(f"\n  node {node}: {reason}" for node, reason in rejected.items())
+    raise QuorumError(
+        f"Round {round_number}: {len(good)} of {len(good) + len(rejected)} replies were good, "
+        f"at least {minimum} (strategy.min-replies) must be."
+        + (f" Rejected:{reasons}" if reasons else "")
+    )
+
+
+def _wrong_round(answered: int, asked: int) -> str:
+    """Say that a reply is for another round; empty if it is not."""
+    return "" if answered == asked else f"answers round {answered} instead of {asked}"
+
+
+def _wrong_weight(values: Mapping[str, float], member: Member) -> str:
+    """Say that an aggregation weight is none, or more than the node has; empty if it is fine."""
+    weight = values.get("num-examples", 0.0)
+    if not (math.isfinite(weight) and weight > 0):
+        return f"states {weight:g} training examples"
+    if weight > member.examples:
+        return f"states {weight:g} training examples, but {member.examples} at the roll call"
+    return ""
+
+
+def _unusable(values: Mapping[str, float], needed: tuple[str, ...]) -> str:
+    """Name the first metric that is missing or no plain number; empty if there is none."""
+    for name in needed:
+        if name not in values:
+            return f"sent no metric '{name}'"
+        if not math.isfinite(values[name]):
+            return f"sent metric '{name}' = {values[name]}"
+    return ""
 
 
 def short_reason(reason: str | None) -> str:
-    """Cut Flower's wrapping off an error's text."""
-    reason = reason or ""
-    for wrapping in ("<class 'ray.exceptions.RayTaskError(ClientAppException)'>:<'",):
-        reason = reason.removeprefix(wrapping)
-    lines = [line.strip() for line in reason.removesuffix("'>").splitlines() if line.strip()]
-    last = lines[-1] if lines else "no reason given"
-    marker = "ClientAppException: "
-    raised = [index for index, line in enumerate(lines) if marker in line]
-    if raised:
-        return " ".join([lines[raised[-1]].split(marker, 1)[1], *lines[raised[-1] + 1 :]])
-    return last
+    """Find the node's own words in an error's text.
+
+    Args:
+        reason: What Flower reports: the text as such, "<class 'X'>:<'text'>", or the latter
+            around a traceback of Ray's.
+
+    Returns:
+        One line, never empty: the text, after the exception's name if it is none of ours.
+    """
+    text, kind = _COLOUR.sub("", reason or "").strip(), ""
+    if wrapped := _WRAPPED.fullmatch(text):
+        kind, text = wrapped["kind"], wrapped["text"]
+    if len(parts := _OCCURRED.split(text, maxsplit=1)) > 1:
+        kind, text = _kind_of_cause(parts[0], parts[1].strip()), parts[1]
+    elif '\n  File "' in text:  # a traceback; its last line says what happened
+        kind, text = "", text.rstrip().rpartition("\n")[2]
+    words = " ".join(text.split())
+    name = "" if kind.startswith(_OWN_ERRORS) else kind.rpartition(".")[2]
+    line = ": ".join(part for part in (name, words) if part) or "no reason given"
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
+
+
+def _kind_of_cause(traceback: str, message: str) -> str:
+    """Find the type of the exception that Flower's own was raised from; empty if unclear."""
+    blocks = traceback.split(_CAUSE)
+    if len(blocks) < 2:  # no cause was printed
+        return ""
+    block = blocks[-2].rstrip()
+    if not block.endswith(message):
+        return ""
+    return block.removesuffix(message).rpartition("\n")[2].removesuffix(": ")

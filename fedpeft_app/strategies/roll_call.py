@@ -86,6 +86,14 @@ class Roster:
 def wait_for_nodes(grid: Grid, minimum: int, timeout_s: float) -> list[int]:
     """Wait until enough nodes are connected.
 
+    Args:
+        grid: Flower's connection.
+        minimum: Fewest nodes.
+        timeout_s: Seconds to wait at most.
+
+    Returns:
+        The ids of all connected nodes, sorted.
+
     Raises:
         RollCallError: If there are still too few after `timeout_s` seconds.
     """
@@ -105,6 +113,12 @@ def call_roll(
 ) -> list[tuple[int, Presence | str]]:
     """Ask every node who it is.
 
+    Args:
+        grid: Flower's connection.
+        nodes: Node ids.
+        ledger: Told every message's size, under the node's place in `nodes`.
+        timeout_s: Seconds to wait for answers.
+
     Returns:
         (node id, its answer or the reason why there is none), in the order of `nodes`.
     """
@@ -121,7 +135,11 @@ def call_roll(
 
 
 def make_roster(
-    answers: Sequence[tuple[int, Presence | str]], *, expected: Mapping[str, str], minimum: int
+    answers: Sequence[tuple[int, Presence | str]],
+    *,
+    expected: Mapping[str, str],
+    minimum: int,
+    labels: tuple[str, ...] = (),
 ) -> Roster:
     """Keep the nodes that agree with the server, refuse the others by name.
 
@@ -129,31 +147,38 @@ def make_roster(
         answers: What `call_roll` returned.
         expected: What the server has for each name a presence must agree on.
         minimum: Fewest nodes that must pass.
+        labels: The server's label names; empty = those of the first node that passes.
 
     Raises:
         RollCallError: If too few pass; the message says which node differs in what.
     """
-    members: list[Member] = []
-    labels: tuple[str, ...] = ()
+    members: dict[int, Member] = {}  # by partition
     refused: dict[str, str] = {}
     for node_id, answer in answers:
-        reason = answer if isinstance(answer, str) else _difference(answer, expected, labels)
-        if isinstance(answer, str) or reason:
-            name = f"node {node_id}" if isinstance(answer, str) else f"node {answer.partition}"
-            refused[name] = reason
+        if isinstance(answer, str):
+            refused[f"node {node_id}"] = answer
+            continue
+        number = answer.partition
+        if reason := _difference(answer, expected, labels) or _taken(number, members):
+            known = number in members or f"node {number}" in refused
+            refused[f"node {number} (Flower id {node_id})" if known else f"node {number}"] = reason
             continue
         labels = answer.labels
-        members.append(
-            Member(node_id=node_id, partition=answer.partition, examples=answer.examples)
-        )
-    if len(members) < minimum:
-        reasons = "\n".join(f"  {name}: {reason}" for name, reason in _grouped(refused).items())
-        raise RollCallError(
-            f"{len(members)} of {len(answers)} nodes passed the roll call, at least {minimum} "
-            f"(strategy.min-nodes) must. Refused:\n{reasons}"
-        )
-    ordered = sorted(members, key=lambda member: member.partition)
-    return Roster(members=tuple(ordered), labels=labels, refused=refused)
+        members[number] = Member(node_id=node_id, partition=number, examples=answer.examples)
+    _require(minimum, len(members), len(answers), refused)
+    ordered = tuple(members[number] for number in sorted(members))
+    return Roster(members=ordered, labels=labels, refused=refused)
+
+
+def _require(minimum: int, passed: int, asked: int, refused: Mapping[str, str]) -> None:
+    """Refuse to go on with too few nodes."""
+    if passed >= minimum:
+        return
+    reasons = "".join(f"\n  {names}: {reason}" for names, reason in _grouped(refused).items())
+    raise RollCallError(
+        f"{passed} of {asked} nodes passed the roll call, at least {minimum} "
+        f"(strategy.min-nodes) must." + (f" Refused:{reasons}" if reasons else "")
+    )
 
 
 def _answer(arrival: Arrival) -> Presence | str:
@@ -167,15 +192,27 @@ def _answer(arrival: Arrival) -> Presence | str:
 
 
 def _difference(answer: Presence, expected: Mapping[str, str], labels: tuple[str, ...]) -> str:
-    """Say in what a node differs from the server, or from the nodes before it."""
+    """Say why a node cannot take part; empty if it can."""
     differences = [
         f"{name} is {answer.agreed.get(name, 'missing')}, expected {value}"
         for name, value in expected.items()
         if answer.agreed.get(name) != value
     ]
     if labels and answer.labels != labels:
-        differences.append(f"labels are {list(answer.labels)}, others have {list(labels)}")
+        differences.append(f"labels are {list(answer.labels)}, expected {list(labels)}")
+    if answer.examples < 1:
+        differences.append("holds no training examples")
     return "; ".join(differences)
+
+
+def _taken(number: int, members: Mapping[int, Member]) -> str:
+    """Say that another node has this number; empty if none has."""
+    if number not in members:
+        return ""
+    return (
+        f"another node is partition {number} too (Flower id {members[number].node_id}). "
+        f"Give each node its own partition-id in its --node-config"
+    )
 
 
 def _grouped(refused: Mapping[str, str]) -> dict[str, str]:

@@ -1,21 +1,25 @@
 """The round loop: sample, send, receive, guard, aggregate; over any strategy."""
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedpeft_app.adapters import AdapterState
-from fedpeft_app.errors import QuorumError
+from fedpeft_app.adapters.algebra import is_finite
+from fedpeft_app.errors import TrainingError
 from fedpeft_app.strategies.exchange import Arrival, exchange
-from fedpeft_app.strategies.guard import admit, short_reason
+from fedpeft_app.strategies.guard import admit, admit_metrics, require_quorum, short_reason
+from fedpeft_app.strategies.orders import order_messages, train_messages
 from fedpeft_app.strategies.sampling import sample_cohort
 from fedpeft_app.strategies.strategy import Member, Reply, Strategy
 from fedpeft_app.wire.ledger import Ledger
-from fedpeft_app.wire.record import Order, metrics, write_order
+from fedpeft_app.wire.record import Order
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +66,7 @@ class RoundResult:
     @property
     def train_loss(self) -> float:
         """Mean training loss over the cohort, weighted by examples."""
-        weights = sum(reply.weight for reply in self.good)
-        return sum(reply.weight * reply.metrics["loss"] for reply in self.good) / weights
+        return train_loss(self.good)
 
 
 class Watcher(Protocol):
@@ -108,6 +111,7 @@ def run_rounds(
 
     Raises:
         QuorumError: If a round has fewer good replies than `plan.min_replies`.
+        TrainingError: If a new state has values that are not finite.
 
     Guarantee:
         Replies are folded by partition, so their order of arrival does not matter.
@@ -132,7 +136,22 @@ def run_round(
     ledger: Ledger,
     watcher: Watcher,
 ) -> RoundResult:
-    """Drive one round; arguments as for `run_rounds`."""
+    """Drive one round.
+
+    Args:
+        grid: Flower's connection.
+        strategy: Who gets what, and how replies become the next state.
+        members: Nodes that passed the roll call.
+        state: The state to start from.
+        plan: How rounds go.
+        round_number: Round, from 1.
+        ledger: Told every message's size.
+        watcher: Told what happens; `round_finished` is left to the caller.
+
+    Raises:
+        QuorumError: If there are fewer good replies than `plan.min_replies`.
+        TrainingError: If the new state has values that are not finite.
+    """
     cohort = sample_cohort(
         members,
         fraction=plan.fraction_train,
@@ -140,20 +159,8 @@ def run_round(
         seed=plan.seed,
         round_number=round_number,
     )
-    options = strategy.configure(round_number, state, cohort)
-    orders = {
-        member: Order(state=state, round_number=round_number, options=options[member.node_id])
-        for member in cohort
-        if member.node_id in options
-    }
-    asked = _messages("train", orders)
+    asked = train_messages(strategy, round_number, state, cohort)
     watcher.round_started(round_number, list(asked))
-
-    def arrived(arrival: Arrival) -> None:
-        failed = arrival.message.has_error()
-        problem = short_reason(arrival.message.error.reason) if failed else ""
-        watcher.reply_arrived(round_number, arrival.member, problem)
-
     started = time.perf_counter()
     arrivals = exchange(
         grid,
@@ -162,17 +169,15 @@ def run_round(
         round_number=round_number,
         kind="train",
         timeout_s=plan.timeout_s,
-        arrived=arrived,
+        arrived=lambda arrival: watcher.reply_arrived(
+            round_number, arrival.member, _problem(arrival)
+        ),
     )
     seconds = time.perf_counter() - started
     good, rejected = _admit_all(arrivals, state, round_number)
-    if len(good) < plan.min_replies:
-        reasons = "\n".join(f"  node {node}: {reason}" for node, reason in rejected.items())
-        raise QuorumError(
-            f"Round {round_number}: {len(good)} of {len(asked)} replies were good, at least "
-            f"{plan.min_replies} (strategy.min-replies) must be. Rejected:\n{reasons}"
-        )
+    require_quorum(round_number, good, rejected, plan.min_replies)
     state = strategy.aggregate(round_number, state, good)
+    _require_finite(state, strategy, round_number)
     return RoundResult(
         round_number=round_number,
         state=state,
@@ -181,6 +186,28 @@ def run_round(
         seconds=seconds,
         client_metrics=_evaluate_on_nodes(grid, members, state, plan, round_number, ledger),
     )
+
+
+def train_loss(good: Sequence[Reply]) -> float:
+    """Average the training losses of replies, at least one, weighted by examples."""
+    weights = sum(reply.weight for reply in good)
+    return sum(reply.weight * reply.metrics["loss"] for reply in good) / weights
+
+
+def _require_finite(state: AdapterState, strategy: Strategy, round_number: int) -> None:
+    """Refuse a state that no node could train from."""
+    if not is_finite(state):
+        raise TrainingError(
+            f"Round {round_number}: the state that {type(strategy).__name__} made of good "
+            f"replies has values that are not finite. Check strategy.options, or lower "
+            f"train.learning-rate."
+        )
+
+
+def _problem(arrival: Arrival) -> str:
+    """Say what went wrong on a node; empty if its reply carries no error."""
+    failed = arrival.message.has_error()
+    return short_reason(arrival.message.error.reason) if failed else ""
 
 
 def _admit_all(
@@ -220,31 +247,18 @@ def _evaluate_on_nodes(
     order = Order(state=state, round_number=round_number)
     arrivals = exchange(
         grid,
-        _messages("evaluate", dict.fromkeys(cohort, order)),
+        order_messages("evaluate", dict.fromkeys(cohort, order)),
         ledger=ledger,
         round_number=round_number,
         kind="evaluate",
         timeout_s=plan.timeout_s,
     )
-    return {
-        arrival.member.partition: metrics(arrival.message.content)
-        for arrival in arrivals
-        if arrival.message.has_content()
-    }
-
-
-def _messages(kind: str, orders: Mapping[Member, Order]) -> dict[Member, Message]:
-    """Address orders to their nodes; equal orders share one serialised content."""
-    contents: dict[tuple[tuple[str, object], ...], RecordDict] = {}
-    messages = {}
-    for member, order in orders.items():
-        key = tuple(sorted(order.options.items()))
-        if key not in contents:
-            contents[key] = write_order(order)
-        messages[member] = Message(
-            content=contents[key],
-            dst_node_id=member.node_id,
-            message_type=kind,
-            group_id=str(order.round_number),
-        )
-    return messages
+    measured: dict[int, dict[str, float]] = {}
+    for arrival in arrivals:
+        outcome = admit_metrics(arrival.message)
+        if isinstance(outcome, str):
+            node = arrival.member.partition
+            _log.warning("Round %d: node %d did not evaluate: %s", round_number, node, outcome)
+        else:
+            measured[arrival.member.partition] = outcome
+    return measured

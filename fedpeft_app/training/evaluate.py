@@ -38,6 +38,9 @@ def logits(
     Returns:
         One row of float32 outputs per example, in the order of the examples.
 
+    Raises:
+        ValueError: If there is no example.
+
     Guarantee:
         In "fp32", a stock library that loads the exported adapter computes the same.
     """

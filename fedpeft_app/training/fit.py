@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -103,7 +104,6 @@ def fit(
     """
     started = time.perf_counter()
     groups = _step_groups(examples, settings, round_number, partition)
-    steps = len(groups)
     optimizer = make_optimizer(
         adapted,
         name=settings.optimizer,
@@ -111,28 +111,53 @@ def fit(
         head_learning_rate=settings.head_learning_rate,
         weight_decay=settings.weight_decay,
     )
-    losses: list[torch.Tensor] = []  # read once, after the loop: no synchronisation per step
-    counts: list[int] = []
+    # a fit that failed half-way left its gradients
     where = adapted.trainable[0].device
     scaler = torch.amp.GradScaler(where.type, enabled=settings.precision == "fp16")
-    with _training_mode(adapted, settings.seed, round_number, partition):
+    losses: list[torch.Tensor] = []  # read once, after the loop: no synchronisation per step
+    dropout = derive_seed(settings.seed, "dropout", round_number=round_number, partition=partition)
+    with _training_mode(adapted.model, dropout):
         for step, group in enumerate(groups):
-            progress = (round_number - 1 + step / steps) / settings.rounds
-            set_rate(optimizer, learning_rate_factor(settings.schedule, progress, settings.warmup))
-            group_size = sum(len(positions) for positions in group)
+            set_rate(optimizer, rate_factor(settings, round_number, step, len(groups)))
+            size = sum(len(positions) for positions in group)
             for positions in group:
                 batch = _to(task.collate(examples, positions, pad), where)
                 with autocast(settings.precision, where):
                     loss = task.loss(adapted.model, batch)
-                scaler.scale(loss * (len(positions) / group_size)).backward()  # type: ignore[no-untyped-call]
+                scaler.scale(loss * (len(positions) / size)).backward()  # type: ignore[no-untyped-call]
                 losses.append(loss.detach())
-                counts.append(len(positions))
             _step(adapted, optimizer, scaler, settings.max_grad_norm)
-    weights = torch.tensor(counts, dtype=torch.float64)
-    mean = float((torch.stack(losses).cpu().double() * weights).sum() / weights.sum())
+    counts = [len(positions) for group in groups for positions in group]
     return FitReport(
-        examples=sum(counts), steps=steps, loss=mean, seconds=time.perf_counter() - started
+        examples=sum(counts),
+        steps=len(groups),
+        loss=_mean_loss(losses, counts),
+        seconds=time.perf_counter() - started,
     )
+
+
+def rate_factor(settings: FitSettings, round_number: int, step: int, steps: int) -> float:
+    """Give the share of the peak rate of one step.
+
+    Args:
+        settings: The run's training settings.
+        round_number: Round, from 1.
+        step: Step of the round, from 0.
+        steps: Steps of the round.
+
+    Returns:
+        The schedule's factor where the step begins; while warming up, where it ends, since
+        the run's first step would otherwise have rate 0 and a one-step round learn nothing.
+    """
+    begin, end = ((round_number - 1 + at / steps) / settings.rounds for at in (step, step + 1))
+    at = begin if begin >= settings.warmup else min(end, settings.warmup)
+    return learning_rate_factor(settings.schedule, at, settings.warmup)
+
+
+def _mean_loss(losses: list[torch.Tensor], counts: list[int]) -> float:
+    """Average the batches' losses by their examples."""
+    weights = torch.tensor(counts, dtype=torch.float64)
+    return float((torch.stack(losses).cpu().double() * weights).sum() / weights.sum())
 
 
 def _step_groups(
@@ -155,22 +180,16 @@ def _step_groups(
     return [list(islice(batches, settings.accumulation)) for _ in range(steps)]
 
 
-class _training_mode:
+@contextmanager
+def _training_mode(model: torch.nn.Module, seed: int) -> Iterator[None]:
     """Train mode with seeded dropout, leaving the global generators as they were."""
-
-    def __init__(self, adapted: AdaptedModel, seed: int, round_number: int, partition: int) -> None:
-        self._model = adapted.model
-        self._seed = derive_seed(seed, "dropout", round_number=round_number, partition=partition)
-        self._fork = torch.random.fork_rng()
-
-    def __enter__(self) -> None:
-        self._fork.__enter__()
-        torch.manual_seed(self._seed)
-        self._model.train()
-
-    def __exit__(self, *details: object) -> None:
-        self._model.eval()
-        self._fork.__exit__(None, None, None)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model.train()
+        try:
+            yield
+        finally:
+            model.eval()
 
 
 def _step(

@@ -6,6 +6,8 @@ import torch
 
 from fedpeft_app.methods.adapted import AdaptedModel
 
+_NAMES = ("adamw", "sgd")
+
 
 def make_optimizer(
     adapted: AdaptedModel,
@@ -26,7 +28,12 @@ def make_optimizer(
 
     Returns:
         An optimizer whose groups remember their peak rate under "peak".
+
+    Raises:
+        ValueError: If the name is unknown.
     """
+    if name not in _NAMES:
+        raise ValueError(f"Unknown optimizer '{name}'. Known: {', '.join(_NAMES)}.")
     groups: list[dict[str, Any]] = []
     for head, peak in ((False, learning_rate), (True, head_learning_rate)):
         for matrix, decay in ((True, weight_decay), (False, 0.0)):

@@ -13,6 +13,9 @@ def learning_rate_factor(schedule: str, progress: float, warmup: float) -> float
 
     Returns:
         A factor in [0, 1].
+
+    Raises:
+        ValueError: If the schedule is unknown.
     """
     if progress < warmup:
         return progress / warmup
@@ -22,5 +25,7 @@ def learning_rate_factor(schedule: str, progress: float, warmup: float) -> float
             return 1.0 - done
         case "cosine":
             return 0.5 * (1.0 + math.cos(math.pi * done))
-        case _:
+        case "constant":
             return 1.0
+        case _:
+            raise ValueError(f"Unknown schedule '{schedule}'. Known: linear, cosine, constant.")

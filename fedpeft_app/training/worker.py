@@ -58,8 +58,11 @@ class Worker:
 
         Raises:
             AdapterMismatchError: If the state is for another adapter.
+            DataError: If the node holds no training examples.
             TrainingError: If nothing moved, or something is not finite.
         """
+        if not len(self.train):
+            raise DataError(f"Node {self.partition} holds no training examples.")
         settings = replace(self.settings, epochs=epochs) if epochs else self.settings
         self.adapted.pour(start)
         report = fit(

@@ -17,7 +17,7 @@ class Entry:
         node: The node's partition.
         direction: "down" (server → node) or "up".
         kind: "roll-call", "train" or "evaluate".
-        size: Bytes as Flower serialises the message.
+        size: Bytes as Flower serialises the message; 0 for a reply without content.
     """
 
     round_number: int
@@ -42,18 +42,32 @@ class Ledger:
     entries: list[Entry] = field(default_factory=list)
 
     def note(self, entry: Entry) -> None:
-        """Add a message."""
+        """Add a message.
+
+        Args:
+            entry: What it was and what it cost.
+        """
         self.entries.append(entry)
 
     def total(
         self, direction: Direction | None = None, *, kind: str = "", round_number: int | None = None
     ) -> int:
-        """Add up bytes, optionally of one direction, kind or round."""
+        """Add up bytes.
+
+        Args:
+            direction: Only "up" or "down"; None = both.
+            kind: Only this kind; empty = all.
+            round_number: Only this round; None = all.
+
+        Returns:
+            Bytes; 0 if no message matches.
+        """
         return sum(entry.size for entry in self._matching(direction, kind, round_number))
 
     def _matching(
         self, direction: Direction | None, kind: str, round_number: int | None
     ) -> Iterator[Entry]:
+        """Walk over the messages of one direction, kind and round."""
         for entry in self.entries:
             if direction is not None and entry.direction != direction:
                 continue
@@ -71,8 +85,12 @@ class Ledger:
     def ratio_to_full(self) -> float:
         """How many times fewer bytes than full fine-tuning, over the same train messages.
 
-        Overhead counts on our side only, so the ratio is a lower bound.
+        Overhead counts on our side only, so the ratio is a lower bound. Messages that carried
+        nothing count on neither side.
+
+        Returns:
+            The ratio, or NaN if no train message carried anything.
         """
-        count = sum(1 for _ in self._matching(None, "train", None))
+        count = sum(1 for entry in self._matching(None, "train", None) if entry.size > 0)
         spent = self.total(kind="train")
         return count * self.full_message_bytes / spent if spent else float("nan")

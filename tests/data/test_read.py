@@ -1,0 +1,304 @@
+"""Tables → texts and labels: same content from every format, faults named by row."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fedpeft_app.data.read import Columns, Examples, read
+from fedpeft_app.data.sources import Source, find_source
+from fedpeft_app.errors import DataError
+
+TEXTS = ["plain", 'commas, "quotes"', "two\nlines", "Ünïcødé 小麦 🌾", "  spaced  ", "NA", "null"]
+LABELS = ["b", "a", "b", "ä", "a", "None", "b"]
+FORMATS = ("csv", "json", "jsonl", "parquet")
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write rows in the format that the suffix names."""
+    match path.suffix:
+        case ".csv":
+            pd.DataFrame(rows).to_csv(path, index=False)
+        case ".parquet":
+            pd.DataFrame(rows).to_parquet(path)
+        case ".json":
+            path.write_text(json.dumps(rows), encoding="utf-8")
+        case _:
+            path.write_text("\n".join(json.dumps(row) for row in rows) + "\n", encoding="utf-8")
+    return path
+
+
+def load(path: Path, **columns: Any) -> tuple[Examples, tuple[str, ...]]:
+    """Read a file's only split."""
+    splits, names = read(find_source(str(path)), Columns(**columns))
+    assert list(splits) == ["train"]
+    return splits["train"], names
+
+
+def load_text(tmp_path: Path, name: str, content: str | bytes, **columns: Any) -> Any:
+    """Write a file and read it."""
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return load(path, **columns)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_every_format_gives_the_same_examples(tmp_path: Path, suffix: str) -> None:
+    rows = [{"text": text, "label": label} for text, label in zip(TEXTS, LABELS, strict=True)]
+    examples, names = load(write(tmp_path / f"data.{suffix}", rows))
+    assert examples.texts == TEXTS
+    assert names == ("None", "a", "b", "ä")  # by code point, on every machine
+    assert examples.labels.tolist() == [2, 1, 2, 3, 1, 0, 2]
+    assert examples.groups == []
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_numeric_labels_are_sorted_by_value(tmp_path: Path, suffix: str) -> None:
+    rows = [{"text": f"t{label}", "label": label} for label in (10, 9, -1, 2)]
+    examples, names = load(write(tmp_path / f"data.{suffix}", rows))
+    assert names == ("-1", "2", "9", "10")
+    assert examples.labels.tolist() == [3, 2, 0, 1]
+
+
+def test_labels_with_a_decimal_point_are_sorted_by_value(tmp_path: Path) -> None:
+    _, names = load_text(tmp_path, "d.csv", "text,label\na,10.0\nb,9.5\nc,1.0\n")
+    assert names == ("1.0", "9.5", "10.0")
+
+
+@pytest.mark.parametrize("odd", ["--1", "²", "1e3", "nan", "1_000"])
+def test_labels_that_only_look_like_numbers_are_names(tmp_path: Path, odd: str) -> None:
+    _, names = load_text(tmp_path, "d.csv", f"text,label\na,10\nb,9\nc,{odd}\n")
+    assert names == tuple(sorted(["10", "9", odd]))
+
+
+def test_labels_of_one_value_have_one_order(tmp_path: Path) -> None:
+    _, names = load_text(tmp_path, "d.csv", "text,label\na,1\nb,01\nc,1.0\nd,0\n")
+    assert names == ("0", "01", "1", "1.0")
+
+
+def test_given_labels_set_the_order(tmp_path: Path) -> None:
+    content = "text,label\na,x\nb,y\n"
+    examples, names = load_text(tmp_path, "d.csv", content, labels=("z", "y", "x"))
+    assert names == ("z", "y", "x")
+    assert examples.labels.tolist() == [2, 1]
+
+
+def test_labels_of_every_split_count(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", [{"text": "t", "label": "b"}, {"text": "u", "label": "c"}])
+    write(tmp_path / "test.csv", [{"text": "v", "label": "a"}])
+    splits, names = read(find_source(str(tmp_path)), Columns())
+    assert names == ("a", "b", "c")
+    assert splits["test"].labels.tolist() == [0]
+
+
+def test_blanks_around_a_label_do_not_count(tmp_path: Path) -> None:
+    examples, names = load_text(tmp_path, "d.csv", "text,label\na,x\nb, x \nc,y\n")
+    assert names == ("x", "y")
+    assert examples.labels.tolist() == [0, 0, 1]
+
+
+def test_odd_column_names_and_groups(tmp_path: Path) -> None:
+    rows = [
+        {"the text, all of it": "t", "Ünit": 7, "y": "p", "date": "2020-01-01"},
+        {"the text, all of it": "u", "Ünit": 8, "y": "q", "date": "2021"},
+    ]
+    for suffix in FORMATS:
+        path = write(tmp_path / f"d.{suffix}", rows)
+        examples, _ = load(path, text="the text, all of it", label="y", group="Ünit")
+        assert (examples.texts, examples.groups) == (["t", "u"], ["7", "8"])
+        assert load(path, text="date", label="y")[0].texts == ["2020-01-01", "2021"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json", "jsonl"])
+def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path: Path, suffix: str) -> None:
+    rows = [{"text": "t", "label": "p"}, {"text": "u", "label": "q"}]
+    path = write(tmp_path / f"d.{suffix}", rows)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load(path)[0].texts == ["t", "u"]
+
+
+def test_json_may_be_an_object_of_columns(tmp_path: Path) -> None:
+    for value in (
+        {"text": ["t", "u"], "label": [1, 2]},
+        {"text": {"0": "t", "1": "u"}, "label": {"0": 1, "1": 2}},
+    ):
+        examples, names = load_text(tmp_path, "d.json", json.dumps(value))
+        assert (examples.texts, names) == (["t", "u"], ("1", "2"))
+
+
+def test_json_values_are_kept_as_written(tmp_path: Path) -> None:
+    lines = '{"text": 12, "label": true}\n\n{"text": 1.50, "label": false}\n'
+    examples, names = load_text(tmp_path, "d.jsonl", lines)
+    assert (examples.texts, names) == (["12", "1.5"], ("False", "True"))
+
+
+@pytest.mark.parametrize(
+    ("key", "columns"),
+    [
+        ("data.text-column", {"text": "body"}),
+        ("data.label-column", {"label": "body"}),
+        ("data.partition-column", {"group": "body"}),
+    ],
+)
+def test_missing_column_names_the_key_and_what_there_is(
+    tmp_path: Path, key: str, columns: dict[str, str]
+) -> None:
+    content = "text,label,extra\na,x,1\nb,y,2\n"
+    with pytest.raises(DataError) as caught:
+        load_text(tmp_path, "d.csv", content, **columns)
+    assert f"has no column 'body' ({key}). It has: text, label, extra." in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("d.csv", "text,label\na,x\n  ,y\n", "row 2: column 'text' is empty"),
+        ("d.csv", "text,label\na,x\nb,y\nc,\n", "row 3: column 'label' is empty"),
+        ("d.csv", "text,label\na,x\nb\n", "row 2: column 'label' is empty"),
+        ("d.jsonl", '{"text":"a","label":"x"}\n{"text":null,"label":"y"}', "row 2: column 'text'"),
+        ("d.jsonl", '{"text":"a","label":1}\n{"text":"b","label":null}', "row 2: column 'label'"),
+        ("d.jsonl", '{"text":"a","label":1}\n{"text":"b"}', "row 2: column 'label' is empty"),
+        ("d.jsonl", '{"text":"a","label":NaN}', "row 1: column 'label' is empty"),
+        ("d.jsonl", '{"text":"a","label":1}\n{"text":["b"],"label":1}', "row 2: column 'text' hol"),
+        ("d.jsonl", '{"text":"a","label":{"b":1}}', "row 1: column 'label' holds a dict"),
+        ("d.csv", "text,label\na,x\nb,x\n", r"at least two labels; column 'label' .* \['x'\]"),
+        ("d.csv", "text,label\n", "has no rows"),
+        ("d.jsonl", "\n", "has no rows"),
+        ("d.csv", "", "Cannot read .*No columns"),
+        ("d.csv", "text,label\na,x\nb,c,y\n", "Expected 2 fields in line 3, saw 3"),
+        ("d.csv", "text,label\na,b,x\nc,d,y\n", "more fields than the header"),
+        ("d.csv", 'text,label\n"a,x\n', "Cannot read .*EOF inside string"),
+        ("d.csv", "text,label\né,x\n".encode("latin-1"), r"as a \.csv table in UTF-8"),
+        ("d.jsonl", '{"text":"a","label":1}\n{"text"\n', "Cannot read .*line 2: "),
+        ("d.jsonl", '"a"\n', "expected objects, got str in row 1"),
+        ("d.json", "5", "expected a list of objects, got int"),
+        ("d.json", "{", "Cannot read "),
+        ("d.parquet", "no parquet", "Cannot read "),
+    ],
+)
+def test_what_is_wrong_is_named(
+    tmp_path: Path, name: str, content: str | bytes, complaint: str
+) -> None:
+    with pytest.raises(DataError, match=complaint) as caught:
+        load_text(tmp_path, name, content)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_missing_parquet_values_are_empty_not_names(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"text": ["a", "b"], "label": pd.array([1, None], dtype="Int64")})
+    frame.to_parquet(tmp_path / "d.parquet")
+    with pytest.raises(DataError, match="row 2: column 'label' is empty"):
+        load(tmp_path / "d.parquet")
+
+
+def test_group_must_be_given_on_every_row(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="row 2: column 'site' is empty"):
+        load_text(tmp_path, "d.csv", "text,label,site\na,x,s\nb,y,\n", group="site")
+
+
+def test_label_outside_the_given_ones_names_row_and_choice(tmp_path: Path) -> None:
+    content = "text,label\na,x\nb,y\nc,zebra\n"
+    with pytest.raises(DataError, match=r"row 3: label 'zebra' is not one of \['x', 'y'\]"):
+        load_text(tmp_path, "d.csv", content, labels=("x", "y"))
+
+
+def test_a_label_named_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.labels names 'x' more than once"):
+        load_text(tmp_path, "d.csv", "text,label\na,x\nb,y\n", labels=("x", "y", "x"))
+
+
+cells = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), min_size=1).filter(
+    lambda text: bool(text.strip())
+)
+
+
+@given(rows=st.lists(st.tuples(cells, cells), min_size=2, max_size=6))
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_formats_agree_on_any_text(tmp_path: Path, rows: list[tuple[str, str]]) -> None:
+    written = [{"text": text, "label": label} for text, label in rows]
+    stripped = [label.strip() for _, label in rows]
+    if len(set(stripped)) < 2:
+        return
+    for suffix in FORMATS:
+        examples, names = load(write(tmp_path / f"any.{suffix}", written))
+        assert examples.texts == [text for text, _ in rows]
+        assert [names[label] for label in examples.labels] == stripped
+
+
+def cardoso(tmp_path: Path, body: str) -> Source:
+    path = tmp_path / "train.tab"
+    path.write_bytes(f"Category\tText\nd\tstring\nclass\t\n{body}".encode())
+    return Source(name="pinned", kind="cardoso", files={"train": path}, fingerprint="0")
+
+
+def test_cardoso_lines_are_label_tab_text(tmp_path: Path) -> None:
+    body = "grain\twheat \x85 corn\tbarley\ncrude\toil\u2028barrel\n"  # no line ends, those
+    splits, names = read(cardoso(tmp_path, body), Columns(text="ignored", group="ignored"))
+    assert names == ("crude", "grain")
+    assert splits["train"].texts == ["wheat \x85 corn\tbarley", "oil\u2028barrel"]
+    assert splits["train"].labels.tolist() == [1, 0]
+
+
+def test_cardoso_line_without_tab_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"train\.tab, line 5: expected 'label<TAB>text'"):
+        read(cardoso(tmp_path, "grain\twheat\nbroken\n"), Columns())
+
+
+class HubSplit:
+    """What `datasets` gives for one split."""
+
+    def __init__(self, labels: list[int], names: list[str] | None) -> None:
+        self.features = {"text": SimpleNamespace(), "label": SimpleNamespace(names=names)}
+        self._labels = labels
+
+    def to_pandas(self) -> pd.DataFrame:
+        texts = [f"t{index}" for index in range(len(self._labels))]
+        return pd.DataFrame({"text": texts, "label": self._labels})
+
+
+def from_hub(monkeypatch: pytest.MonkeyPatch, loaded: Any) -> Any:
+    import datasets
+
+    def load_dataset(name: str) -> Any:
+        if isinstance(loaded, Exception):
+            raise loaded
+        return loaded
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return read(Source(name="org/set", kind="hub", files={}, fingerprint="hub:org/set"), Columns())
+
+
+def test_hub_labels_become_names_and_other_splits_are_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded = {
+        "test": HubSplit([1], ["neg", "pos"]),
+        "train": HubSplit([1, 0], ["neg", "pos"]),
+        "unsupervised": HubSplit([-1], ["neg", "pos"]),
+    }
+    splits, names = from_hub(monkeypatch, loaded)
+    assert (list(splits), names) == (["train", "test"], ("neg", "pos"))
+    assert splits["train"].labels.tolist() == [1, 0]
+
+
+def test_hub_examples_without_label_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = {"train": HubSplit([1, 0, -1], ["neg", "pos"])}
+    with pytest.raises(DataError, match="org/set, row 3: column 'label' is empty"):
+        from_hub(monkeypatch, loaded)
+
+
+def test_hub_set_needs_a_training_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=r"no split 'train'. It has: corpus\."):
+        from_hub(monkeypatch, {"corpus": HubSplit([1, 0], None)})
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no route\nstack of it"), RuntimeError()])
+def test_hub_failure_is_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    with pytest.raises(DataError, match="Cannot load 'org/set' from the hub") as caught:
+        from_hub(monkeypatch, error)
+    assert "\n" not in str(caught.value)

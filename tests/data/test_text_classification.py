@@ -1,0 +1,108 @@
+"""Text classification: padding, loss and metrics, by hand and against scikit-learn."""
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
+
+from fedpeft_app.data.tasks.catalogue import TASKS
+from fedpeft_app.data.tasks.text_classification import TextClassification
+from fedpeft_app.data.tokens import token_set
+
+TASK = TextClassification()
+
+
+def test_the_catalogue_knows_it() -> None:
+    assert TASKS.get("text-classification") is TextClassification
+
+
+def test_encode_cuts_with_special_tokens_inside_the_limit(tiny_model: Path) -> None:
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(tiny_model))
+    pad, unknown, cls, sep = (
+        tokenizer.convert_tokens_to_ids(token) for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+    )
+    wheat = tokenizer.convert_tokens_to_ids("wheat")
+    rows = TASK.encode(tokenizer, ["wheat", "wheat strange wheat wheat"], 5)
+    assert rows == [[cls, wheat, sep], [cls, wheat, unknown, wheat, sep]]
+    assert all(pad not in row for row in rows)
+
+
+def test_collate_pads_on_the_right_to_the_longest_of_the_batch() -> None:
+    examples = token_set([[5, 6, 7], [8], [9, 10], [1] * 9], np.array([2, 0, 1, 0]))
+    batch = TASK.collate(examples, np.array([2, 0, 1]), pad=99)
+    assert batch["input_ids"].tolist() == [[9, 10, 99], [5, 6, 7], [8, 99, 99]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1], [1, 0, 0]]
+    assert batch["labels"].tolist() == [1, 2, 0]
+    assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
+
+
+def test_collate_counts_positions_within_a_selection() -> None:
+    examples = token_set([[1], [2], [3]], np.array([0, 1, 2])).select(np.array([2, 1]))
+    batch = TASK.collate(examples, np.array([0]), pad=0)
+    assert (batch["input_ids"].tolist(), batch["labels"].tolist()) == ([[3]], [2])
+
+
+def test_loss_is_the_mean_cross_entropy_in_float32() -> None:
+    def model(**inputs: Any) -> SimpleNamespace:
+        assert "labels" not in inputs  # the model's own loss is not asked for
+        return SimpleNamespace(logits=torch.tensor([[0.0, 0.0], [0.0, 0.0]], dtype=torch.bfloat16))
+
+    batch = {"input_ids": torch.tensor([[1], [2]]), "labels": torch.tensor([0, 1])}
+    loss = TASK.loss(model, batch)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(math.log(2))
+
+
+def test_metrics_by_hand() -> None:
+    # Softmax of (0, ln 3) is (1/4, 3/4); of (ln 3, 0) it is (3/4, 1/4).
+    ln3 = math.log(3)
+    logits = np.array([[0, ln3], [0, ln3], [ln3, 0], [ln3, 0]], dtype=np.float32)
+    metrics = TASK.metrics(logits, np.array([1, 1, 0, 1]))
+    assert metrics == {
+        "loss": pytest.approx(-(3 * math.log(3 / 4) + math.log(1 / 4)) / 4),
+        "accuracy": 3 / 4,
+        # label 0: precision 1/2, recall 1 → 2/3; label 1: precision 1, recall 2/3 → 4/5
+        "macro-f1": pytest.approx((2 / 3 + 4 / 5) / 2),
+        # of three (positive, negative) pairs two are ordered right, one ties
+        "auroc": pytest.approx(2.5 / 3),
+    }
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+@given(data=st.data())
+@settings(max_examples=30)
+def test_metrics_agree_with_scikit_learn(count: int, data: st.DataObject) -> None:
+    floats = st.floats(-8, 8, width=32)
+    logits = data.draw(hnp.arrays(np.float32, (12, count), elements=floats))
+    labels = data.draw(hnp.arrays(np.int64, 12, elements=st.integers(0, count - 1)))
+    metrics = TASK.metrics(logits, labels)
+    probabilities = torch.softmax(torch.from_numpy(logits).double(), dim=1).numpy()
+    predicted = logits.argmax(axis=1)
+    assert metrics["loss"] == pytest.approx(log_loss(labels, probabilities, labels=range(count)))
+    assert metrics["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
+    expected = f1_score(labels, predicted, average="macro", zero_division=0.0)
+    assert metrics["macro-f1"] == pytest.approx(expected)
+    if count == 2 and len(set(labels.tolist())) == 2:
+        assert metrics["auroc"] == pytest.approx(roc_auc_score(labels, probabilities[:, 1]))
+
+
+@pytest.mark.parametrize(("count", "labels"), [(3, [0, 1, 0]), (2, [1, 1, 1]), (2, [0, 0, 0])])
+def test_auroc_needs_two_labels_and_both_of_them(count: int, labels: list[int]) -> None:
+    logits = np.zeros((3, count), dtype=np.float32)
+    assert "auroc" not in TASK.metrics(logits, np.array(labels))
+
+
+def test_large_logits_overflow_nothing() -> None:
+    logits = np.array([[3e38, -3e38], [-3e38, 3e38]], dtype=np.float32)
+    metrics = TASK.metrics(logits, np.array([0, 1]))
+    assert metrics == {"loss": 0.0, "accuracy": 1.0, "macro-f1": 1.0, "auroc": 1.0}

@@ -1,0 +1,127 @@
+"""Events in words."""
+
+from typing import Any
+
+import pytest
+
+from fedpeft_app.observe.lines import describe, human_bytes
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (9 * 1024 + 512, "9.5 KiB"),
+        (325_632, "318 KiB"),
+        (2**20 - 1, "1.0 MiB"),  # not 1024 KiB
+        (87 * 2**20, "87 MiB"),
+        (2**30 + 2**28, "1.2 GiB"),
+        (3 * 2**50, "3072.0 TiB"),
+    ],
+)
+def test_bytes_have_binary_units(count: int, words: str) -> None:
+    assert human_bytes(count) == words
+
+
+_ROUND = {
+    "event": "round_finished",
+    "round": 2,
+    "rounds": 5,
+    "ok": 3,
+    "failed": 1,
+    "train_loss": 0.12345,
+    "down": 4096,
+    "up": 2**21,
+    "seconds": 1.25,
+}
+_FINISHED = {
+    "event": "run_finished",
+    "seconds": 61.04,
+    "folder": "/runs/demo",
+    "adapter": "/runs/demo/adapter",
+    "round": 4,
+    "chosen": "best on validation data",
+    "test": {"accuracy": 0.94375, "macro-f1": 0.87654, "loss": 0.2},
+    "bytes_per_message": 325_632,
+    "full_bytes_per_message": 87 * 2**20,
+    "times_fewer": 280.16,
+}
+
+_SAID: list[tuple[dict[str, Any], str | None]] = [
+    (
+        {
+            "event": "run_started",
+            "run": "demo",
+            "mode": "federated",
+            "method": "lora",
+            "model": "org/base",
+            "trainable": 76_808,
+            "parameters": 22_716_296,
+        },
+        "run demo: federated, lora on org/base, 76,808 of 22,716,296 parameters travel",
+    ),
+    (
+        {"event": "roll_call", "examples": {"0": 1200, "1": 34}, "refused": {}},
+        "2 nodes hold 1,234 training examples (34 to 1,200)",
+    ),
+    (
+        {"event": "roll_call", "examples": {"0": 5}, "refused": {"77": "other torch"}},
+        "1 nodes hold 5 training examples (5 to 5)\n  refused 77: other torch",
+    ),
+    (
+        {"event": "reply", "round": 3, "node": 7, "problem": "out of memory"},
+        "round 3: node 7 failed: out of memory",
+    ),
+    ({"event": "reply", "round": 3, "node": 7, "problem": ""}, None),
+    (
+        _ROUND,
+        "round 2/5 | clients 3 ok, 1 failed | train loss 0.123 | 4.0 KiB down, 2.0 MiB up | 1.2 s",
+    ),
+    (
+        {
+            **_ROUND,
+            "test": {"accuracy": 0.5},
+            "clients": {"mean": 0.75, "worst": 0.25},
+        },
+        "round 2/5 | clients 3 ok, 1 failed | train loss 0.123 | test accuracy 0.5000 | "
+        "client accuracy 0.7500 (worst 0.2500) | 4.0 KiB down, 2.0 MiB up | 1.2 s",
+    ),
+    (
+        {"event": "node_finished", "node": 3, "test": {"accuracy": 0.5}},
+        "node 3 alone: test accuracy 0.5000",
+    ),
+    (
+        _FINISHED,
+        "run finished in 61.0 s: /runs/demo\n"
+        "test accuracy 0.9437, macro-F1 0.8765 (round 4, best on validation data)\n"
+        "318 KiB per client, round and direction: 280 times fewer bytes than full fine-tuning "
+        "(87 MiB)\n"
+        "adapter: /runs/demo/adapter",
+    ),
+    (
+        {**_FINISHED, "test": {"accuracy": 0.5}, "bytes_per_message": 0, "adapter": ""},
+        "run finished in 61.0 s: /runs/demo\ntest accuracy 0.5000 (round 4, best on validation "
+        "data)",
+    ),
+    (
+        {
+            **_FINISHED,
+            "test": {},
+            "nodes": {"mean": 0.5, "worst": 0.25, "best": 0.75},
+            "bytes_per_message": 0,
+        },
+        "run finished in 61.0 s: /runs/demo\n"
+        "test accuracy over nodes: mean 0.5000, worst 0.2500, best 0.7500\n"
+        "adapter: /runs/demo/adapter",
+    ),
+    ({"event": "run_failed", "problem": "too few replies"}, "run failed: too few replies"),
+    ({"event": "round_started", "round": 1}, None),
+    ({"event": "an event of a later version"}, None),
+]
+
+
+@pytest.mark.parametrize(("event", "words"), _SAID, ids=lambda value: str(value)[:40])
+def test_an_event_reads_like_this(event: dict[str, Any], words: str | None) -> None:
+    assert describe(event) == words

@@ -1,0 +1,69 @@
+"""The live view: plain lines in a pipe, one moving line on a terminal."""
+
+from io import StringIO
+from typing import Any
+
+from rich.console import Console
+
+from fedpeft_app.observe.live import LiveView
+
+_PATH = "/a/folder/whose/name/is/so/long/that/it/does/not/fit/on/any/line/of/eighty/columns/[red]"
+_EVENTS: list[dict[str, Any]] = [
+    {"event": "round_started", "round": 1, "rounds": 2, "cohort": [0, 2]},
+    {"event": "reply", "round": 1, "node": 0, "problem": ""},
+    {"event": "reply", "round": 1, "node": 2, "problem": f"no file {_PATH}"},
+    {"event": "evaluating", "split": "test", "share": 0.5},
+    {"event": "run_failed", "problem": f"nothing in {_PATH} was good"},
+]
+
+
+def watch(console: Console) -> list[str]:
+    """Feed all events; give what the moving line said after each."""
+    said = []
+    with LiveView(console) as view:
+        view.stage("checking model and data")
+        for event in _EVENTS:
+            view.feed(event)
+            said.append(view._render().renderables[0].text.plain)
+    return said
+
+
+def test_a_pipe_gets_plain_whole_lines() -> None:
+    console = Console(file=StringIO(), width=80)
+    watch(console)
+    assert console.file.getvalue().splitlines() == [
+        "checking model and data",
+        f"round 1: node 2 failed: no file {_PATH}",
+        f"run failed: nothing in {_PATH} was good",
+    ]
+
+
+def test_the_moving_line_says_what_goes_on() -> None:
+    said = watch(Console(file=StringIO()))
+    assert [text.rpartition(" (")[0] for text in said] == [
+        "round 1/2: training 0/2 clients",
+        "round 1/2: training 1/2 clients",
+        "round 1: aggregating",
+        "evaluating on the test set: 50%",
+        "evaluating on the test set: 50%",
+    ]
+
+
+def test_a_terminal_shows_the_same_lines_and_is_left_clean() -> None:
+    console = Console(file=StringIO(), width=200, force_terminal=True)
+    watch(console)
+    output = console.file.getvalue()
+    assert f"run failed: nothing in {_PATH} was good" in output
+    assert output.count("\x1b[?25l") == output.count("\x1b[?25h") == 1  # the cursor is back
+
+
+def test_a_terminal_is_left_clean_after_an_error() -> None:
+    console = Console(file=StringIO(), force_terminal=True)
+    try:
+        with LiveView(console) as view:
+            view.stage("starting Flower and Ray")
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        pass
+    assert "\x1b[?25h" in console.file.getvalue()
+    assert not view._live.is_started

@@ -1,0 +1,114 @@
+"""Checkpoints: bit for bit what was saved, or an error."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedpeft_app.adapters import AdapterSpec, AdapterState
+from fedpeft_app.config import defaults
+from fedpeft_app.errors import RunFolderError
+from fedpeft_app.runs.checkpoint import (
+    Checkpoint,
+    kept_rounds,
+    load_checkpoint,
+    prune,
+    save_checkpoint,
+)
+from fedpeft_app.runs.directory import RunFolder, create_run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """An empty run."""
+    return create_run(tmp_path_factory.mktemp("runs"), "demo", run_id=1, config=defaults())
+
+
+@pytest.fixture
+def saved(folder: RunFolder, state: AdapterState) -> Path:
+    """The file of a checkpoint of round 7."""
+    metrics = {"precision": "fp32", "test": {"accuracy": 1 / 3}}
+    return save_checkpoint(folder, Checkpoint(state=state, round_number=7, metrics=metrics))
+
+
+def test_a_checkpoint_comes_back_whole(
+    folder: RunFolder, saved: Path, state: AdapterState, spec: AdapterSpec
+) -> None:
+    loaded = load_checkpoint(folder, 7)
+    assert loaded.state.spec == spec
+    assert loaded.state.vector.tobytes() == state.vector.tobytes()
+    assert loaded.round_number == 7
+    assert loaded.metrics == {"precision": "fp32", "test": {"accuracy": 1 / 3}}
+
+
+@given(bits=st.lists(st.integers(0, 2**32 - 1), min_size=7, max_size=7))
+def test_every_bit_pattern_survives(folder_of_bits: RunFolder, bits: list[int]) -> None:
+    vector = np.array(bits, dtype=np.uint32).view(np.float32)  # NaNs, infinities, −0, subnormals
+    state = AdapterState(spec=_SPEC, vector=vector)
+    save_checkpoint(folder_of_bits, Checkpoint(state=state, round_number=1, metrics={}))
+    loaded = load_checkpoint(folder_of_bits, 1).state.vector
+    assert loaded.view(np.uint32).tolist() == bits
+
+
+_SPEC = AdapterSpec.from_json(
+    {
+        "method": "lora",
+        "backbone": "0" * 16,
+        "tensors": [{"name": "a", "shape": [7], "head": False}],
+        "ranks": {},
+        "scaling": 1.0,
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def folder_of_bits(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """Another empty run."""
+    return create_run(tmp_path_factory.mktemp("bits"), "demo", run_id=1, config=defaults())
+
+
+def test_a_cut_file_is_refused_wherever_it_is_cut(folder: RunFolder, saved: Path) -> None:
+    whole = saved.read_bytes()
+    for length in range(len(whole)):
+        saved.write_bytes(whole[:length])
+        with pytest.raises(RunFolderError, match="is damaged"):
+            load_checkpoint(folder, 7)
+
+
+def test_a_flipped_bit_in_the_values_is_refused(folder: RunFolder, saved: Path) -> None:
+    whole = saved.read_bytes()
+    for position in range(len(whole) - 7 * 4, len(whole)):  # seven float32 at the end
+        saved.write_bytes(
+            whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :]
+        )
+        with pytest.raises(RunFolderError, match="do not have the digest"):
+            load_checkpoint(folder, 7)
+
+
+def test_another_programs_file_is_refused(folder: RunFolder, saved: Path) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"vector": np.zeros(7, np.float32)}, saved)
+    with pytest.raises(RunFolderError, match="is damaged: 'format'"):
+        load_checkpoint(folder, 7)
+
+
+def test_pruning_keeps_what_is_to_be_kept(folder: RunFolder, state: AdapterState) -> None:
+    for number in (1, 2, 10, 1_000_000):
+        save_checkpoint(folder, Checkpoint(state=state, round_number=number, metrics={}))
+    (folder.checkpoints / "round-notes.safetensors").touch()
+    prune(folder, {2, 1_000_000, 5})
+    assert kept_rounds(folder) == [2, 1_000_000]
+    assert (folder.checkpoints / "round-notes.safetensors").exists()
+
+
+def test_a_pruned_round_says_what_is_kept(folder: RunFolder, state: AdapterState) -> None:
+    prune(folder, set())
+    with pytest.raises(RunFolderError, match="No checkpoint of round 3 in .*; kept: none"):
+        load_checkpoint(folder, 3)
+    for number in (2, 4):
+        save_checkpoint(folder, Checkpoint(state=state, round_number=number, metrics={}))
+    with pytest.raises(RunFolderError, match=r"kept: 2, 4\. Run with output.keep = 'all'"):
+        load_checkpoint(folder, 3)

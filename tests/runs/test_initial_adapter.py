@@ -1,0 +1,139 @@
+"""Starting from an adapter folder: exactly its numbers, or an error."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from fedpeft_app.adapters import AdapterState
+from fedpeft_app.backbone.load import load_model
+from fedpeft_app.backbone.locate import locate
+from fedpeft_app.errors import AdapterMismatchError, RunFolderError
+from fedpeft_app.methods.adapted import AdaptedModel, adapt
+from fedpeft_app.methods.catalogue import METHODS
+from fedpeft_app.methods.method import MethodSettings
+from fedpeft_app.runs.initial import load_adapter, peft_key
+
+_LABELS = ("crude", "grain", "money")
+_SETTINGS = {
+    "lora": ("lora", MethodSettings(rank=2)),
+    "dora": ("lora", MethodSettings(rank=2, options={"use_dora": True})),
+    "rslora": ("lora", MethodSettings(rank=4, options={"use_rslora": True})),
+    "embeddings": ("lora", MethodSettings(rank=2, targets="word_embeddings,query")),
+    "head": ("head", MethodSettings()),
+    "full": ("full", MethodSettings()),
+}
+
+
+def adapted(model: Path, kind: str) -> AdaptedModel:
+    """Load the tiny model and adapt it."""
+    name, settings = _SETTINGS[kind]
+    backbone = load_model(locate(str(model)), kind="sequence-classification", labels=_LABELS)
+    return adapt(backbone, METHODS.get(name)(), settings, seed=0)
+
+
+def numbered(model: AdaptedModel) -> AdapterState:
+    """Give every value of an adapter a number of its own, and pour it in."""
+    vector = np.arange(model.spec.size, dtype=np.float32) / 64
+    state = AdapterState(spec=model.spec, vector=vector)
+    model.pour(state)
+    return state
+
+
+@pytest.mark.parametrize("kind", _SETTINGS)
+def test_what_is_saved_comes_back_bit_for_bit(tiny_model: Path, tmp_path: Path, kind: str) -> None:
+    model = adapted(tiny_model, kind)
+    state = numbered(model)
+    options = {"save_embedding_layers": False} if model.method.peft else {}
+    model.model.save_pretrained(tmp_path, **options)
+    assert load_adapter(tmp_path, model.spec, _LABELS).vector.tobytes() == state.vector.tobytes()
+
+
+@pytest.fixture
+def folder(tiny_model: Path, tmp_path: Path) -> tuple[Path, AdaptedModel]:
+    """A LoRA folder, and the model it was saved from."""
+    model = adapted(tiny_model, "lora")
+    numbered(model)
+    model.model.save_pretrained(tmp_path, save_embedding_layers=False)
+    (tmp_path / "labels.json").write_text(json.dumps(_LABELS), encoding="utf-8")
+    return tmp_path, model
+
+
+def test_a_missing_tensor_is_named(folder: tuple[Path, AdaptedModel]) -> None:
+    path, model = folder
+    tensors = load_file(path / "adapter_model.safetensors")
+    del tensors["base_model.model.classifier.bias"]
+    save_file(tensors, path / "adapter_model.safetensors")
+    with pytest.raises(AdapterMismatchError, match=r"missing .*classifier.*bias.*unexpected none"):
+        load_adapter(path, model.spec, _LABELS)
+
+
+def test_an_unexpected_tensor_is_named(folder: tuple[Path, AdaptedModel]) -> None:
+    path, model = folder
+    tensors = load_file(path / "adapter_model.safetensors")
+    tensors["base_model.model.surprise"] = np.zeros(1, np.float32)
+    save_file(tensors, path / "adapter_model.safetensors")
+    with pytest.raises(AdapterMismatchError, match=r"unexpected \['base_model.model.surprise'\]"):
+        load_adapter(path, model.spec, _LABELS)
+
+
+def test_another_rank_is_refused(folder: tuple[Path, AdaptedModel], tiny_model: Path) -> None:
+    other = adapted(tiny_model, "rslora")
+    with pytest.raises(AdapterMismatchError, match=r"Expected float32 \(4, 32\)"):
+        load_adapter(folder[0], other.spec, _LABELS)
+
+
+def test_another_scaling_is_refused(folder: tuple[Path, AdaptedModel]) -> None:
+    path, model = folder  # alpha 16 / rank 2 = 8
+    config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+    (path / "adapter_config.json").write_text(
+        json.dumps({**config, "lora_alpha": 8.0}), encoding="utf-8"
+    )
+    with pytest.raises(AdapterMismatchError, match=r"scaling \(alpha / rank\) of 4, .* has 8\."):
+        load_adapter(path, model.spec, _LABELS)
+
+
+@pytest.mark.parametrize("labels", [_LABELS[::-1], _LABELS[:2], ("a", "b", "c")])
+def test_other_labels_are_refused(
+    folder: tuple[Path, AdaptedModel], labels: tuple[str, ...]
+) -> None:
+    with pytest.raises(AdapterMismatchError, match="was trained for the labels .'crude', 'grain'"):
+        load_adapter(folder[0], folder[1].spec, labels)
+
+
+def test_a_folder_without_labels_is_taken_by_its_tensors(
+    folder: tuple[Path, AdaptedModel],
+) -> None:
+    (folder[0] / "labels.json").unlink()
+    load_adapter(folder[0], folder[1].spec, ("a", "b", "c"))
+
+
+def test_a_folder_without_weights_is_refused(
+    folder: tuple[Path, AdaptedModel], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with pytest.raises(RunFolderError, match="Expected adapter_model.safetensors or model.safete"):
+        load_adapter(tmp_path_factory.mktemp("empty"), folder[1].spec, _LABELS)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "labels.json", "adapter_config.json"])
+def test_a_damaged_file_is_named(folder: tuple[Path, AdaptedModel], name: str) -> None:
+    (folder[0] / name).write_bytes(b"{")
+    with pytest.raises(RunFolderError, match=f"Cannot read .*{name}"):
+        load_adapter(folder[0], folder[1].spec, _LABELS)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "key"),
+    [
+        ("q.lora_A.default.weight", "q.lora_A.weight"),
+        ("e.lora_embedding_A.default", "e.lora_embedding_A"),
+        ("q.lora_magnitude_vector.default.weight", "q.lora_magnitude_vector"),
+        ("classifier.modules_to_save.default.bias", "classifier.bias"),
+        ("classifier.bias", "classifier.bias"),
+        ("body.defaults.weight", "body.defaults.weight"),
+    ],
+)
+def test_keys_are_pefts_own(parameter: str, key: str) -> None:
+    assert peft_key(parameter) == key

@@ -1,0 +1,159 @@
+"""A scripted grid and well-formed replies, without any model."""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from flwr.app import Error, Message
+from flwr.serverapp import Grid
+
+from fedpeft_app.adapters import AdapterSpec, AdapterState
+from fedpeft_app.strategies.rounds import RoundPlan
+from fedpeft_app.strategies.strategy import Member, Reply
+from fedpeft_app.wire.ledger import Ledger
+from fedpeft_app.wire.record import Order, Update, read_order, write_facts, write_update
+
+Node = Callable[[Message], Message | None]  # None = silence
+
+
+def members(count: int, examples: int = 100) -> list[Member]:
+    """Make nodes whose ids fall while their partitions rise."""
+    return [
+        Member(node_id=9000 - 7 * partition, partition=partition, examples=examples)
+        for partition in range(count)
+    ]
+
+
+def ledger() -> Ledger:
+    """Make an empty ledger."""
+    return Ledger(backbone_bytes=0, full_parameters=100)
+
+
+def plan(**changes: Any) -> RoundPlan:
+    """Make a plan of one round over all nodes."""
+    settings = {
+        "rounds": 1,
+        "seed": 0,
+        "fraction_train": 1.0,
+        "fraction_evaluate": 0.0,
+        "min_replies": 1,
+        "timeout_s": 5.0,
+    }
+    return RoundPlan(**{**settings, **changes})
+
+
+def state_of(spec: AdapterSpec, values: Sequence[float] | float) -> AdapterState:
+    """Make a state of given values, or of one value throughout."""
+    vector = np.broadcast_to(np.asarray(values, dtype=np.float32), (spec.size,))
+    return AdapterState(spec=spec, vector=vector.copy())
+
+
+def numbers(examples: float = 10, loss: float = 1.0) -> dict[str, float]:
+    """Make the metrics of a train reply."""
+    return {"num-examples": examples, "examples-trained": examples, "steps": 1, "loss": loss}
+
+
+def reply_of(member: Member, delta: AdapterState, weight: float, **metrics: float) -> Reply:
+    """Make a good reply."""
+    return Reply(member=member, delta=delta, weight=weight, metrics={**numbers(weight), **metrics})
+
+
+def update(
+    message: Message, delta: AdapterState, round_number: int, metrics: Mapping[str, float]
+) -> Message:
+    """Answer a train message."""
+    content = write_update(Update(delta=delta, round_number=round_number, metrics=metrics))
+    return Message(content, reply_to=message)
+
+
+def failure(message: Message, reason: str) -> Message:
+    """Answer any message with an error."""
+    return Message(Error(code=0, reason=reason), reply_to=message)
+
+
+class Learner:
+    """A node whose training adds a constant, and whose loss is that constant.
+
+    Attributes:
+        orders: Every order it got.
+        evaluated: Every state it judged.
+    """
+
+    def __init__(self, spec: AdapterSpec, step: float, examples: float = 10) -> None:
+        self._spec, self._step, self._examples = spec, step, examples
+        self.orders: list[Order] = []
+        self.evaluated: list[AdapterState] = []
+
+    def __call__(self, message: Message) -> Message:
+        order = read_order(message.content, self._spec)
+        if message.metadata.message_type == "evaluate":
+            self.evaluated.append(order.state)
+            judged = {"loss": 0.5, "accuracy": 0.75, "num-examples": 4}
+            return Message(write_facts({}, judged), reply_to=message)
+        self.orders.append(order)
+        delta = state_of(self._spec, self._step)
+        return update(message, delta, order.round_number, numbers(self._examples, self._step))
+
+
+class ScriptedGrid(Grid):
+    """A grid whose nodes are functions; replies come in a given order, a few per pull.
+
+    Attributes:
+        nodes: Node id → what it does with a message.
+        order: Sorts the replies of one push by node id.
+        per_pull: Replies handed out at once.
+        also: Further messages, handed out at every pull.
+        pushed_ids: Alters what `push_messages` returns.
+        pulls: Number of pulls so far.
+    """
+
+    def __init__(self, nodes: Mapping[int, Node], *, per_pull: int = 1) -> None:
+        self.nodes = dict(nodes)
+        self.order: Callable[[int], Any] = lambda node_id: node_id
+        self.per_pull = per_pull
+        self.also: list[Message] = []
+        self.pushed_ids: Callable[[list[str]], list[Any]] = lambda ids: ids
+        self.pulls = 0
+        self._ids = itertools.count()
+        self._ready: list[Message] = []
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self.nodes)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        messages = list(messages)
+        for message in messages:
+            message.metadata.__dict__["_message_id"] = f"message-{next(self._ids)}"
+        ids = self.pushed_ids([message.metadata.message_id for message in messages])
+        taken = [message for message in messages if message.metadata.message_id in ids]
+        taken.sort(key=lambda message: self.order(message.metadata.dst_node_id))
+        replies = [self.nodes[message.metadata.dst_node_id](message) for message in taken]
+        self._ready += [reply for reply in replies if reply is not None]
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        self.pulls += 1
+        wanted = set(message_ids)
+        now = [reply for reply in self._ready if reply.metadata.reply_to_message_id in wanted]
+        now = now[: self.per_pull]
+        self._ready = [reply for reply in self._ready if reply not in now]
+        return [*now, *self.also]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        ids, found = list(self.push_messages(messages)), []
+        while len(batch := list(self.pull_messages(ids))) > 0:
+            found += batch
+        return found
+
+    def set_run(self, run: Any) -> None:
+        raise NotImplementedError
+
+    @property
+    def run(self) -> Any:
+        raise NotImplementedError
+
+    def create_message(self, *args: Any, **kwargs: Any) -> Message:
+        raise NotImplementedError

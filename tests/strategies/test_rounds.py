@@ -1,0 +1,257 @@
+"""The round loop over scripted nodes: order, quorum, watchers, evaluation."""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Message
+from strategy_samples import (
+    Learner,
+    Node,
+    ScriptedGrid,
+    failure,
+    ledger,
+    members,
+    numbers,
+    plan,
+    reply_of,
+    state_of,
+    update,
+)
+
+from fedpeft_app.adapters import AdapterSpec, AdapterState
+from fedpeft_app.errors import QuorumError, TrainingError
+from fedpeft_app.strategies.fedavg import FedAvg
+from fedpeft_app.strategies.orders import order_messages, train_messages
+from fedpeft_app.strategies.rounds import RoundPlan, RoundResult, run_rounds, train_loss
+from fedpeft_app.strategies.strategy import Member, Reply
+from fedpeft_app.wire.ledger import Ledger
+from fedpeft_app.wire.record import Order, Scalar
+
+
+class Log:
+    """A watcher that writes everything down."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[Any, ...]] = []
+        self.results: list[RoundResult] = []
+
+    def round_started(self, round_number: int, cohort: Sequence[Member]) -> None:
+        self.lines.append(("started", round_number, [member.partition for member in cohort]))
+
+    def reply_arrived(self, round_number: int, member: Member, problem: str) -> None:
+        self.lines.append(("reply", round_number, member.partition, problem))
+
+    def round_finished(self, result: RoundResult) -> None:
+        self.lines.append(("finished", result.round_number))
+        self.results.append(result)
+
+
+def run(
+    nodes: Sequence[Node],
+    state: AdapterState,
+    settings: RoundPlan | None = None,
+    *,
+    strategy: Any = None,
+    order: Any = None,
+    book: Ledger | None = None,
+) -> tuple[AdapterState, Log]:
+    """Run rounds over nodes, by partition."""
+    everyone = members(len(nodes))
+    grid = ScriptedGrid({m.node_id: node for m, node in zip(everyone, nodes, strict=True)})
+    grid.order = order or grid.order
+    log = Log()
+    end = run_rounds(
+        grid,
+        strategy or FedAvg(),
+        everyone,
+        state,
+        settings or plan(),
+        ledger=book or ledger(),
+        watcher=log,
+    )
+    return end, log
+
+
+def fails(message: Message) -> Message:
+    """Fail as a deployed node does."""
+    return failure(message, "<class 'fedpeft_app.errors.DataError'>:<'No such file.'>")
+
+
+def test_rounds_add_up(spec: AdapterSpec, state: AdapterState) -> None:
+    # Each round adds (10 · 1 + 30 · 5) / 40 = 4.
+    end, log = run([Learner(spec, 1.0, 10), Learner(spec, 5.0, 30)], state, plan(rounds=3))
+    np.testing.assert_array_equal(end.vector, state.vector + 12)
+    assert [result.train_loss for result in log.results] == [4.0, 4.0, 4.0]
+
+
+def test_each_round_starts_from_the_last_ones_state(spec: AdapterSpec, state: AdapterState) -> None:
+    node = Learner(spec, 0.5)
+    run([node], state, plan(rounds=3))
+    assert [order.round_number for order in node.orders] == [1, 2, 3]
+    starts = [order.state.vector[0] for order in node.orders]
+    assert starts == [0.0, 0.5, 1.0]
+
+
+def test_the_order_of_arrival_does_not_matter(spec: AdapterSpec, state: AdapterState) -> None:
+    # Steps whose float sum depends on its order, and weights to go with them.
+    steps = [1e8, 1.0, -1e8, 3.14159, 1e-3, -2.71828]
+    orders = [lambda node_id: node_id, lambda node_id: -node_id, lambda node_id: node_id % 5]
+    ends = [
+        run([Learner(spec, step, 7 + place) for place, step in enumerate(steps)], state, order=by)
+        for by in orders
+    ]
+    replies = [[line[2] for line in log.lines if line[0] == "reply"] for _, log in ends]
+    assert len({tuple(order) for order in replies}) == 3
+    assert len({end.vector.tobytes() for end, _ in ends}) == 1
+
+
+def test_the_watcher_is_told_in_order(spec: AdapterSpec, state: AdapterState) -> None:
+    nodes = [Learner(spec, 1.0), fails, Learner(spec, 1.0)]
+    _, log = run(nodes, state, plan(rounds=2), order=lambda node_id: -node_id)
+    one_round = [
+        lambda number: ("started", number, [0, 1, 2]),
+        lambda number: ("reply", number, 0, ""),
+        lambda number: ("reply", number, 1, "No such file."),
+        lambda number: ("reply", number, 2, ""),
+        lambda number: ("finished", number),
+    ]
+    assert log.lines == [line(number) for number in (1, 2) for line in one_round]
+
+
+def test_rejected_replies_are_named_and_the_round_goes_on(
+    spec: AdapterSpec, state: AdapterState
+) -> None:
+    def wild(message: Message) -> Message:
+        return update(message, state_of(spec, math.nan), 1, numbers())
+
+    end, log = run([fails, Learner(spec, 2.0), wild], state, plan(min_replies=1))
+    assert log.results[0].rejected == {0: "No such file.", 2: "sent values that are not finite"}
+    assert [reply.member.partition for reply in log.results[0].good] == [1]
+    np.testing.assert_array_equal(end.vector, state.vector + 2)
+
+
+def test_a_reply_without_numbers_cannot_stop_a_run(spec: AdapterSpec, state: AdapterState) -> None:
+    def mute(message: Message) -> Message:
+        return update(message, state_of(spec, 1.0), 1, {"num-examples": 5})
+
+    _, log = run([mute, Learner(spec, 1.0)], state)
+    assert log.results[0].rejected == {0: "sent no metric 'loss'"}
+    assert log.results[0].train_loss == 1.0
+
+
+def test_too_few_good_replies_fail_the_round(spec: AdapterSpec, state: AdapterState) -> None:
+    nodes = [fails, Learner(spec, 1.0), lambda message: None]
+    with pytest.raises(QuorumError) as raised:
+        run(nodes, state, plan(min_replies=2, timeout_s=0.1))
+    assert str(raised.value) == (
+        "Round 1: 1 of 3 replies were good, at least 2 (strategy.min-replies) must be. Rejected:\n"
+        "  node 0: No such file.\n"
+        "  node 2: no reply within 0.1 s"
+    )
+
+
+def test_a_cohort_is_never_smaller_than_the_quorum(spec: AdapterSpec, state: AdapterState) -> None:
+    nodes = [Learner(spec, 1.0) for _ in range(6)]
+    _, log = run(nodes, state, plan(fraction_train=0.1, min_replies=3))
+    assert len(log.lines[0][2]) == 3
+
+
+class Overflowing(FedAvg):
+    """A strategy that leaves an infinite value."""
+
+    def aggregate(
+        self, round_number: int, state: AdapterState, replies: Sequence[Reply]
+    ) -> AdapterState:
+        return state_of(state.spec, math.inf)
+
+
+def test_a_state_that_is_not_finite_fails_the_round(spec: AdapterSpec, state: AdapterState) -> None:
+    with pytest.raises(TrainingError, match="Round 1: the state that Overflowing made"):
+        run([Learner(spec, 1.0)], state, strategy=Overflowing())
+
+
+class Picky(FedAvg):
+    """A strategy that leaves out partition 0 and gives the others options."""
+
+    def configure(
+        self, round_number: int, state: AdapterState, cohort: Sequence[Member]
+    ) -> Mapping[int, Mapping[str, Scalar]]:
+        return {m.node_id: {"epochs": m.partition} for m in cohort if m.partition}
+
+
+def test_the_strategy_chooses_whom_it_asks_for_what(spec: AdapterSpec, state: AdapterState) -> None:
+    nodes = [Learner(spec, 1.0) for _ in range(3)]
+    _, log = run(nodes, state, strategy=Picky())
+    assert log.lines[0] == ("started", 1, [1, 2])
+    assert [[order.options for order in node.orders] for node in nodes] == [
+        [],
+        [{"epochs": 1}],
+        [{"epochs": 2}],
+    ]
+
+
+def test_nobody_evaluates_unless_asked(spec: AdapterSpec, state: AdapterState) -> None:
+    node, book = Learner(spec, 1.0), ledger()
+    _, log = run([node], state, book=book)
+    assert node.evaluated == []
+    assert log.results[0].client_metrics == {}
+    assert book.total(kind="evaluate") == 0
+
+
+def test_a_cohort_of_its_own_evaluates_the_new_state(
+    spec: AdapterSpec, state: AdapterState
+) -> None:
+    nodes, book = [Learner(spec, 1.0) for _ in range(10)], ledger()
+    settings = plan(rounds=5, fraction_train=0.3, fraction_evaluate=0.3)
+    _, log = run(nodes, state, settings, book=book)
+    trained = [line[2] for line in log.lines if line[0] == "started"]
+    judged = [sorted(result.client_metrics) for result in log.results]
+    assert [len(cohort) for cohort in judged] == [3] * 5
+    assert trained != judged
+    first = log.results[0]
+    assert first.client_metrics[judged[0][0]] == {
+        "loss": 0.5,
+        "accuracy": 0.75,
+        "num-examples": 4.0,
+    }
+    seen = nodes[judged[0][0]].evaluated[0]
+    assert seen.vector.tobytes() == first.state.vector.tobytes()
+    assert book.total("up", kind="evaluate", round_number=5) > 0
+
+
+def test_failed_measurements_are_left_out_and_logged(
+    spec: AdapterSpec, state: AdapterState, caplog: pytest.LogCaptureFixture
+) -> None:
+    learner = Learner(spec, 1.0)
+
+    def refuses(message: Message) -> Message:
+        evaluating = message.metadata.message_type == "evaluate"
+        return fails(message) if evaluating else learner(message)
+
+    with caplog.at_level(logging.WARNING, "fedpeft_app.strategies.rounds"):
+        _, log = run([refuses, Learner(spec, 1.0)], state, plan(fraction_evaluate=1.0))
+    assert set(log.results[0].client_metrics) == {1}
+    assert caplog.messages == ["Round 1: node 0 did not evaluate: No such file."]
+
+
+def test_train_loss_is_weighted_by_examples(spec: AdapterSpec) -> None:
+    first, second = members(2)
+    good = [
+        reply_of(first, state_of(spec, 0.0), 1, loss=4.0),
+        reply_of(second, state_of(spec, 0.0), 3, loss=8.0),
+    ]
+    assert train_loss(good) == 7.0
+
+
+def test_equal_orders_share_one_content(state: AdapterState) -> None:
+    cohort = members(3)
+    plain = order_messages("evaluate", dict.fromkeys(cohort, Order(state=state, round_number=4)))
+    assert len({id(message.content) for message in plain.values()}) == 1
+    assert [message.metadata.dst_node_id for message in plain.values()] == [9000, 8993, 8986]
+    assert {message.metadata.group_id for message in plain.values()} == {"4"}
+    different = train_messages(Picky(), 4, state, cohort)
+    assert len({id(message.content) for message in different.values()}) == 2

@@ -1,0 +1,58 @@
+"""Names become strategies; what cannot is refused with the reason."""
+
+from typing import Any
+
+import pytest
+
+from fedpeft_app.errors import ConfigError, UnknownNameError
+from fedpeft_app.strategies.catalogue import STRATEGIES, make_strategy
+from fedpeft_app.strategies.fedavg import FedAvg
+from fedpeft_app.strategies.flower import FlowerAdapter
+
+
+@pytest.mark.parametrize("name", STRATEGIES.names())
+def test_every_known_name_becomes_a_strategy(name: str) -> None:
+    strategy = make_strategy(name, {})
+    assert callable(strategy.configure)
+    assert callable(strategy.aggregate)
+
+
+def test_a_path_leads_to_ones_own_class() -> None:
+    assert isinstance(make_strategy("fedpeft_app.strategies.fedavg:FedAvg", {}), FedAvg)
+
+
+def test_a_class_of_flowers_is_adapted() -> None:
+    made = make_strategy("flwr.serverapp.strategy:FedAdam", {"eta": 0.5}, seed=3)
+    assert isinstance(made, FlowerAdapter)
+
+
+def test_an_unknown_name_is_refused_with_a_hint() -> None:
+    with pytest.raises(UnknownNameError, match=r"'fedavgg'.*fedavg.*Did you mean 'fedavg'\?"):
+        make_strategy("fedavgg", {})
+
+
+@pytest.mark.parametrize("name", ["flwr.serverapp.strategy:FedNothing", "no_such_module:FedAvg"])
+def test_a_path_that_leads_nowhere_is_refused(name: str) -> None:
+    with pytest.raises(UnknownNameError, match="cannot be imported"):
+        make_strategy(name, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("fedavg", {"eta": 0.1}),
+        ("flwr.serverapp.strategy:FedAdam", {"etta": 0.1}),
+        ("flwr.serverapp.strategy:Strategy", {}),  # abstract
+        ("fedpeft_app.strategies.alone:Alone", {}),  # needs epochs
+    ],
+)
+def test_options_that_do_not_fit_are_refused(name: str, options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as raised:
+        make_strategy(name, options)
+    assert raised.value.faults[0].key == "strategy.options"
+    assert name in raised.value.faults[0].problem
+
+
+def test_what_is_no_strategy_is_refused() -> None:
+    with pytest.raises(ConfigError, match="makes a OrderedDict, which is neither a Flower"):
+        make_strategy("collections:OrderedDict", {})

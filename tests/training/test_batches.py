@@ -1,0 +1,71 @@
+"""Length-grouped batches: a permutation of the examples that pads little."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedpeft_app.training.batches import grouped_batches, sorted_batches
+
+LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=400).map(np.array)
+SIZES = st.integers(1, 9)
+
+
+def padding(lengths: np.ndarray, batches: list[np.ndarray]) -> int:
+    """Count the tokens that fill batches up."""
+    return sum(int(len(batch) * lengths[batch].max() - lengths[batch].sum()) for batch in batches)
+
+
+def shuffled(lengths: np.ndarray, size: int, seed: int) -> list[np.ndarray]:
+    """Cut a random order into batches."""
+    order = np.random.default_rng(seed).permutation(len(lengths))
+    return [order[at : at + size] for at in range(0, len(order), size)]
+
+
+@given(LENGTHS, SIZES, st.integers(0, 2**31))
+def test_each_position_comes_once_an_epoch(lengths: np.ndarray, size: int, seed: int) -> None:
+    batches = list(grouped_batches(lengths, size, np.random.default_rng(seed)))
+    assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
+
+
+@given(LENGTHS, SIZES, st.integers(0, 2**31))
+def test_all_batches_are_full_but_one(lengths: np.ndarray, size: int, seed: int) -> None:
+    batches = list(grouped_batches(lengths, size, np.random.default_rng(seed)))
+    full, rest = divmod(len(lengths), size)
+    assert sorted(map(len, batches)) == [rest][: rest > 0] + [size] * full
+
+
+@given(LENGTHS, SIZES, st.integers(0, 2**31))
+def test_the_generator_decides_the_order(lengths: np.ndarray, size: int, seed: int) -> None:
+    first, second = (
+        list(grouped_batches(lengths, size, np.random.default_rng(seed))) for _ in range(2)
+    )
+    assert [list(batch) for batch in first] == [list(batch) for batch in second]
+
+
+def test_epochs_differ() -> None:
+    lengths, generator = np.arange(1, 101), np.random.default_rng(0)
+    first, second = (np.concatenate(list(grouped_batches(lengths, 4, generator))) for _ in "12")
+    assert list(first) != list(second)
+
+
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=50), st.integers(1, 8), st.integers(0, 2**31)
+)
+def test_one_pool_pads_least(some: list[int], size: int, seed: int) -> None:
+    # All batches are full and all are sorted together: no cut into batches can pad less.
+    lengths = np.array(some * size)[: 50 * size]
+    grouped = list(grouped_batches(lengths, size, np.random.default_rng(seed)))
+    assert padding(lengths, grouped) <= padding(lengths, shuffled(lengths, size, seed))
+
+
+def test_many_pools_pad_a_tenth_of_random_batches() -> None:
+    lengths = np.random.default_rng(0).integers(4, 65, size=3000)
+    grouped = list(grouped_batches(lengths, 16, np.random.default_rng(1)))
+    assert padding(lengths, grouped) < 0.1 * padding(lengths, shuffled(lengths, 16, 2))
+
+
+@given(LENGTHS, SIZES)
+def test_sorted_batches_fall_in_length(lengths: np.ndarray, size: int) -> None:
+    order = np.concatenate(list(sorted_batches(lengths, size)))
+    assert sorted(order) == list(range(len(lengths)))
+    assert all(np.diff(lengths[order]) <= 0)

@@ -1,0 +1,72 @@
+"""Evaluation: the order of examples and the size of batches do not matter."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from training_samples import PAD, make_adapted, make_examples
+
+from fedpeft_app.data.tasks.text_classification import TextClassification
+from fedpeft_app.data.tokens import token_set
+from fedpeft_app.methods.adapted import AdaptedModel
+from fedpeft_app.training.evaluate import evaluate, logits
+
+TASK = TextClassification()
+
+
+@pytest.fixture(scope="module")
+def adapted(tiny_model: Path) -> AdaptedModel:
+    return make_adapted(tiny_model, dropout=0.5)  # dropout must be off in evaluation
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 64])
+def test_a_row_belongs_to_its_example(adapted: AdaptedModel, batch_size: int) -> None:
+    examples = make_examples(15)
+    found = logits(adapted.model, TASK, examples, pad=PAD, batch_size=batch_size)
+    for position in range(15):
+        ids = torch.from_numpy(examples.tokens(position).astype(np.int64))[None]
+        with torch.inference_mode():
+            alone = adapted.model(input_ids=ids).logits[0].numpy()
+        np.testing.assert_allclose(found[position], alone, rtol=0, atol=1e-5)
+
+
+def test_a_selection_gives_the_rows_of_the_whole(adapted: AdaptedModel) -> None:
+    examples, chosen = make_examples(15), np.array([11, 2, 7])
+    whole = logits(adapted.model, TASK, examples, pad=PAD, batch_size=4)
+    part = logits(adapted.model, TASK, examples.select(chosen), pad=PAD, batch_size=4)
+    np.testing.assert_allclose(part, whole[chosen], rtol=0, atol=1e-5)
+
+
+def test_the_padding_token_does_not_matter(adapted: AdaptedModel) -> None:
+    first, second = (
+        logits(adapted.model, TASK, make_examples(15), pad=pad, batch_size=15) for pad in (PAD, 7)
+    )
+    np.testing.assert_allclose(first, second, rtol=0, atol=1e-5)
+
+
+def test_batches_of_any_size_measure_the_same(adapted: AdaptedModel) -> None:
+    examples = make_examples(15)
+    whole = evaluate(adapted.model, TASK, examples, pad=PAD, batch_size=15)
+    parts = evaluate(adapted.model, TASK, examples, pad=PAD, batch_size=4)
+    assert parts == pytest.approx(whole, abs=1e-5)
+    assert {"loss", "accuracy"} <= set(whole)
+
+
+def test_progress_rises_to_the_whole(adapted: AdaptedModel) -> None:
+    told: list[float] = []
+    logits(adapted.model, TASK, make_examples(10), pad=PAD, batch_size=4, progress=told.append)
+    assert told == pytest.approx([0.4, 0.8, 1.0])
+    assert told[-1] == 1.0
+
+
+def test_evaluation_leaves_weights_and_gradients_alone(adapted: AdaptedModel) -> None:
+    before = adapted.read()
+    logits(adapted.model, TASK, make_examples(4), pad=PAD, batch_size=4)
+    assert adapted.read().vector.tobytes() == before.vector.tobytes()
+    assert all(parameter.grad is None for parameter in adapted.model.parameters())
+
+
+def test_no_examples_are_refused(adapted: AdaptedModel) -> None:
+    with pytest.raises(ValueError, match="at least one example"):
+        evaluate(adapted.model, TASK, token_set([]), pad=PAD, batch_size=4)
