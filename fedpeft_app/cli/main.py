@@ -31,7 +31,7 @@ Reference = Annotated[str, typer.Argument(metavar="RUN", help="run folder, its n
 def main() -> None:
     """Run the command line; exit status 1 for a known error, 2 for wrong usage, 130 for Ctrl-C."""
     try:
-        app()
+        app(prog_name="fedpeft")
     except FedPeftError as error:
         _complain(f"error: {error}", "red")
         sys.exit(1)

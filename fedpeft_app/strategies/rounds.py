@@ -1,11 +1,11 @@
 """The round loop: sample, send, receive, guard, aggregate; over any strategy."""
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedpeft_app.adapters import AdapterState
@@ -161,19 +161,7 @@ def run_round(
     )
     asked = train_messages(strategy, round_number, state, cohort)
     watcher.round_started(round_number, list(asked))
-    started = time.perf_counter()
-    arrivals = exchange(
-        grid,
-        asked,
-        ledger=ledger,
-        round_number=round_number,
-        kind="train",
-        timeout_s=plan.timeout_s,
-        arrived=lambda arrival: watcher.reply_arrived(
-            round_number, arrival.member, _problem(arrival)
-        ),
-    )
-    seconds = time.perf_counter() - started
+    arrivals = _train_on_nodes(grid, asked, plan, round_number, ledger, watcher)
     good, rejected = _admit_all(arrivals, state, round_number)
     require_quorum(round_number, good, rejected, plan.min_replies)
     state = strategy.aggregate(round_number, state, good)
@@ -183,8 +171,30 @@ def run_round(
         state=state,
         good=good,
         rejected=rejected,
-        seconds=seconds,
+        seconds=max((arrival.seconds for arrival in arrivals), default=0.0),
         client_metrics=_evaluate_on_nodes(grid, members, state, plan, round_number, ledger),
+    )
+
+
+def _train_on_nodes(
+    grid: Grid,
+    asked: Mapping[Member, Message],
+    plan: RoundPlan,
+    round_number: int,
+    ledger: Ledger,
+    watcher: Watcher,
+) -> list[Arrival]:
+    """Let the cohort train, telling the watcher of each reply as it comes."""
+    return exchange(
+        grid,
+        asked,
+        ledger=ledger,
+        round_number=round_number,
+        kind="train",
+        timeout_s=plan.timeout_s,
+        arrived=lambda arrival: watcher.reply_arrived(
+            round_number, arrival.member, _problem(arrival)
+        ),
     )
 
 

@@ -111,7 +111,7 @@ def fit(
         head_learning_rate=settings.head_learning_rate,
         weight_decay=settings.weight_decay,
     )
-    # a fit that failed half-way left its gradients
+    optimizer.zero_grad(set_to_none=True)  # a fit that failed half-way left its gradients
     where = adapted.trainable[0].device
     scaler = torch.amp.GradScaler(where.type, enabled=settings.precision == "fp16")
     losses: list[torch.Tensor] = []  # read once, after the loop: no synchronisation per step

@@ -1,0 +1,66 @@
+"""What Flower is handed is the app, and nothing else of the checkout."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import fedpeft_app
+from fedpeft_app.cli.app_folder import app_folder
+from fedpeft_app.config import defaults
+from fedpeft_app.errors import LaunchError
+
+_PACKAGE = Path(fedpeft_app.__file__).parent
+
+
+def test_the_folder_is_the_app(tmp_path: Path) -> None:
+    folder = app_folder(tmp_path)
+    assert {path.name for path in folder.iterdir()} == {"pyproject.toml", "fedpeft_app", "recipes"}
+    sources = {str(path.relative_to(_PACKAGE)) for path in _PACKAGE.rglob("*.py")}
+    found = folder / "fedpeft_app"
+    assert {str(path.relative_to(found)) for path in found.rglob("*.py")} == sources
+    assert not list(folder.rglob("__pycache__"))
+    assert list((folder / "recipes").glob("*.toml"))
+
+
+def test_its_project_file_declares_every_key(tmp_path: Path) -> None:
+    text = (app_folder(tmp_path) / "pyproject.toml").read_text(encoding="utf-8")
+    declared = tomllib.loads(text)["tool"]["flwr"]["app"]["config"]
+    flat: dict[str, object] = {}
+    for key, value in declared.items():
+        inner = {f"{key}.{name}": scalar for name, scalar in value.items()} if isinstance(
+            value, dict
+        ) else {key: value}
+        flat.update(inner)
+    assert flat == defaults()
+
+
+def installed(folder: Path, *, recipes: bool) -> Path:
+    """Lay a package out as a wheel does."""
+    package = folder / "fedpeft_app"
+    (package / "cli").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "app.toml").write_text("[project]\n", encoding="utf-8")
+    if recipes:
+        (package / "recipes").mkdir()
+        (package / "recipes" / "demo.toml").touch()
+    return package / "__init__.py"
+
+
+def test_an_installed_wheel_carries_the_app(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = installed(tmp_path / "site-packages", recipes=True)
+    monkeypatch.setattr(fedpeft_app, "__file__", str(package))
+    folder = app_folder(tmp_path)
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert files == {"pyproject.toml", "recipes/demo.toml", "fedpeft_app/__init__.py"}
+
+
+def test_an_incomplete_installation_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = installed(tmp_path / "site-packages", recipes=False)
+    monkeypatch.setattr(fedpeft_app, "__file__", str(package))
+    with pytest.raises(LaunchError, match="carries no Flower app. Reinstall fedpeft"):
+        app_folder(tmp_path)

@@ -1,0 +1,187 @@
+"""LoRA: ranks, scaling, what it computes, and which settings it refuses."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from zoo import WIDTH, ZOO, batch, logits, make, save
+
+from fedpeft_app.adapters import AdapterState
+from fedpeft_app.backbone.load import load_model
+from fedpeft_app.backbone.locate import locate
+from fedpeft_app.errors import BackboneError, FedPeftError
+from fedpeft_app.methods.adapted import AdaptedModel
+from fedpeft_app.methods.lora import head_modules, linear_modules
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {name: save(name, tmp_path_factory.mktemp(name)) for name in ZOO}
+
+
+@pytest.fixture
+def bert(zoo: dict[str, Path]) -> Path:
+    return zoo["bert"]
+
+
+def last_names(adapted: AdaptedModel) -> set[str]:
+    return {name.rpartition(".")[2] for name in adapted.spec.ranks}
+
+
+@pytest.mark.parametrize("animal", sorted(ZOO))
+def test_ranks_name_the_adapted_modules(zoo: dict[str, Path], animal: str) -> None:
+    adapted = make(zoo[animal], "lora", rank=3, targets=ZOO[animal].targets)
+    assert set(adapted.spec.ranks.values()) == {3}
+    assert len(adapted.spec.ranks) == 2 * len(ZOO[animal].adapted)
+    for name in adapted.spec.ranks:
+        assert name.endswith(tuple(f".{last}" for last in ZOO[animal].adapted))
+        shapes = [t.shape for t in adapted.spec.tensors if t.name.startswith(f"{name}.lora_")]
+        assert (shapes[0][0], shapes[1][1]) == (3, 3)  # A: (r, in), B: (out, r)
+
+
+@pytest.mark.parametrize(
+    ("rank", "alpha", "options", "scaling"),
+    [
+        (2, 16.0, {}, 8.0),
+        (8, 16.0, {}, 2.0),
+        (3, 1.0, {}, 1 / 3),
+        (4, 6.0, {"use_rslora": True}, 6 / math.sqrt(4)),  # Kalajdzievski 2023, arXiv 2312.03732
+    ],
+)
+def test_scaling_is_alpha_over_rank(
+    bert: Path, rank: int, alpha: float, options: dict[str, Any], scaling: float
+) -> None:
+    adapted = make(bert, "lora", rank=rank, alpha=alpha, options=options)
+    assert adapted.spec.scaling == pytest.approx(scaling)
+
+
+@pytest.mark.parametrize("animal", sorted(ZOO))
+def test_a_fresh_adapter_changes_no_output(zoo: dict[str, Path], animal: str) -> None:
+    bare = load_model(
+        locate(str(zoo[animal])), kind="sequence-classification", labels=("a", "b", "c")
+    )
+    adapted = make(zoo[animal], "lora", targets=ZOO[animal].targets)
+    assert torch.equal(logits(adapted.model), logits(bare.model))
+
+
+@pytest.mark.parametrize(
+    "animal", ["bert", "gpt2"]
+)  # Linear stores W, GPT-2's Conv1D its transpose
+def test_the_update_is_scaling_times_b_times_a(zoo: dict[str, Path], animal: str) -> None:
+    adapted = make(zoo[animal], "lora", rank=2, alpha=6.0)
+    values = np.random.default_rng(0).standard_normal(adapted.spec.size).astype(np.float32) * 0.3
+    state = AdapterState(spec=adapted.spec, vector=values)
+    adapted.pour(state)
+    tensors = state.tensors()
+    for name in adapted.spec.ranks:
+        layer = adapted.model.get_submodule(name)
+        a, b = (torch.tensor(tensors[f"{name}.lora_{x}.default.weight"]) for x in "AB")
+        x = torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(0))
+        expected = layer.base_layer(x) + 3.0 * x @ a.T @ b.T  # α / r = 6 / 2
+        assert torch.allclose(layer(x), expected, atol=1e-5)
+
+
+def test_dropout_acts_before_the_adapter_in_training_only(bert: Path) -> None:
+    adapted = make(bert, "lora", dropout=0.5, rank=2)
+    adapted.pour(
+        AdapterState(spec=adapted.spec, vector=np.full(adapted.spec.size, 0.1, np.float32))
+    )
+    assert torch.equal(logits(adapted.model), logits(adapted.model))
+    adapted.model.train()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first, second = (adapted.model(**batch()).logits for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+def test_targets_may_be_named_or_all(bert: Path) -> None:
+    assert last_names(make(bert, "lora", targets=" query , dense ")) == {"query", "dense"}
+    assert last_names(make(bert, "lora", targets="all-linear")) == {
+        "query",
+        "key",
+        "value",
+        "dense",
+    }
+    one = "encoder.layer.1.attention.self.key"
+    assert list(make(bert, "lora", targets=one).spec.ranks) == [f"base_model.model.bert.{one}"]
+
+
+def test_all_linear_spares_a_fresh_pooler(zoo: dict[str, Path]) -> None:
+    adapted = make(zoo["bert-without-pooler"], "lora", targets="all-linear")
+    assert not [name for name in adapted.spec.ranks if "pooler" in name]
+
+
+def test_ranks_may_differ_where_the_scaling_does_not(bert: Path) -> None:
+    options = {"rank_pattern": {"query": 4}, "alpha_pattern": {"query": 8}}
+    ranks = make(bert, "lora", rank=2, alpha=4.0, options=options).spec.ranks
+    assert {name.rpartition(".")[2]: rank for name, rank in ranks.items()} == {
+        "query": 4,
+        "value": 2,
+    }
+    with pytest.raises(BackboneError, match=r"one LoRA scaling for all layers, got \[1\.0, 2\.0\]"):
+        make(bert, "lora", rank=2, alpha=4.0, options={"rank_pattern": {"query": 4}})
+
+
+def test_further_tensors_of_peft_travel_too(bert: Path) -> None:
+    adapted = make(bert, "lora", options={"use_dora": True})
+    magnitudes = [t for t in adapted.spec.tensors if "lora_magnitude_vector" in t.name]
+    assert [tensor.shape for tensor in magnitudes] == [(WIDTH,)] * 4
+
+
+@pytest.mark.parametrize("targets", ["nothing", "query,nothing", "classifier", "query,classifier"])
+def test_a_target_that_is_no_module_of_the_body_is_refused(bert: Path, targets: str) -> None:
+    with pytest.raises(BackboneError) as caught:
+        make(bert, "lora", targets=targets)
+    assert targets.rpartition(",")[2] in str(caught.value)
+    assert "some of: dense, key, query, value." in str(caught.value)  # the head is no choice
+
+
+def test_an_architecture_peft_does_not_know_needs_targets(zoo: dict[str, Path]) -> None:
+    with pytest.raises(BackboneError) as caught:
+        make(zoo["distilbert"], "lora", targets="auto")
+    assert "'all-linear', or some of: k_lin, lin1, lin2, out_lin, q_lin, v_lin." in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"no_such_argument": 1},
+        {"r": 4},  # method.rank says it
+        {"bias": "no-such"},
+        {"init_lora_weights": "no-such"},
+        {"layers_to_transform": [9]},
+        {"inference_mode": True},  # would train nothing
+    ],
+)
+def test_options_that_do_not_fit_are_refused(bert: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(FedPeftError) as caught:
+        make(bert, "lora", options=options)
+    assert "LoRA does not fit" in str(caught.value) or "stay untrained" in str(caught.value)
+
+
+def test_head_modules_are_whole_outside_the_body_and_exact_inside(zoo: dict[str, Path]) -> None:
+    expected = {
+        "bert": ["classifier"],
+        "bert-without-pooler": ["bert.pooler.dense", "classifier"],
+        "gpt2": ["score"],
+        "distilbert": ["classifier", "pre_classifier"],
+        "roberta": ["classifier"],
+    }
+    for animal, modules in expected.items():
+        backbone = make(zoo[animal], "head").backbone
+        assert head_modules(backbone.model, backbone.head) == modules
+
+
+def test_linear_modules_lists_last_names_once(zoo: dict[str, Path]) -> None:
+    model = make(zoo["gpt2"], "head").backbone.model
+    assert linear_modules(model) == ["c_attn", "c_fc", "c_proj", "score"]
+    assert linear_modules(model, frozenset({"score.weight"})) == ["c_attn", "c_fc", "c_proj"]
+
+
+def test_peft_is_told_that_the_task_is_classification(bert: Path) -> None:
+    assert make(bert, "lora").model.peft_config["default"].task_type == "SEQ_CLS"

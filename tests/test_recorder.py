@@ -1,0 +1,286 @@
+"""The recorder: what is evaluated, kept and chosen while rounds go by."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import read_events
+
+from fedpeft_app.adapters import AdapterState
+from fedpeft_app.config import defaults
+from fedpeft_app.errors import ConfigError
+from fedpeft_app.observe.journal import Journal
+from fedpeft_app.recorder import Recorder, score, spread
+from fedpeft_app.runs.checkpoint import kept_rounds, load_checkpoint
+from fedpeft_app.runs.directory import RunFolder, create_run
+from fedpeft_app.strategies.rounds import RoundResult
+from fedpeft_app.strategies.strategy import Member, Reply
+from fedpeft_app.wire.ledger import Entry, Ledger
+
+Values = Mapping[str, float]
+
+
+class Judge:
+    """Stands for an `Examiner`: gives prepared metrics, notes what it was asked.
+
+    Args:
+        validation: Metrics of the validation set, one per examination; empty = no such set.
+    """
+
+    def __init__(self, validation: Sequence[Values]) -> None:
+        self._validation = list(validation)
+        self._held = bool(validation)
+        self.asked: list[tuple[float, str, str]] = []
+
+    def holds(self, split: str) -> bool:
+        return split == "test" or self._held
+
+    def examine(self, state: AdapterState, split: str, precision: str) -> Values:
+        self.asked.append((float(state.vector[0]), split, precision))
+        if split == "test":  # the later the better: would choose the last round
+            return {"accuracy": len(self.asked) / 100, "macro-f1": 0.5, "loss": 0.0}
+        return self._validation.pop(0) if self._held else {}
+
+
+def by(**metrics: Sequence[float]) -> list[Values]:
+    """Give metrics round by round; `f1` stands for macro-f1."""
+    columns = {name.replace("f1", "macro-f1"): values for name, values in metrics.items()}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """An empty run."""
+    return create_run(tmp_path, "run", run_id=1, config=defaults())
+
+
+Record = Callable[..., Recorder]
+
+
+@pytest.fixture
+def record(folder: RunFolder, state: AdapterState) -> Record:
+    """Let a recorder watch a run in which round r's state begins with the value r."""
+
+    def watch(
+        judge: Judge,
+        rounds: int,
+        clients: Sequence[Mapping[int, Values]] = (),
+        **settings: Any,
+    ) -> Recorder:
+        defaults = {"every": 1, "precision": "bf16", "select_by": "accuracy", "keep_all": False}
+        with closing(Journal(folder.journal)) as journal:
+            recorder = Recorder(
+                folder=folder,
+                journal=journal,
+                ledger=ledger(rounds),
+                examiner=judge,
+                rounds=rounds,
+                **{**defaults, **settings},
+            )
+            for number in range(1, rounds + 1):
+                metrics = clients[number - 1] if clients else {}
+                recorder.round_finished(result(state, number, metrics))
+        return recorder
+
+    return watch
+
+
+def ledger(rounds: int) -> Ledger:
+    """Note ten bytes down and one up in round 1, twenty and two in round 2, …"""
+    kept = Ledger(backbone_bytes=0, full_parameters=0)
+    for number in range(1, rounds + 1):
+        for direction, size in (("down", 10 * number), ("up", number)):
+            kept.note(
+                Entry(round_number=number, node=0, direction=direction, kind="train", size=size)
+            )
+    return kept
+
+
+def result(state: AdapterState, number: int, clients: Mapping[int, Values]) -> RoundResult:
+    """Make a round in which nodes 3 and 5 trained and node 4 failed."""
+    vector = state.vector.copy()
+    vector[0] = number
+    good = [
+        Reply(
+            member=Member(node_id=70 + node, partition=node, examples=examples),
+            delta=state,
+            weight=float(examples),
+            metrics={"loss": loss, "examples-trained": examples},
+        )
+        for node, examples, loss in ((3, 10, 1.0), (5, 30, 2.0))
+    ]
+    return RoundResult(
+        round_number=number,
+        state=AdapterState(spec=state.spec, vector=vector),
+        good=good,
+        rejected={4: "disk on fire"},
+        seconds=1.5,
+        client_metrics=clients,
+    )
+
+
+@pytest.mark.parametrize(
+    ("select_by", "best"), [("accuracy", 2), ("macro-f1", 3), ("loss", 1)]
+)
+def test_the_best_round_is_the_best_by_the_chosen_metric(
+    record: Record, select_by: str, best: int
+) -> None:
+    judge = Judge(by(accuracy=[0.1, 0.9, 0.2, 0.3], f1=[0.1, 0.2, 0.9, 0.3], loss=[1, 2, 3, 4]))
+    recorder = record(judge, 4, select_by=select_by)
+    assert recorder.best.round_number == best
+    assert recorder.best.state.vector[0] == best
+    assert recorder.last.round_number == 4
+
+
+@pytest.mark.parametrize("select_by", ["accuracy", "loss"])
+def test_the_earliest_of_equals_is_the_best(record: Record, select_by: str) -> None:
+    judge = Judge(by(accuracy=[0.4, 0.5, 0.5, 0.5], loss=[1.5, 1.0, 1.0, 1.0]))
+    assert record(judge, 4, select_by=select_by).best.round_number == 2
+
+
+def test_test_data_never_chooses(record: Record) -> None:
+    falling = Judge(by(accuracy=[0.9, 0.5, 0.1]))  # while test accuracy rises
+    assert record(falling, 3).best.round_number == 1
+    assert record(Judge([]), 3).best is None
+
+
+def test_what_is_not_a_number_is_never_the_best(record: Record) -> None:
+    nan = float("nan")
+    assert record(Judge(by(loss=[nan, 3.0, nan])), 3, select_by="loss").best.round_number == 2
+    assert record(Judge(by(loss=[nan, nan])), 2, select_by="loss").best is None
+
+
+def test_every_second_round_and_the_last_are_evaluated(record: Record, folder: RunFolder) -> None:
+    judge = Judge(by(accuracy=[0.1, 0.2, 0.3]))
+    record(judge, 5, every=2)
+    assert judge.asked == [
+        (2.0, "validation", "bf16"),
+        (2.0, "test", "bf16"),
+        (4.0, "validation", "bf16"),
+        (4.0, "test", "bf16"),
+        (5.0, "validation", "fp32"),  # the last round's figures are final
+        (5.0, "test", "fp32"),
+    ]
+    assert ["test" in event for event in read_events(folder.journal)] == [False, True] * 2 + [True]
+
+
+def test_zero_is_never(record: Record) -> None:
+    judge = Judge(by(accuracy=[0.1]))
+    recorder = record(judge, 3, every=0)
+    assert judge.asked == []
+    assert recorder.best is None
+    assert recorder.last.round_number == 3
+
+
+def test_the_best_and_the_last_round_are_kept(record: Record, folder: RunFolder) -> None:
+    record(Judge(by(accuracy=[0.1, 0.9, 0.3, 0.2, 0.5])), 5)
+    assert kept_rounds(folder) == [2, 5]
+    assert load_checkpoint(folder, 2).metrics["validation"] == {"accuracy": 0.9}
+
+
+def test_a_round_that_becomes_the_best_replaces_the_best(record: Record, folder: RunFolder) -> None:
+    record(Judge(by(accuracy=[0.1, 0.2, 0.3])), 3)
+    assert kept_rounds(folder) == [3]
+
+
+def test_all_rounds_are_kept_if_asked(record: Record, folder: RunFolder) -> None:
+    record(Judge(by(accuracy=[0.1, 0.9, 0.3])), 3, keep_all=True)
+    assert kept_rounds(folder) == [1, 2, 3]
+
+
+_NODES = [  # pooled accuracy, worked by hand: (1·0.9 + 3·0.1) / 4 = 0.3, (1·0.1 + 3·0.5) / 4 = 0.4
+    {0: {"accuracy": 0.9, "loss": 1.0, "num-examples": 1}, 1: {"accuracy": 0.1, "num-examples": 3}},
+    {0: {"accuracy": 0.1, "loss": 9.0, "num-examples": 1}, 1: {"accuracy": 0.5, "num-examples": 3}},
+]
+
+
+def test_without_server_data_the_nodes_choose_weighted_by_examples(record: Record) -> None:
+    assert record(Judge([]), 2, clients=_NODES).best.round_number == 2  # plain means: 0.5 and 0.3
+
+
+def test_the_servers_data_comes_before_the_nodes(record: Record) -> None:
+    judge = Judge(by(accuracy=[0.2, 0.1]))
+    assert record(judge, 2, clients=_NODES).best.round_number == 1
+
+
+def test_server_and_node_figures_are_never_compared(record: Record) -> None:
+    """Rounds between two evaluations are not judged by the nodes' higher figures."""
+    nodes = [{0: {"accuracy": 0.99, "num-examples": 1}}] * 4
+    recorder = record(Judge(by(accuracy=[0.2, 0.1])), 4, clients=nodes, every=2)
+    assert recorder.best.round_number == 2
+
+
+def test_a_metric_that_is_not_measured_cannot_choose(record: Record) -> None:
+    with pytest.raises(ConfigError, match=r"evaluate.select-by = 'macro-f1'.*only: accuracy, loss"):
+        record(Judge([{"accuracy": 0.5, "loss": 1.0}]), 1, select_by="macro-f1")
+
+
+def test_the_journal_has_a_rounds_numbers(record: Record, folder: RunFolder) -> None:
+    record(Judge(by(accuracy=[0.1, 0.2])), 2, clients=_NODES)
+    event = read_events(folder.journal)[1]
+    assert {key: event[key] for key in ("round", "rounds", "ok", "failed", "seconds")} == {
+        "round": 2,
+        "rounds": 2,
+        "ok": 2,
+        "failed": 1,
+        "seconds": 1.5,
+    }
+    assert event["rejected"] == {"4": "disk on fire"}
+    assert event["train_loss"] == 1.75  # (10 · 1 + 30 · 2) / 40
+    assert event["examples"] == 40
+    assert (event["down"], event["up"]) == (20, 2)
+    assert event["nodes"]["5"] == {"loss": 2.0, "examples-trained": 30}
+    assert event["clients"]["mean"] == pytest.approx(0.3)
+    assert event["precision"] == "fp32"
+
+
+def test_starts_and_replies_are_noted_by_partition(folder: RunFolder) -> None:
+    journal = Journal(folder.journal)
+    recorder = Recorder(
+        folder=folder,
+        journal=journal,
+        ledger=ledger(1),
+        examiner=Judge([]),
+        rounds=1,
+        every=1,
+        precision="fp32",
+        select_by="accuracy",
+        keep_all=False,
+    )
+    members = [Member(node_id=70 + node, partition=node, examples=1) for node in (3, 5)]
+    recorder.round_started(1, members)
+    recorder.reply_arrived(1, members[1], "disk on fire")
+    journal.close()
+    started, reply = read_events(folder.journal)
+    assert (started["round"], started["rounds"], started["cohort"]) == (1, 1, [3, 5])
+    assert (reply["round"], reply["node"], reply["problem"]) == (1, 5, "disk on fire")
+
+
+def test_spread_is_this() -> None:
+    # Sorted 0, 0.25, 1: deciles lie on the line through (0, 0), (1/2, 0.25), (1, 1).
+    found = spread({7: 1.0, 2: 0.0, 4: 0.25})
+    assert found["mean"] == pytest.approx(1.25 / 3)
+    assert (found["worst"], found["best"]) == (0.0, 1.0)
+    assert found["deciles"] == pytest.approx([0.05, 0.1, 0.15, 0.2, 0.25, 0.4, 0.55, 0.7, 0.85])
+    assert found["nodes"] == {"7": 1.0, "2": 0.0, "4": 0.25}
+
+
+def test_the_spread_of_one_node_is_its_own() -> None:
+    found = spread({3: 0.5})
+    assert {found["mean"], found["worst"], found["best"], *found["deciles"]} == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "select_by", "expected"),
+    [
+        ({"accuracy": 0.5}, "accuracy", 0.5),
+        ({"loss": 0.5}, "loss", -0.5),
+        ({"loss": float("nan")}, "loss", -np.inf),
+        ({"accuracy": float("nan")}, "accuracy", -np.inf),
+    ],
+)
+def test_more_is_better(metrics: Values, select_by: str, expected: float) -> None:
+    assert score(metrics, select_by) == expected

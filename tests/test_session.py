@@ -1,0 +1,76 @@
+"""The local-only baseline: every node for itself, the best chosen by validation data."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import LocalGrid, read_events
+
+from fedpeft_app.config import parse
+from fedpeft_app.coordinator import coordinate
+from fedpeft_app.recorder import Examiner
+from fedpeft_app.runs.checkpoint import load_checkpoint
+from fedpeft_app.runs.directory import RunFolder
+
+
+@pytest.fixture
+def settings(tiny_settings: dict[str, Any]) -> dict[str, Any]:
+    """Flat settings of a local-only run."""
+    return {**tiny_settings, "mode": "local"}
+
+
+def run_judged(
+    settings: Mapping[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    validation: Sequence[Mapping[str, float]],
+) -> RunFolder:
+    """Run four nodes whose states get these validation metrics, node by node."""
+    prepared = list(validation)
+    examine = Examiner.examine
+
+    def judge(examiner: Examiner, state: Any, split: str, precision: str) -> Any:
+        if split == "validation":
+            return prepared.pop(0)
+        return examine(examiner, state, split, precision)
+
+    monkeypatch.setattr(Examiner, "examine", judge)
+    return coordinate(LocalGrid(4, dict(settings)), parse(settings), run_id=1)
+
+
+@pytest.mark.parametrize(
+    ("select_by", "values", "best"),
+    [
+        ("accuracy", [0.1, 0.3, 0.9, 0.9], 2),  # the first of equals
+        ("loss", [0.5, 0.1, 0.9, 0.9], 1),
+        ("loss", [float("nan"), 0.9, 0.8, float("nan")], 2),
+        ("loss", [float("nan")] * 4, 0),
+    ],
+)
+def test_the_best_node_is_exported(
+    settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    select_by: str,
+    values: list[float],
+    best: int,
+) -> None:
+    metrics = [{"accuracy": 0.5, "loss": 0.5, select_by: value} for value in values]
+    run = run_judged({**settings, "evaluate.select-by": select_by}, monkeypatch, metrics)
+    events = read_events(run.journal)
+    nodes = {event["node"]: event for event in events if event["event"] == "node_finished"}
+    assert sorted(nodes) == [0, 1, 2, 3]
+    assert events[-1]["test"] == nodes[best]["test"]
+    assert load_checkpoint(run, 1).metrics["test"] == nodes[best]["test"]
+    accuracy = {str(node): event["test"]["accuracy"] for node, event in nodes.items()}
+    assert events[-1]["nodes"]["nodes"] == accuracy
+
+
+def test_every_node_trains_as_long_as_all_rounds_would(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    grid = LocalGrid(4, settings)
+    run = coordinate(grid, parse({**settings, "rounds": 3}), run_id=1)
+    trained = [message for message in grid.sent if message.metadata.message_type == "train"]
+    assert len(trained) == 4
+    finished = [e for e in read_events(run.journal) if e["event"] == "node_finished"]
+    assert [event["train"]["examples-trained"] for event in finished] == [27] * 4  # 108 / 4
