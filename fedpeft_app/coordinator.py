@@ -37,7 +37,13 @@ from fedpeft_app.runs.export import export
 from fedpeft_app.runs.initial import load_adapter
 from fedpeft_app.session import Session, run_alone
 from fedpeft_app.strategies.catalogue import make_strategy
-from fedpeft_app.strategies.roll_call import Presence, call_roll, make_roster, wait_for_nodes
+from fedpeft_app.strategies.roll_call import (
+    Presence,
+    Roster,
+    call_roll,
+    make_roster,
+    wait_for_nodes,
+)
 from fedpeft_app.strategies.rounds import RoundPlan, run_rounds
 from fedpeft_app.wire.ledger import Ledger
 
@@ -79,18 +85,12 @@ def coordinate(grid: Grid, config: RunConfig, run_id: int) -> RunFolder:
 
 
 def _open_session(grid: Grid, config: RunConfig, folder: RunFolder, journal: Journal) -> Session:
-    """Call the roll, load what the server needs, and check that everyone has the same."""
+    """Call the roll, load what the server needs, and note who takes part."""
     started = time.monotonic()
     located = find_model(config.model.name, config.model.revision)
     ledger = Ledger(backbone_bytes=located.weight_bytes, full_parameters=0)
-    minimum = 1 if config.mode == "central" else config.strategy.min_nodes
-    nodes = wait_for_nodes(grid, minimum, _NODES_TIMEOUT_S)
-    answers = call_roll(grid, nodes, ledger=ledger, timeout_s=config.strategy.round_timeout)
-    adapted = adapted_model(config, _labels(config, answers))
+    adapted, roster = _call_roll(grid, config, ledger)
     ledger.full_parameters = adapted.backbone.parameters
-    roster = make_roster(answers, expected=agreement(adapted), minimum=minimum)
-    if config.mode == "central":
-        roster = replace(roster, members=roster.members[:1])
     journal.note(
         "run_started",
         run=folder.path.name,
@@ -121,6 +121,19 @@ def _open_session(grid: Grid, config: RunConfig, folder: RunFolder, journal: Jou
         initial=_initial_state(config, adapted, roster.labels),
         started=started,
     )
+
+
+def _call_roll(grid: Grid, config: RunConfig, ledger: Ledger) -> tuple[AdaptedModel, Roster]:
+    """Find out who is there, and keep those who hold what the server holds."""
+    minimum = 1 if config.mode == "central" else config.strategy.min_nodes
+    nodes = wait_for_nodes(grid, minimum, _NODES_TIMEOUT_S)
+    answers = call_roll(grid, nodes, ledger=ledger, timeout_s=config.strategy.round_timeout)
+    labels = _labels(config, answers)
+    adapted = adapted_model(config, labels)
+    roster = make_roster(answers, expected=agreement(adapted), minimum=minimum, labels=labels)
+    if config.mode == "central":
+        roster = replace(roster, members=roster.members[:1])
+    return adapted, roster
 
 
 def _labels(config: RunConfig, answers: list[tuple[int, Presence | str]]) -> tuple[str, ...]:
@@ -173,7 +186,7 @@ def _run_together(grid: Grid, session: Session) -> None:
     )
     run_rounds(
         grid,
-        make_strategy(config.strategy.name, options(config.strategy.options)),
+        make_strategy(config.strategy.name, options(config.strategy.options), seed=config.seed),
         session.roster.members,
         session.initial,
         _plan(config),

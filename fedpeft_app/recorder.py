@@ -203,7 +203,10 @@ class Recorder:
             seconds=round(result.seconds, 4),
             down=self._ledger.total("down", round_number=round_number),
             up=self._ledger.total("up", round_number=round_number),
-            nodes={str(reply.member.partition): dict(reply.metrics) for reply in result.good},
+            nodes={
+                str(reply.member.partition): {**reply.metrics, **reply.facts}
+                for reply in result.good
+            },
             **measured,
         )
         self._journal.sync()

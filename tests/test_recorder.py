@@ -122,9 +122,7 @@ def result(state: AdapterState, number: int, clients: Mapping[int, Values]) -> R
     )
 
 
-@pytest.mark.parametrize(
-    ("select_by", "best"), [("accuracy", 2), ("macro-f1", 3), ("loss", 1)]
-)
+@pytest.mark.parametrize(("select_by", "best"), [("accuracy", 2), ("macro-f1", 3), ("loss", 1)])
 def test_the_best_round_is_the_best_by_the_chosen_metric(
     record: Record, select_by: str, best: int
 ) -> None:

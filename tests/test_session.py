@@ -73,4 +73,4 @@ def test_every_node_trains_as_long_as_all_rounds_would(
     trained = [message for message in grid.sent if message.metadata.message_type == "train"]
     assert len(trained) == 4
     finished = [e for e in read_events(run.journal) if e["event"] == "node_finished"]
-    assert [event["train"]["examples-trained"] for event in finished] == [27] * 4  # 108 / 4
+    assert [event["train"]["examples-trained"] for event in finished] == [81] * 4  # 3 · 108 / 4

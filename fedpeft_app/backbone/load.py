@@ -100,19 +100,7 @@ def load_model(
     """
     with _Quiet(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(seed, "head"))
-        try:
-            model, info = AUTO_CLASSES[kind].from_pretrained(
-                str(located.path),
-                num_labels=len(labels),
-                id2label=dict(enumerate(labels)),
-                label2id={label: index for index, label in enumerate(labels)},
-                dtype=DTYPES[dtype],
-                attn_implementation=_attention(),
-                ignore_mismatched_sizes=True,  # a head for other labels is replaced
-                output_loading_info=True,
-            )
-        except Exception as error:  # transformers lets through whatever its parsers raise
-            raise BackboneError(f"Cannot load the model in {located.path}: {error}") from error
+        model, info = _from_pretrained(located, kind, labels, dtype)
     _require_pretrained(model, info, located)
     LOADS[located.fingerprint] += 1
     if dropout >= 0:
@@ -125,6 +113,26 @@ def load_model(
         head=_head(model, info),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
     )
+
+
+def _from_pretrained(
+    located: LocatedModel, kind: str, labels: Sequence[str], dtype: str
+) -> tuple[Any, dict[str, Any]]:
+    """Let transformers build the model; also give what it says about missing weights."""
+    try:
+        model, info = AUTO_CLASSES[kind].from_pretrained(
+            str(located.path),
+            num_labels=len(labels),
+            id2label=dict(enumerate(labels)),
+            label2id={label: index for index, label in enumerate(labels)},
+            dtype=DTYPES[dtype],
+            attn_implementation=_attention(),
+            ignore_mismatched_sizes=True,  # a head for other labels is replaced
+            output_loading_info=True,
+        )
+    except Exception as error:  # transformers lets through whatever its parsers raise
+        raise BackboneError(f"Cannot load the model in {located.path}: {error}") from error
+    return model, info
 
 
 def _attention() -> str:

@@ -83,15 +83,7 @@ def partition(
     if natural:
         table["group"] = groups[order]
     parts = _load(table, nodes, settings, derive_seed(seed, "partition") % 2**32)
-    smallest = min(range(nodes), key=lambda node: len(parts[node]))
-    if len(parts[smallest]) < settings.min_examples:
-        raise DataError(
-            f"data.partitioner = '{settings.name}' leaves node {smallest} with "
-            f"{len(parts[smallest])} of {len(labels)} examples, below data.min-examples = "
-            f"{settings.min_examples}. Use fewer nodes, less skew, or a smaller minimum."
-        )
-    if lost := len(labels) - sum(map(len, parts)):
-        _LOG.warning("Partitioner '%s' leaves %d examples without a node.", settings.name, lost)
+    _require_minimum(parts, len(labels), settings)
     return parts
 
 
@@ -125,6 +117,19 @@ def kept_partition(
             np.savez(scratch, *parts)
             scratch.replace(path)
     return parts
+
+
+def _require_minimum(parts: list[Ints], examples: int, settings: PartitionSettings) -> None:
+    """Refuse a node with too few examples; log examples that no node holds."""
+    smallest = min(range(len(parts)), key=lambda node: len(parts[node]))
+    if len(parts[smallest]) < settings.min_examples:
+        raise DataError(
+            f"data.partitioner = '{settings.name}' leaves node {smallest} with "
+            f"{len(parts[smallest])} of {examples} examples, below data.min-examples = "
+            f"{settings.min_examples}. Use fewer nodes, less skew, or a smaller minimum."
+        )
+    if lost := examples - sum(map(len, parts)):
+        _LOG.warning("Partitioner '%s' leaves %d examples without a node.", settings.name, lost)
 
 
 def _stored(path: Path, nodes: int) -> list[Ints] | None:

@@ -1,4 +1,9 @@
-"""The built-in partitioners, by flwr-datasets. Slow to import: only `partition` does."""
+"""The built-in partitioners, by flwr-datasets. Slow to import: only `partition` does.
+
+Each function takes the number of nodes, the settings and a seed in [0, 2**32), and gives a
+partitioner: an object with a `dataset` to set (columns "position", "label" and, for natural
+nodes, "group") and a `load_partition(node)`. A plug-in is such a function or class.
+"""
 
 from typing import Any
 

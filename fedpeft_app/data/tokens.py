@@ -58,7 +58,11 @@ class TokenSet:
         return self.labels[self.indices]
 
     def select(self, positions: Ints) -> "TokenSet":
-        """Narrow the selection to positions within it, sharing the arrays."""
+        """Narrow the selection to positions within it, sharing the arrays.
+
+        Args:
+            positions: Positions from 0 to `len(self) - 1`, in the order wanted.
+        """
         return TokenSet(
             ids=self.ids,
             offsets=self.offsets,
@@ -69,7 +73,11 @@ class TokenSet:
         )
 
     def tokens(self, position: int) -> npt.NDArray[np.int32]:
-        """Give the token ids of one selected example."""
+        """Give the token ids of one selected example.
+
+        Args:
+            position: From 0 to `len(self) - 1`.
+        """
         stored = self.indices[position]
         return self.ids[self.offsets[stored] : self.offsets[stored + 1]]
 

@@ -4,6 +4,7 @@ The tensors that travel are exactly the parameters with `requires_grad`, by name
 own state dict adds frozen tensors, duplicates some, drops others and tolerates wrong keys.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from fedpeft_app.adapters import AdapterSpec, AdapterState, TensorSpec
 from fedpeft_app.backbone.load import Backbone
 from fedpeft_app.errors import AdapterMismatchError
-from fedpeft_app.methods.method import Method, MethodSettings
+from fedpeft_app.methods.method import Adaptation, Method, MethodSettings
 from fedpeft_app.seeds import derive_seed
 
 
@@ -41,6 +42,9 @@ class AdaptedModel:
 
     def pour(self, state: AdapterState) -> None:
         """Copy a state into the model, in place.
+
+        Args:
+            state: What `read` of a model with the same spec gave, or a mean of such.
 
         Raises:
             AdapterMismatchError: If the state belongs to another adapter.
@@ -85,24 +89,33 @@ def adapt(backbone: Backbone, method: Method, settings: MethodSettings, seed: in
     for parameter in trainable.values():
         parameter.data = parameter.data.float()  # adapters are float32 on any base
     _widen_head_inputs(adaptation.model, backbone.head)
+    return AdaptedModel(
+        model=adaptation.model,
+        method=method,
+        backbone=backbone,
+        spec=_spec(backbone, method.name, adaptation, trainable),
+        trainable=tuple(trainable.values()),
+    )
+
+
+def _spec(
+    backbone: Backbone,
+    method: str,
+    adaptation: Adaptation,
+    trainable: Mapping[str, torch.nn.Parameter],
+) -> AdapterSpec:
+    """Describe what travels, the head all there."""
     tensors = tuple(
         TensorSpec(name=name, shape=tuple(parameter.shape), head=_plain(name) in backbone.head)
         for name, parameter in trainable.items()
     )
     _require_head(backbone, tensors)
-    spec = AdapterSpec(
-        method=method.name,
+    return AdapterSpec(
+        method=method,
         backbone=backbone.located.fingerprint,
         tensors=tensors,
         ranks=adaptation.ranks,
         scaling=adaptation.scaling,
-    )
-    return AdaptedModel(
-        model=adaptation.model,
-        method=method,
-        backbone=backbone,
-        spec=spec,
-        trainable=tuple(trainable.values()),
     )
 
 

@@ -14,7 +14,13 @@ class Head:
     peft = False
 
     def adapt(self, model: Any, head: frozenset[str], settings: MethodSettings) -> Adaptation:
-        """Freeze everything but the head."""
+        """Freeze everything but the head.
+
+        Args:
+            model: A transformers model; it is changed in place.
+            head: Names of the head's parameters.
+            settings: Not used.
+        """
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in head)
         return Adaptation(model=model)
@@ -29,7 +35,13 @@ class Full:
     peft = False
 
     def adapt(self, model: Any, head: frozenset[str], settings: MethodSettings) -> Adaptation:
-        """Freeze nothing."""
+        """Freeze nothing.
+
+        Args:
+            model: A transformers model; it is changed in place.
+            head: Not used: the head trains with the rest.
+            settings: Not used.
+        """
         for parameter in model.parameters():
             parameter.requires_grad_(True)
         return Adaptation(model=model)

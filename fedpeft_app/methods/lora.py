@@ -5,7 +5,7 @@ Reference:
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import peft
@@ -42,19 +42,7 @@ class Lora:
         targets = _targets(settings.targets)
         candidates = ", ".join(linear_modules(model, head))
         try:
-            config = peft.LoraConfig(
-                r=settings.rank,
-                lora_alpha=settings.alpha,
-                lora_dropout=settings.dropout,
-                target_modules=targets,
-                modules_to_save=head_modules(model, head),
-                task_type=_TASK_TYPES.get(type(model).__name__.rpartition("For")[2]),
-                **settings.options,
-            )
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 on transformers 5
-                warnings.filterwarnings("ignore", "fan_in_fan_out")  # set by peft for GPT-2
-                adapted = peft.get_peft_model(model, config)
+            adapted = _wrap(model, head, targets, settings)
         except Exception as error:  # peft raises many kinds, NotImplementedError among them
             raise BackboneError(
                 f"LoRA does not fit {type(model).__name__} with method.targets = "
@@ -63,13 +51,31 @@ class Lora:
                 f"{candidates}."
             ) from error
         ranks, scaling = _ranks(adapted)
-        for target in targets if isinstance(targets, list) else []:
-            if not any(f".{name}".endswith(f".{target}") for name in ranks):  # peft ignores it
-                raise BackboneError(
-                    f"method.targets names '{target}', which is no module of "
-                    f"{type(model).__name__} that LoRA adapts. Take some of: {candidates}."
-                )
+        if isinstance(targets, list) and (lost := _without_module(targets, ranks)):
+            raise BackboneError(
+                f"method.targets names '{lost[0]}', which is no module of "
+                f"{type(model).__name__} that LoRA adapts. Take some of: {candidates}."
+            )
         return Adaptation(model=adapted, ranks=ranks, scaling=scaling)
+
+
+def _wrap(
+    model: Any, head: frozenset[str], targets: str | list[str] | None, settings: MethodSettings
+) -> Any:
+    """Let PEFT put its layers in, without its advice on what it sets right by itself."""
+    config = peft.LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=targets,
+        modules_to_save=head_modules(model, head),
+        task_type=_TASK_TYPES.get(type(model).__name__.rpartition("For")[2]),
+        **settings.options,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 on transformers 5
+        warnings.filterwarnings("ignore", "fan_in_fan_out")  # set by peft for GPT-2
+        return peft.get_peft_model(model, config)
 
 
 _TASK_TYPES = {"SequenceClassification": "SEQ_CLS"}
@@ -82,6 +88,12 @@ def _targets(targets: str) -> str | list[str] | None:
     if targets == "all-linear":
         return targets
     return [target.strip() for target in targets.split(",") if target.strip()]
+
+
+def _without_module(targets: list[str], adapted: Iterable[str]) -> list[str]:
+    """List the targets that no adapted module's name ends with; PEFT passes over them."""
+    names = [f".{name}" for name in adapted]
+    return [target for target in targets if not any(n.endswith(f".{target}") for n in names)]
 
 
 def head_modules(model: Any, head: frozenset[str]) -> list[str]:

@@ -64,6 +64,9 @@ class Method(Protocol):
                 weight backs them.
             settings: The run's settings of the method.
 
+        Returns:
+            The adapted model, with its ranks and scaling.
+
         Raises:
             BackboneError: If the method does not fit the model.
         """

@@ -6,7 +6,14 @@ from pathlib import Path
 
 
 def file_sha256(path: Path) -> str:
-    """Digest a file; a second call in this process is free unless the file changed."""
+    """Digest a file; a second call in this process is free unless the file changed.
+
+    Args:
+        path: An existing file.
+
+    Returns:
+        Its SHA-256, 64 hex digits.
+    """
     stat = path.stat()
     return _sha256(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
 

@@ -48,7 +48,11 @@ def admit(message: Message, member: Member, spec: AdapterSpec, round_number: int
     )
     weight = update.metrics.get("num-examples", 0.0)
     return problem or Reply(
-        member=member, delta=update.delta, weight=weight, metrics=update.metrics
+        member=member,
+        delta=update.delta,
+        weight=weight,
+        metrics=update.metrics,
+        facts=update.facts,
     )
 
 

@@ -1,7 +1,7 @@
 """The protocol of a strategy: who gets what, and how replies become the next state."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from fedpeft_app.adapters import AdapterState
@@ -32,12 +32,14 @@ class Reply:
         delta: local − global.
         weight: Aggregation weight, > 0: examples trained on.
         metrics: The node's numbers.
+        facts: Short texts about the process that trained.
     """
 
     member: Member
     delta: AdapterState
     weight: float
     metrics: Mapping[str, float]
+    facts: Mapping[str, Scalar] = field(default_factory=dict)
 
 
 class Strategy(Protocol):

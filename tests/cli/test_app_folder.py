@@ -28,9 +28,11 @@ def test_its_project_file_declares_every_key(tmp_path: Path) -> None:
     declared = tomllib.loads(text)["tool"]["flwr"]["app"]["config"]
     flat: dict[str, object] = {}
     for key, value in declared.items():
-        inner = {f"{key}.{name}": scalar for name, scalar in value.items()} if isinstance(
-            value, dict
-        ) else {key: value}
+        inner = (
+            {f"{key}.{name}": scalar for name, scalar in value.items()}
+            if isinstance(value, dict)
+            else {key: value}
+        )
         flat.update(inner)
     assert flat == defaults()
 

@@ -130,14 +130,14 @@ def test_a_name_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     }
 
 
-@pytest.mark.parametrize("text", ["plain", "a\"b\\c\n\t", "é 模型 🌾", "\x7f\x01", "'''", "#"])
+@pytest.mark.parametrize("text", ["plain", 'a"b\\c\n\t', "é 模型 🌾", "\x7f\x01", "'''", "#"])
 def test_what_is_written_for_flower_reads_back(text: str) -> None:
     flat = {**defaults(), "data.labels": text, "train.learning-rate": 1e-05, "seed": 2**62}
     assert tomllib.loads(to_toml(flat)) == flat
 
 
 @pytest.mark.parametrize("explain", [False, True])
-def test_what_config_prints_is_a_recipe(tmp_path: Path, explain: bool) -> None:
+def test_what_config_prints_is_a_recipe(tmp_path: Path, *, explain: bool) -> None:
     config = parse({**defaults(), "task.options": '{"é": 1}', "rounds": 3})
     path = recipe(tmp_path, describe_settings(config, explain=explain))
     assert read_settings(path, []) == config

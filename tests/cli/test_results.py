@@ -139,7 +139,7 @@ def test_cleaning_all_spares_what_is_running(real: RunFolder) -> None:
 
 
 @pytest.mark.parametrize(("answer", "status", "left"), [("y\n", 0, False), ("n\n", 1, True)])
-def test_cleaning_asks_first(real: RunFolder, answer: str, status: int, left: bool) -> None:
+def test_cleaning_asks_first(real: RunFolder, answer: str, status: int, *, left: bool) -> None:
     done = fedpeft("runs", "clean", "real", answer=answer)
     assert f"{real.path}\nRemove 1 run folder?" in done.output
     assert (done.exit_code, real.path.exists()) == (status, left)
@@ -166,7 +166,8 @@ def test_an_export_goes_where_it_is_told(real: RunFolder, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("option", "name"), [("--merge", "adapter-merged"), ("--self-contained", "adapter-self-contained")]
+    ("option", "name"),
+    [("--merge", "adapter-merged"), ("--self-contained", "adapter-self-contained")],
 )
 def test_an_export_goes_beside_the_runs_own(real: RunFolder, option: str, name: str) -> None:
     before = (real.adapter / "adapter_model.safetensors").read_bytes()
@@ -197,7 +198,10 @@ def test_a_card_claims_no_test_in_low_precision(real: RunFolder, tmp_path: Path)
     ("arguments", "message"),
     [
         (["latest", "--round", "9"], r"No checkpoint of round 9 in .*; kept: 1, 2"),
-        (["latest", "--round", "first"], "Expected a round's number, 'best' or 'last', got 'first'"),
+        (
+            ["latest", "--round", "first"],
+            "Expected a round's number, 'best' or 'last', got 'first'",
+        ),
         (["missing"], "no run fits"),
     ],
 )

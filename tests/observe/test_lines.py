@@ -85,8 +85,10 @@ _SAID: list[tuple[dict[str, Any], str | None]] = [
             "test": {"accuracy": 0.5},
             "clients": {"mean": 0.75, "worst": 0.25},
         },
-        "round 2/5 | clients 3 ok, 1 failed | train loss 0.123 | test accuracy 0.5000 | "
-        "client accuracy 0.7500 (worst 0.2500) | 4.0 KiB down, 2.0 MiB up | 1.2 s",
+        (
+            "round 2/5 | clients 3 ok, 1 failed | train loss 0.123 | test accuracy 0.5000 | "
+            "client accuracy 0.7500 (worst 0.2500) | 4.0 KiB down, 2.0 MiB up | 1.2 s"
+        ),
     ),
     (
         {"event": "node_finished", "node": 3, "test": {"accuracy": 0.5}},
@@ -94,16 +96,20 @@ _SAID: list[tuple[dict[str, Any], str | None]] = [
     ),
     (
         _FINISHED,
-        "run finished in 61.0 s: /runs/demo\n"
-        "test accuracy 0.9437, macro-F1 0.8765 (round 4, best on validation data)\n"
-        "318 KiB per client, round and direction: 280 times fewer bytes than full fine-tuning "
-        "(87 MiB)\n"
-        "adapter: /runs/demo/adapter",
+        (
+            "run finished in 61.0 s: /runs/demo\n"
+            "test accuracy 0.9437, macro-F1 0.8765 (round 4, best on validation data)\n"
+            "318 KiB per client, round and direction: 280 times fewer bytes than full fine-tuning "
+            "(87 MiB)\n"
+            "adapter: /runs/demo/adapter"
+        ),
     ),
     (
         {**_FINISHED, "test": {"accuracy": 0.5}, "bytes_per_message": 0, "adapter": ""},
-        "run finished in 61.0 s: /runs/demo\ntest accuracy 0.5000 (round 4, best on validation "
-        "data)",
+        (
+            "run finished in 61.0 s: /runs/demo\ntest accuracy 0.5000 (round 4, best on validation "
+            "data)"
+        ),
     ),
     (
         {
@@ -112,9 +118,11 @@ _SAID: list[tuple[dict[str, Any], str | None]] = [
             "nodes": {"mean": 0.5, "worst": 0.25, "best": 0.75},
             "bytes_per_message": 0,
         },
-        "run finished in 61.0 s: /runs/demo\n"
-        "test accuracy over nodes: mean 0.5000, worst 0.2500, best 0.7500\n"
-        "adapter: /runs/demo/adapter",
+        (
+            "run finished in 61.0 s: /runs/demo\n"
+            "test accuracy over nodes: mean 0.5000, worst 0.2500, best 0.7500\n"
+            "adapter: /runs/demo/adapter"
+        ),
     ),
     ({"event": "run_failed", "problem": "too few replies"}, "run failed: too few replies"),
     ({"event": "round_started", "round": 1}, None),

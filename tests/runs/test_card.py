@@ -48,7 +48,9 @@ def test_the_card_claims_what_the_mode_did(mode: str, claim: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("folder", ["/tmp/run", "/tmp/it's \"{labels}\"", "C:\\new\\temp", "/tmp/é🌾"])
+@pytest.mark.parametrize(
+    "folder", ["/tmp/run", '/tmp/it\'s "{labels}"', "C:\\new\\temp", "/tmp/é🌾"]
+)
 def test_a_snippet_is_python_for_any_folder(form: str, folder: str) -> None:
     tree = ast.parse(loading_snippet(form, Path(folder), max_length=64, dtype="bfloat16"))
     assigned = {

@@ -80,9 +80,7 @@ def test_a_cut_file_is_refused_wherever_it_is_cut(folder: RunFolder, saved: Path
 def test_a_flipped_bit_in_the_values_is_refused(folder: RunFolder, saved: Path) -> None:
     whole = saved.read_bytes()
     for position in range(len(whole) - 7 * 4, len(whole)):  # seven float32 at the end
-        saved.write_bytes(
-            whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :]
-        )
+        saved.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
         with pytest.raises(RunFolderError, match="do not have the digest"):
             load_checkpoint(folder, 7)
 

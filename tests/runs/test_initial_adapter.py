@@ -117,7 +117,9 @@ def test_a_folder_without_weights_is_refused(
         load_adapter(tmp_path_factory.mktemp("empty"), folder[1].spec, _LABELS)
 
 
-@pytest.mark.parametrize("name", ["adapter_model.safetensors", "labels.json", "adapter_config.json"])
+@pytest.mark.parametrize(
+    "name", ["adapter_model.safetensors", "labels.json", "adapter_config.json"]
+)
 def test_a_damaged_file_is_named(folder: tuple[Path, AdaptedModel], name: str) -> None:
     (folder[0] / name).write_bytes(b"{")
     with pytest.raises(RunFolderError, match=f"Cannot read .*{name}"):

@@ -23,17 +23,51 @@ class Task(Protocol):
     model_kind: str
 
     def encode(self, tokenizer: Any, texts: Sequence[str], max_length: int) -> list[list[int]]:
-        """Tokenise texts, cut at `max_length` tokens."""
+        """Tokenise texts.
+
+        Args:
+            tokenizer: The backbone's tokenizer.
+            texts: Raw texts.
+            max_length: Tokens kept of each text, special tokens included.
+
+        Returns:
+            Token ids per text, not padded.
+        """
         ...
 
     def collate(self, examples: TokenSet, positions: npt.NDArray[np.int64], pad: int) -> Batch:
-        """Build one batch, padded to its longest example with token `pad`."""
+        """Build one batch, padded on the right to its longest example.
+
+        Args:
+            examples: Tokenised examples.
+            positions: Which of them, `(batch,)`, at least one.
+            pad: Padding token id; masked, and for a decoder the id its config names.
+
+        Returns:
+            The model's inputs and "labels", all `(batch, …)`.
+        """
         ...
 
     def loss(self, model: Any, batch: Batch) -> torch.Tensor:
-        """Give the mean loss over a batch, a scalar."""
+        """Give the mean loss over a batch.
+
+        Args:
+            model: The model, in training mode.
+            batch: What `collate` gave.
+
+        Returns:
+            A scalar, float32.
+        """
         ...
 
     def metrics(self, logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> Metrics:
-        """Judge outputs against labels; always has "loss" and "accuracy"."""
+        """Judge outputs against labels.
+
+        Args:
+            logits: Outputs, one row per example.
+            labels: Label index per example.
+
+        Returns:
+            Name → value; always has "loss" and "accuracy".
+        """
         ...

@@ -15,7 +15,7 @@ _BINARY = 2  # labels for which one score orders the examples
 
 
 class TextClassification:
-    """Single-label classification of texts by a sequence classifier."""
+    """Single-label classification of texts by a sequence classifier; arguments as in `Task`."""
 
     model_kind = "sequence-classification"
 
@@ -52,7 +52,15 @@ class TextClassification:
         return cross_entropy(self.logits(model, batch).float(), batch["labels"])
 
     def logits(self, model: Any, batch: Batch) -> torch.Tensor:
-        """Run the model: `(batch, labels)`."""
+        """Run the model.
+
+        Args:
+            model: A sequence classifier.
+            batch: What `collate` gave.
+
+        Returns:
+            Logits, `(batch, labels)`.
+        """
         inputs = {key: value for key, value in batch.items() if key != "labels"}
         output: torch.Tensor = model(**inputs).logits
         return output
