@@ -174,7 +174,7 @@ def fit_settings(config: RunConfig) -> FitSettings:
     train, method = config.train, make_method(config)
     return FitSettings(
         epochs=train.local_epochs,
-        max_steps=train.max_steps,
+        max_steps=train.max_steps * (config.rounds if config.mode == "local" else 1),
         batch_size=train.batch_size,
         accumulation=train.gradient_accumulation,
         optimizer=train.optimizer,
@@ -184,10 +184,15 @@ def fit_settings(config: RunConfig) -> FitSettings:
         schedule=train.lr_schedule,
         warmup=train.warmup_fraction,
         max_grad_norm=train.max_grad_norm,
-        precision=resolve_precision(train.precision, device()),
+        precision=resolve_precision(_asked_precision(config), device()),
         rounds=1 if config.mode == "local" else config.rounds,
         seed=config.seed,
     )
+
+
+def _asked_precision(config: RunConfig) -> str:
+    """Give the precision asked for; a half-precision model leaves no choice."""
+    return {"bfloat16": "bf16", "float16": "fp16"}.get(config.model.dtype, config.train.precision)
 
 
 def make_worker(config: RunConfig, node_config: Mapping[str, Any]) -> tuple[Worker, Presence]:

@@ -1,12 +1,15 @@
 """How a run's data is read, split and shared out, from labels alone; imports nothing heavy."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import numpy as np
 
 from fedpeft_app.config import RunConfig
 from fedpeft_app.data.partition import PartitionSettings, kept_partition
-from fedpeft_app.data.read import Columns
+from fedpeft_app.data.read import Columns, Examples
 from fedpeft_app.data.splits import Splits, SplitSettings, make_splits
-from fedpeft_app.data.tokens import TokenizedSource, TokenSet
+from fedpeft_app.data.tokens import TokenizedSource, TokenSet, token_set
 
 
 def columns(config: RunConfig) -> Columns:
@@ -19,6 +22,20 @@ def columns(config: RunConfig) -> Columns:
         group=config.data.partition_column if natural else "",
         labels=names,
     )
+
+
+def untokenized(examples: Mapping[str, Examples], names: tuple[str, ...]) -> TokenizedSource:
+    """Stand in for a tokenised source where only labels and groups matter."""
+    groups = sorted({group for split in examples.values() for group in split.groups})
+    splits = {
+        name: replace(
+            token_set([()] * len(split.texts), split.labels),
+            groups=np.searchsorted(groups, split.groups).astype(np.int64),
+            group_names=tuple(groups),
+        )
+        for name, split in examples.items()
+    }
+    return TokenizedSource(splits=splits, label_names=names, fingerprint="")
 
 
 def splits(config: RunConfig, source: TokenizedSource) -> Splits:

@@ -98,9 +98,13 @@ def _torch() -> Iterator[Finding]:
     else:
         yield Finding(grade="ok", text="torch is a CPU build; training runs on CPU cores")
     if has_fast_bf16(where):
-        yield Finding(grade="ok", text=f"bf16 runs in hardware; train.precision=auto uses it ({where})")
+        yield Finding(
+            grade="ok", text=f"bf16 runs in hardware; train.precision=auto uses it ({where})"
+        )
     else:
-        yield Finding(grade="note", text=f"no bf16 in hardware; train.precision=auto is fp32 ({where})")
+        yield Finding(
+            grade="note", text=f"no bf16 in hardware; train.precision=auto is fp32 ({where})"
+        )
 
 
 def _ray() -> Iterator[Finding]:
@@ -167,7 +171,8 @@ def _network() -> Iterator[Finding]:
     )
     if done.returncode:
         yield Finding(
-            grade="note", text="pip is missing: offline sources cannot be fetched (python -m ensurepip)"
+            grade="note",
+            text="pip is missing: offline sources cannot be fetched (python -m ensurepip)",
         )
     import httpx
     from huggingface_hub import constants

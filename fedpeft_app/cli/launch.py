@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,9 @@ def run_simulation(config: RunConfig, simulation: Simulation, console: Console) 
     """
     with LiveView(console) as view, _interruptible():
         view.stage("checking model and data")
-        preflight(config)
+        if config.mode == "central":
+            simulation = replace(simulation, nodes=1)  # it holds everything
+        preflight(config, simulation.nodes)
         home().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="flower-", dir=home()) as scratch:
             view.stage("starting Flower and Ray")
@@ -98,9 +100,7 @@ def run_on_connection(config: RunConfig, connection: str, console: Console) -> N
     environment = {**os.environ, "FLWR_TELEMETRY_ENABLED": "0"}
     with tempfile.TemporaryDirectory() as scratch:
         command = _flwr_run(config, Path(scratch), connection)
-        done = subprocess.run(
-            command, capture_output=True, env=environment, text=True, check=False
-        )
+        done = subprocess.run(command, capture_output=True, env=environment, text=True, check=False)
         run_id = _run_id(done)
     console.print(f"run {run_id} submitted to '{connection}'", highlight=False)
     try:

@@ -7,17 +7,18 @@ from fedpeft_app.backbone.locate import LocatedModel, locate
 from fedpeft_app.config import RunConfig
 from fedpeft_app.data.read import read
 from fedpeft_app.data.sources import find_source
-from fedpeft_app.data_plan import columns
+from fedpeft_app.data_plan import columns, shares, splits, untokenized
 from fedpeft_app.errors import ConfigError, Fault, FedPeftError
 from fedpeft_app.names import REGISTRIES
 from fedpeft_app.runs.initial import adapter_file
 
 
-def preflight(config: RunConfig) -> LocatedModel:
-    """Find the model and read the data of a run, downloading what is missing.
+def preflight(config: RunConfig, nodes: int) -> LocatedModel:
+    """Find the model, read the data and share it out, downloading what is missing.
 
     Args:
         config: A checked configuration.
+        nodes: Simulated nodes.
 
     Returns:
         The located model.
@@ -32,7 +33,8 @@ def preflight(config: RunConfig) -> LocatedModel:
     steps: tuple[Callable[[], object], ...] = (
         lambda: _import_plugins(config),
         lambda: located.append(locate(config.model.name, config.model.revision)),
-        lambda: _read_data(config),
+        lambda: _require_nodes(config, nodes),
+        lambda: _share_data(config, nodes),
         lambda: _find_initial(config),
     )
     for step in steps:
@@ -47,9 +49,19 @@ def preflight(config: RunConfig) -> LocatedModel:
     return located[0]
 
 
-def _read_data(config: RunConfig) -> None:
-    """Read a run's data once, so that what is wrong with it is known now."""
-    read(find_source(config.data.name), columns(config))
+def _require_nodes(config: RunConfig, nodes: int) -> None:
+    """Refuse fewer nodes than the run waits for."""
+    minimum = config.strategy.min_nodes
+    if config.mode != "central" and nodes < minimum:
+        problem = f"the run has {nodes} nodes; use --nodes {minimum} or more, or lower this."
+        raise ConfigError([Fault(key="strategy.min-nodes", value=minimum, problem=problem)])
+
+
+def _share_data(config: RunConfig, nodes: int) -> None:
+    """Read a run's data and share it out, so that what is wrong with it is known now."""
+    examples, names = read(find_source(config.data.name), columns(config))
+    train = splits(config, untokenized(examples, names)).train
+    shares(config, train, nodes)
 
 
 def _find_initial(config: RunConfig) -> None:

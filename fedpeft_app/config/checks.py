@@ -62,6 +62,17 @@ def _local_needs_a_judge(config: RunConfig) -> Iterator[Fault]:
         )
 
 
+def _half_base_needs_its_own_precision(config: RunConfig) -> Iterator[Fault]:
+    needed = {"bfloat16": "bf16", "float16": "fp16"}.get(config.model.dtype)
+    if needed and config.train.precision not in ("auto", needed):
+        yield Fault(
+            key="train.precision",
+            value=config.train.precision,
+            problem=f"model.dtype = '{config.model.dtype}' runs under '{needed}' or 'auto' only: "
+            f"adapters are float32 on a half-precision model.",
+        )
+
+
 _RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (  # the keys a rule reads, the rule
     (("data.partitioner", "data.partition-column"), _natural_needs_a_column),
     (
@@ -70,4 +81,5 @@ _RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (  # the keys a rule reads, t
     ),
     (("strategy.min-replies", "strategy.min-nodes"), _replies_come_from_nodes),
     (("mode", "evaluate.server"), _local_needs_a_judge),
+    (("model.dtype", "train.precision"), _half_base_needs_its_own_precision),
 )

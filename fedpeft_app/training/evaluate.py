@@ -9,7 +9,7 @@ import torch
 from fedpeft_app.data.tasks.task import Metrics, Task
 from fedpeft_app.data.tokens import TokenSet
 from fedpeft_app.training.batches import sorted_batches
-from fedpeft_app.training.precision import autocast
+from fedpeft_app.training.precision import arithmetic, autocast
 
 Progress = Callable[[float], None]
 
@@ -48,7 +48,7 @@ def logits(
     model.eval()
     rows: npt.NDArray[np.float32] | None = None
     done = 0
-    with torch.inference_mode(), autocast(precision, where):
+    with torch.inference_mode(), autocast(arithmetic(model, precision), where):
         for positions in sorted_batches(examples.lengths, batch_size):
             batch = task.collate(examples, positions, pad)
             inputs = {key: value.to(where) for key, value in batch.items() if key != "labels"}

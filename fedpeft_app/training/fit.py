@@ -17,7 +17,7 @@ from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.seeds import derive_seed, numpy_generator
 from fedpeft_app.training.batches import grouped_batches
 from fedpeft_app.training.optimizer import make_optimizer, set_rate
-from fedpeft_app.training.precision import autocast
+from fedpeft_app.training.precision import arithmetic, autocast
 from fedpeft_app.training.schedule import learning_rate_factor
 
 Positions = npt.NDArray[np.int64]
@@ -113,7 +113,8 @@ def fit(
     )
     optimizer.zero_grad(set_to_none=True)  # a fit that failed half-way left its gradients
     where = adapted.trainable[0].device
-    scaler = torch.amp.GradScaler(where.type, enabled=settings.precision == "fp16")
+    precision = arithmetic(adapted.model, settings.precision)
+    scaler = torch.amp.GradScaler(where.type, enabled=precision == "fp16")
     losses: list[torch.Tensor] = []  # read once, after the loop: no synchronisation per step
     dropout = derive_seed(settings.seed, "dropout", round_number=round_number, partition=partition)
     with _training_mode(adapted.model, dropout):
@@ -122,7 +123,7 @@ def fit(
             size = sum(len(positions) for positions in group)
             for positions in group:
                 batch = _to(task.collate(examples, positions, pad), where)
-                with autocast(settings.precision, where):
+                with autocast(precision, where):
                     loss = task.loss(adapted.model, batch)
                 scaler.scale(loss * (len(positions) / size)).backward()  # type: ignore[no-untyped-call]
                 losses.append(loss.detach())

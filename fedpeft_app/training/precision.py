@@ -45,6 +45,21 @@ def resolve_precision(precision: str, where: torch.device) -> str:
     return precision
 
 
+def arithmetic(model: torch.nn.Module, precision: str) -> str:
+    """Decide the autocast that a model needs: its own, if its frozen weights are not float32.
+
+    Args:
+        model: The model, whose first parameter has the dtype of the frozen weights.
+        precision: What was asked for: "fp32", "bf16" or "fp16".
+
+    Returns:
+        "fp32", "bf16" or "fp16". Adapters are float32 on any base, so a half-precision base
+        cannot run without autocast.
+    """
+    own = {dtype: name for name, dtype in _DTYPES.items()}
+    return own.get(next(model.parameters()).dtype, precision)
+
+
 def autocast(precision: str, where: torch.device) -> AbstractContextManager[object]:
     """Open the autocast context of a resolved precision."""
     if precision == "fp32":

@@ -21,13 +21,13 @@ def sound(tiny_model: Path, tiny_data: Path) -> dict[str, Any]:
 
 
 def test_sound_settings_pass(sound: dict[str, Any], tiny_model: Path) -> None:
-    assert preflight(parse(sound)).path == tiny_model
+    assert preflight(parse(sound), 4).path == tiny_model
 
 
 def test_a_model_folder_without_weights_is_refused(sound: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}), encoding="utf-8")
     with pytest.raises(SourceError, match=r"has a config.json but no weights. Expected one of"):
-        preflight(parse({**sound, "model.name": str(tmp_path)}))
+        preflight(parse({**sound, "model.name": str(tmp_path)}), 4)
 
 
 def test_a_missing_column_is_named_with_those_there_are(
@@ -38,12 +38,12 @@ def test_a_missing_column_is_named_with_those_there_are(
     with pytest.raises(
         DataError, match=r"no column 'label' \(data.label-column\). It has: text, topic"
     ):
-        preflight(parse({**sound, "data.name": str(path)}))
+        preflight(parse({**sound, "data.name": str(path)}), 4)
 
 
 def test_a_missing_file_is_named(sound: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"No data at '.*/missing.csv'"):
-        preflight(parse({**sound, "data.name": str(tmp_path / "missing.csv")}))
+        preflight(parse({**sound, "data.name": str(tmp_path / "missing.csv")}), 4)
 
 
 def test_a_corrupt_cache_file_is_found_and_deleted(sound: dict[str, Any]) -> None:
@@ -53,7 +53,7 @@ def test_a_corrupt_cache_file_is_found_and_deleted(sound: dict[str, Any]) -> Non
     for name in mirror.files:
         (folder / name).write_text("half a downl", encoding="utf-8")
     with pytest.raises(SourceError, match=r"Corrupt file .*expected sha256.*deleted") as caught:
-        preflight(parse({**sound, "data.name": "reuters-r8"}))
+        preflight(parse({**sound, "data.name": "reuters-r8"}), 4)
     gone = [name for name in mirror.files if not (folder / name).exists()]
     assert gone
     assert all(name in str(caught.value) for name in gone)
@@ -67,7 +67,7 @@ def test_all_problems_are_told_at_once(sound: dict[str, Any], tmp_path: Path) ->
         "method.init-from": str(tmp_path),
     }
     with pytest.raises(FedPeftError) as caught:
-        preflight(parse({**sound, **changes}))
+        preflight(parse({**sound, **changes}), 4)
     text = str(caught.value)
     assert "strategy.name = 'no_such_module:Strategy'" in text
     assert f"found none in {tmp_path}" in text
@@ -78,7 +78,7 @@ def test_all_problems_are_told_at_once(sound: dict[str, Any], tmp_path: Path) ->
 @pytest.mark.parametrize("key", ["task", "method.name", "data.partitioner", "strategy.name"])
 def test_a_plug_in_that_cannot_be_imported_is_named(sound: dict[str, Any], key: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        preflight(parse({**sound, key: "no_such_module:Thing"}))
+        preflight(parse({**sound, key: "no_such_module:Thing"}), 4)
     (fault,) = caught.value.faults
     assert fault.key == key
     assert "No module named 'no_such_module'" in fault.problem
@@ -86,14 +86,14 @@ def test_a_plug_in_that_cannot_be_imported_is_named(sound: dict[str, Any], key: 
 
 def test_a_missing_initial_adapter_is_refused(sound: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="found neither"):
-        preflight(parse({**sound, "method.init-from": str(tmp_path / "adapter")}))
+        preflight(parse({**sound, "method.init-from": str(tmp_path / "adapter")}), 4)
 
 
 def test_a_pooled_run_needs_no_column_of_nodes(sound: dict[str, Any]) -> None:
     natural = {**sound, "data.partitioner": "natural", "data.partition-column": "hospital"}
     with pytest.raises(DataError, match="no column 'hospital'"):
-        preflight(parse(natural))
-    preflight(parse({**natural, "mode": "central"}))
+        preflight(parse(natural), 4)
+    preflight(parse({**natural, "mode": "central"}), 4)
 
 
 def test_looking_does_not_load_torch(sound: dict[str, Any]) -> None:
@@ -108,3 +108,13 @@ def test_looking_does_not_load_torch(sound: dict[str, Any]) -> None:
         [sys.executable, "-c", code, json.dumps(sound)], capture_output=True, text=True, check=True
     )
     assert done.stdout == "False\n"
+
+
+def test_too_few_nodes_for_the_run_are_known_before_it_starts(sound: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="--nodes 2 or more"):
+        preflight(parse(sound), 1)
+
+
+def test_data_that_cannot_be_shared_out_is_known_before_it_starts(sound: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"below data\.min-examples = 500"):
+        preflight(parse({**sound, "data.min-examples": 500}), 4)
