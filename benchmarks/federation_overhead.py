@@ -43,7 +43,9 @@ def federated(runs: Path) -> dict[str, Any]:
     events = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
     rounds = [event for event in events if event["event"] == "round_finished"][1:]
     loads = {
-        node["process"]: node["backbone-loads"] for event in rounds for node in event["nodes"].values()
+        node["process"]: node["backbone-loads"]
+        for event in rounds
+        for node in event["nodes"].values()
     }
     return {
         "examples_per_s": sum(event["examples"] for event in rounds)

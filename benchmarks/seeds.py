@@ -1,6 +1,6 @@
 """Accuracy over seeds: run a recipe once per seed and print mean and spread.
 
-    python benchmarks/seeds.py recipes/demo.toml 0 1 2 3 4 -- [KEY=VALUE ...]
+python benchmarks/seeds.py recipes/demo.toml 0 1 2 3 4 -- [KEY=VALUE ...]
 """
 
 import json

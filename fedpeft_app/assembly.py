@@ -31,6 +31,7 @@ from fedpeft_app.training.fit import FitSettings
 from fedpeft_app.training.precision import device, resolve_precision
 from fedpeft_app.training.worker import Worker, use_assigned_threads
 
+_VOCABULARIES = ("*token*", "vocab*", "merges*", "*.model", "*piece*")  # files of tokenizers
 _AGREEING_PACKAGES = ("torch", "transformers", "peft")  # their versions name and shape tensors
 
 
@@ -64,7 +65,7 @@ def tokenizer(config: RunConfig) -> Any:
 
 
 def padding_token(config: RunConfig) -> int:
-    """Give the token that fills batches up; masked, so its value does not matter."""
+    """Give the token that fills batches up; decoders find a text's end by it."""
     pad = tokenizer(config).pad_token_id
     return int(pad) if pad is not None else 0
 
@@ -107,8 +108,8 @@ def _tokenized(
 
 def _vocabulary(located: LocatedModel) -> str:
     """Fingerprint a tokenizer by the files that define it."""
-    files = sorted(located.path.glob("*token*")) + sorted(located.path.glob("vocab*"))
-    return ",".join(file_sha256(file) for file in files if file.is_file())
+    files = {file for pattern in _VOCABULARIES for file in located.path.glob(pattern)}
+    return ",".join(file_sha256(file) for file in sorted(files) if file.is_file())
 
 
 def server_splits(config: RunConfig) -> Splits:
@@ -165,6 +166,7 @@ def adapted_model(config: RunConfig, labels: tuple[str, ...]) -> AdaptedModel:
         options=options(config.method.options),
     )
     adapted = adapt(backbone, method, settings, config.seed)
+    adapted.backbone.model.config.pad_token_id = padding_token(config)
     adapted.model.to(device())
     return adapted
 

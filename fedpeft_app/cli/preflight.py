@@ -1,5 +1,6 @@
-"""What can be found out about a run before anything starts, without loading torch."""
+"""What can be found out about a run before anything starts, without loading a model."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from fedpeft_app.config import RunConfig
 from fedpeft_app.data.read import read
 from fedpeft_app.data.sources import find_source
 from fedpeft_app.data_plan import columns, shares, splits, untokenized
-from fedpeft_app.errors import ConfigError, Fault, FedPeftError
+from fedpeft_app.errors import ConfigError, Fault, FedPeftError, UnknownNameError
 from fedpeft_app.names import REGISTRIES
 from fedpeft_app.runs.initial import adapter_file
 
@@ -61,7 +62,8 @@ def _share_data(config: RunConfig, nodes: int) -> None:
     """Read a run's data and share it out, so that what is wrong with it is known now."""
     examples, names = read(find_source(config.data.name), columns(config))
     train = splits(config, untokenized(examples, names)).train
-    shares(config, train, nodes)
+    with contextlib.suppress(UnknownNameError):  # _import_plugins says so already
+        shares(config, train, nodes)
 
 
 def _find_initial(config: RunConfig) -> None:

@@ -36,9 +36,10 @@ class Lora:
             The PEFT model, with rank and scaling as PEFT applied them.
 
         Raises:
-            BackboneError: If PEFT refuses the settings, or a target names no module
-                outside the head.
+            BackboneError: If PEFT refuses the settings, a target names no module outside
+                the head, or the initialisation would rewrite the frozen model.
         """
+        _require_untouched_base(settings.options)
         targets = _targets(settings.targets)
         candidates = ", ".join(linear_modules(model, head))
         try:
@@ -78,6 +79,17 @@ def _wrap(
         return peft.get_peft_model(model, config)
 
 
+def _require_untouched_base(options: Mapping[str, Any]) -> None:
+    """Refuse initialisations that rewrite frozen weights, each machine by its own SVD."""
+    chosen = str(options.get("init_lora_weights", "")).lower()
+    if chosen.startswith(_REWRITES_BASE):
+        raise BackboneError(
+            f"init_lora_weights = '{chosen}' rewrites the frozen weights in place, which nodes "
+            f"would have to do bit for bit alike. Use true, false, 'gaussian' or 'orthogonal'."
+        )
+
+
+_REWRITES_BASE = ("pissa", "olora", "corda", "eva", "loftq", "lora_ga")
 _TASK_TYPES = {"SequenceClassification": "SEQ_CLS"}
 
 

@@ -36,7 +36,12 @@ def fedpeft(home: Path, *arguments: str, **options: Any) -> "subprocess.Complete
     """Run the command line."""
     environment = {**os.environ, "FEDPEFT_HOME": str(home), **options.pop("env", {})}
     return subprocess.run(
-        [FEDPEFT, *arguments], capture_output=True, text=True, env=environment, check=False, **options
+        [FEDPEFT, *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+        **options,
     )
 
 

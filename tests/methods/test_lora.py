@@ -185,3 +185,8 @@ def test_linear_modules_lists_last_names_once(zoo: dict[str, Path]) -> None:
 
 def test_peft_is_told_that_the_task_is_classification(bert: Path) -> None:
     assert make(bert, "lora").model.peft_config["default"].task_type == "SEQ_CLS"
+
+
+def test_initialisations_that_rewrite_the_frozen_model_are_refused(bert: Path) -> None:
+    with pytest.raises(BackboneError, match="rewrites the frozen weights"):
+        make(bert, "lora", options={"init_lora_weights": "pissa"})
