@@ -30,8 +30,9 @@ def main() -> None:
             final = json.loads(journal.read_text(encoding="utf-8").splitlines()[-1])
         accuracies.append(final["test"]["accuracy"])
         print(
-            f"seed {seed}: accuracy {accuracies[-1]:.4f}, macro-F1 {final['test']['macro-f1']:.4f}, "
-            f"round {final['round']}, {final['times_fewer']:.0f} times fewer bytes, {seconds:.0f} s",
+            f"seed {seed}: accuracy {accuracies[-1]:.4f}, "
+            f"macro-F1 {final['test']['macro-f1']:.4f}, round {final['round']}, "
+            f"{final['times_fewer']:.0f} times fewer bytes, {seconds:.0f} s",
             flush=True,
         )
     mean = statistics.mean(accuracies)

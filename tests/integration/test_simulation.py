@@ -150,9 +150,11 @@ def test_flower_run_works_natively(home: Path, tmp_path: Path) -> None:
         time.sleep(5)
         project = Path(__file__).parents[2]
         done = subprocess.run(
-            [str(binaries / "flwr"), "run", str(project), "own", "--stream"]
-            + ["--federation-config", "num-supernodes=4 client-resources-num-cpus=1"]
-            + ["-c", " ".join(SMALL)],
+            [
+                *[str(binaries / "flwr"), "run", str(project), "own", "--stream"],
+                *["--federation-config", "num-supernodes=4 client-resources-num-cpus=1"],
+                *["-c", " ".join(SMALL)],
+            ],
             env=environment,
             capture_output=True,
             text=True,
