@@ -167,7 +167,7 @@ def _initial_state(
     """Start fresh, or from an existing adapter folder."""
     if config.method.init_from:
         return load_adapter(Path(config.method.init_from), adapted.spec, labels)
-    return adapted.read()
+    return adapted.initial
 
 
 def _run_together(grid: Grid, session: Session) -> None:

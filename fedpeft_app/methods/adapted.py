@@ -4,7 +4,7 @@ The tensors that travel are exactly the parameters with `requires_grad`, by name
 own state dict adds frozen tensors, duplicates some, drops others and tolerates wrong keys.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,8 @@ class AdaptedModel:
         backbone: The model before the method, sharing its frozen weights.
         spec: What travels.
         trainable: The trainable parameters, in the order of the spec.
+        initial: Their values before any training: a model that is kept is trained again and
+            again, so what it holds now says nothing about the start.
     """
 
     model: Any
@@ -34,11 +36,11 @@ class AdaptedModel:
     backbone: Backbone
     spec: AdapterSpec
     trainable: tuple[torch.nn.Parameter, ...]
+    initial: AdapterState
 
     def read(self) -> AdapterState:
         """Copy the trainable tensors out of the model."""
-        flat = torch.cat([parameter.detach().reshape(-1).cpu() for parameter in self.trainable])
-        return AdapterState(spec=self.spec, vector=flat.numpy())
+        return _read(self.spec, self.trainable)
 
     def pour(self, state: AdapterState) -> None:
         """Copy a state into the model, in place.
@@ -89,13 +91,22 @@ def adapt(backbone: Backbone, method: Method, settings: MethodSettings, seed: in
     for parameter in trainable.values():
         parameter.data = parameter.data.float()  # adapters are float32 on any base
     _widen_head_inputs(adaptation.model, backbone.head)
+    spec = _spec(backbone, method.name, adaptation, trainable)
+    parameters = tuple(trainable.values())
     return AdaptedModel(
         model=adaptation.model,
         method=method,
         backbone=backbone,
-        spec=_spec(backbone, method.name, adaptation, trainable),
-        trainable=tuple(trainable.values()),
+        spec=spec,
+        trainable=parameters,
+        initial=_read(spec, parameters),
     )
+
+
+def _read(spec: AdapterSpec, parameters: Iterable[torch.nn.Parameter]) -> AdapterState:
+    """Copy parameters into a state."""
+    flat = torch.cat([parameter.detach().reshape(-1).cpu() for parameter in parameters])
+    return AdapterState(spec=spec, vector=flat.numpy())
 
 
 def _spec(

@@ -12,6 +12,8 @@ from fedpeft_app.wire.ledger import Entry, Ledger
 from fedpeft_app.wire.record import message_bytes
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.01, 0.2  # Flower's own loop sleeps 3 s between polls
+_SWEEP_S = 0.12  # Flower's simulation collects messages every 0.1 s, in an order of its own
+_AHEAD = 4  # so many are sent one by one; the others at once behind them
 _NO_REPLY = 0  # Flower's error codes start at 0 = unknown
 
 
@@ -98,7 +100,24 @@ def _replies(
 
 
 def _push(grid: Grid, messages: Mapping[Member, Message]) -> dict[str, Member]:
-    """Send messages; give message id → member for those that Flower took.
+    """Send messages, longest work first; give message id → member for those Flower took.
+
+    Where nodes share processors, as in simulation, starting with those that hold most makes
+    the round shorter (Graham 1969, longest processing time first).
+    """
+    order = sorted(messages, key=lambda member: (-member.examples, member.partition))
+    uneven = len({member.examples for member in order}) > 1
+    ahead = order[:_AHEAD] if uneven else []
+    waiting: dict[str, Member] = {}
+    for member in ahead:
+        waiting |= _push_together(grid, {member: messages[member]})
+        time.sleep(_SWEEP_S)
+    rest = {member: messages[member] for member in order[len(ahead) :]}
+    return waiting | _push_together(grid, rest) if rest else waiting
+
+
+def _push_together(grid: Grid, messages: Mapping[Member, Message]) -> dict[str, Member]:
+    """Send messages at once.
 
     In place of a message that it could not push, Flower returns None, or nothing.
     """

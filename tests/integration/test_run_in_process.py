@@ -135,3 +135,14 @@ def test_flowers_own_strategy_runs(tiny_settings: dict[str, Any]) -> None:
         "strategy.options": '{"eta": 0.05, "tau": 0.01}',
     }
     assert read_events(run(settings).journal)[-1]["event"] == "run_finished"
+
+
+def test_a_second_run_in_one_process_starts_afresh(
+    tiny_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    vectors = []
+    for _ in range(2):  # the same configuration, so the same kept model
+        folder = run(tiny_settings)
+        vectors.append(load_checkpoint(folder, 2).state.vector.tobytes())
+        folder.path.rename(tmp_path / f"moved-{len(vectors)}")
+    assert vectors[0] == vectors[1]

@@ -26,6 +26,7 @@ def ones() -> AdaptedModel:
         model=nothing,
         method=nothing,
         backbone=nothing,
+        initial=nothing,
         spec=AdapterSpec(method="full", backbone="0", tensors=SHAPES, ranks={}),
         trainable=tuple(torch.nn.Parameter(torch.ones(tensor.shape)) for tensor in SHAPES),
     )
