@@ -146,6 +146,17 @@ def node_data(
     return number, parts[number if len(parts) > 1 else 0], labels
 
 
+def method_settings(config: RunConfig) -> MethodSettings:
+    """Collect what the method is told."""
+    return MethodSettings(
+        rank=config.method.rank,
+        alpha=config.method.alpha,
+        dropout=config.method.dropout,
+        targets=config.method.targets,
+        options=options(config.method.options),
+    )
+
+
 @lru_cache(maxsize=2)
 def adapted_model(config: RunConfig, labels: tuple[str, ...]) -> AdaptedModel:
     """Load the backbone and make it adaptable, once per process."""
@@ -158,14 +169,7 @@ def adapted_model(config: RunConfig, labels: tuple[str, ...]) -> AdaptedModel:
         dropout=config.model.dropout,
         seed=config.seed,
     )
-    settings = MethodSettings(
-        rank=config.method.rank,
-        alpha=config.method.alpha,
-        dropout=config.method.dropout,
-        targets=config.method.targets,
-        options=options(config.method.options),
-    )
-    adapted = adapt(backbone, method, settings, config.seed)
+    adapted = adapt(backbone, method, method_settings(config), config.seed)
     adapted.backbone.model.config.pad_token_id = padding_token(config)
     adapted.model.to(device())
     return adapted

@@ -220,7 +220,6 @@ def _finish(session: Session, chosen: Checkpoint, why: str, **summary: Any) -> N
     if not test and config.evaluate.every:
         test = session.examiner.examine(chosen.state, "test", "fp32")
     test = dict(test or {})
-    messages = sum(1 for entry in ledger.entries if entry.kind == "train")
     facts = {
         "method": config.method.name,
         "mode": config.mode,
@@ -251,7 +250,8 @@ def _finish(session: Session, chosen: Checkpoint, why: str, **summary: Any) -> N
         seconds=round(time.monotonic() - session.started, 2),
         down=ledger.total("down"),
         up=ledger.total("up"),
-        bytes_per_message=round(ledger.total(kind="train") / messages) if messages else 0,
+        mode=config.mode,
+        bytes_per_message=ledger.mean_message_bytes(),
         full_bytes_per_message=ledger.full_message_bytes,
         times_fewer=ledger.ratio_to_full(),
         backbone_bytes=ledger.backbone_bytes,

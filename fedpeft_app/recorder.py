@@ -105,7 +105,7 @@ class Recorder:
         examiner: Judges states; never asked if `every` is 0.
         rounds: Rounds of the run.
         every: Rounds between two evaluations; the last round is always one, 0 = never.
-        precision: Arithmetic of evaluation before the last round, which is in float32.
+        precision: Arithmetic of evaluation, but for the last round's test, in float32.
         select_by: Metric that chooses the best round: "accuracy", "macro-f1" or "loss".
         keep_all: Whether every round's checkpoint stays.
 
@@ -163,9 +163,10 @@ class Recorder:
         due = self._every and (round_number % self._every == 0 or final)
         precision = "fp32" if final else self._precision  # the last round's figures are final
         measured: dict[str, Any] = {"precision": precision}
-        if due:
-            for split in ("validation", "test"):
-                measured[split] = self._examiner.examine(result.state, split, precision)
+        if due:  # validation is judged alike in every round, for it decides among them
+            examine = self._examiner.examine
+            measured["validation"] = examine(result.state, "validation", self._precision)
+            measured["test"] = examine(result.state, "test", precision)
         if result.client_metrics:
             measured["clients"] = spread(
                 {node: values["accuracy"] for node, values in result.client_metrics.items()}
@@ -207,6 +208,7 @@ class Recorder:
                 str(reply.member.partition): {**reply.metrics, **reply.facts}
                 for reply in result.good
             },
+            bytes_by_node=self._ledger.by_node(round_number),
             **measured,
         )
         self._journal.sync()

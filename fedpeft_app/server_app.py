@@ -12,6 +12,8 @@ def main(grid: Grid, context: Context) -> None:
     from fedpeft_app.config import parse
     from fedpeft_app.coordinator import coordinate
     from fedpeft_app.names import NAME_CHECKS
+    from fedpeft_app.watchdog import follow_launcher
 
+    follow_launcher()
     config = parse(dict(context.run_config), NAME_CHECKS)
     coordinate(grid, config, context.run_id)

@@ -28,6 +28,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
         "coordinator",
         "restore",
         "cli",
+        "watchdog",
         "server_app",
         "client_app",
     ),

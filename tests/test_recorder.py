@@ -159,8 +159,8 @@ def test_every_second_round_and_the_last_are_evaluated(record: Record, folder: R
         (2.0, "test", "bf16"),
         (4.0, "validation", "bf16"),
         (4.0, "test", "bf16"),
-        (5.0, "validation", "fp32"),  # the last round's figures are final
-        (5.0, "test", "fp32"),
+        (5.0, "validation", "bf16"),
+        (5.0, "test", "fp32"),  # the last round's figures are final
     ]
     assert ["test" in event for event in read_events(folder.journal)] == [False, True] * 2 + [True]
 

@@ -115,6 +115,29 @@ def load_model(
     )
 
 
+def empty_model(located: LocatedModel, kind: str) -> tuple[Any, frozenset[str]]:
+    """Build a model's modules without any weights, to see what a method makes of them.
+
+    Args:
+        located: The model's folder.
+        kind: A key of `AUTO_CLASSES`.
+
+    Returns:
+        The model on the meta device, and the names of the parameters outside its body.
+
+    Raises:
+        BackboneError: If transformers does not know the model.
+    """
+    try:
+        config = transformers.AutoConfig.from_pretrained(str(located.path))
+        with torch.device("meta"):
+            model = AUTO_CLASSES[kind].from_config(config)
+    except Exception as error:
+        raise BackboneError(f"Cannot build the model in {located.path}: {error}") from error
+    names = {name for name, _ in model.named_parameters()}
+    return model, frozenset(names - _body(model))
+
+
 def _from_pretrained(
     located: LocatedModel, kind: str, labels: Sequence[str], dtype: str
 ) -> tuple[Any, dict[str, Any]]:

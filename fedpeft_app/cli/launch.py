@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,15 @@ from rich.console import Console
 from fedpeft_app.cli.app_folder import app_folder
 from fedpeft_app.cli.preflight import preflight
 from fedpeft_app.cli.settings import to_toml
-from fedpeft_app.cli.superlink import SuperLink, executable, log_tail, own_superlink
+from fedpeft_app.cli.superlink import (
+    SuperLink,
+    executable,
+    log_tail,
+    own_superlink,
+    sweep_scratch,
+)
 from fedpeft_app.config import RunConfig, flatten
-from fedpeft_app.errors import LaunchError
+from fedpeft_app.errors import ConfigError, Fault, LaunchError
 from fedpeft_app.mirrors import home
 from fedpeft_app.observe.live import LiveView
 from fedpeft_app.runs.directory import RunFolder, find_run, short_id
@@ -36,7 +42,7 @@ class Simulation:
 
     Attributes:
         nodes: Simulated nodes.
-        client_cpus: CPU cores, and so threads, of one client.
+        client_cpus: CPU cores, and so threads, of one client, from 1.
         client_gpus: GPUs of one client, fractions allowed.
         actors: Clients trained at the same time; 0 = as many as fit.
     """
@@ -75,15 +81,22 @@ def run_simulation(config: RunConfig, simulation: Simulation, console: Console) 
     """
     with LiveView(console) as view, _interruptible():
         view.stage("checking model and data")
-        if config.mode == "central":
-            simulation = replace(simulation, nodes=1)  # it holds everything
+        simulation = _settled(config, simulation)
         preflight(config, simulation.nodes)
-        home().mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="flower-", dir=home()) as scratch:
+        sweep_scratch(home())
+        with tempfile.TemporaryDirectory(prefix=f"flower-{os.getpid()}-", dir=home()) as scratch:
             view.stage("starting Flower and Ray")
             with own_superlink(Path(scratch), _environment(config)) as superlink:
                 run_id = _submit(config, superlink, simulation.federation_config())
                 return _follow(config, superlink, run_id, view)
+
+
+def _settled(config: RunConfig, simulation: Simulation) -> Simulation:
+    """Fill in what the mode decides: the central baseline is one node with the whole machine."""
+    central = config.mode == "central"
+    cpus = simulation.client_cpus or ((os.cpu_count() or 1) if central else 1)
+    nodes = 1 if central else simulation.nodes
+    return replace(simulation, nodes=nodes, client_cpus=cpus)
 
 
 def run_on_connection(config: RunConfig, connection: str, console: Console) -> None:
@@ -97,6 +110,9 @@ def run_on_connection(config: RunConfig, connection: str, console: Console) -> N
     Raises:
         LaunchError: If the run cannot be submitted or does not complete.
     """
+    if config.mode == "central":
+        problem = "data cannot be pooled on a real federation; run without --connection."
+        raise ConfigError([Fault(key="mode", value=config.mode, problem=problem)])
     environment = {**os.environ, "FLWR_TELEMETRY_ENABLED": "0"}
     with tempfile.TemporaryDirectory() as scratch:
         command = _flwr_run(config, Path(scratch), connection)
@@ -120,7 +136,8 @@ def run_on_connection(config: RunConfig, connection: str, console: Console) -> N
 
 def _environment(config: RunConfig) -> dict[str, str]:
     """Collect the variables of a run's processes."""
-    environment = {**os.environ, "FEDPEFT_HOME": str(home())}
+    launcher = {"FEDPEFT_HOME": str(home()), "FEDPEFT_LAUNCHER": str(os.getpid())}
+    environment = {**os.environ, **launcher}
     paths = (config.task, config.method.name, config.data.partitioner, config.strategy.name)
     if any(":" in name for name in paths):  # a user's own module, importable from here
         inherited = environment.get("PYTHONPATH", "")
@@ -191,20 +208,30 @@ def _follow(config: RunConfig, superlink: SuperLink, run_id: int, view: LiveView
             if folder is not None:
                 position, events = _new_events(folder.journal, position)
                 for event in events:
+                    if event["event"] == "run_failed":
+                        raise LaunchError(f"{event['problem']}\nThe run's folder: {folder.path}")
                     view.feed(event)
                     if event["event"] == "run_finished" and folder.adapter.is_dir():
                         return folder
-                    if event["event"] == "run_failed":
-                        raise LaunchError(f"the run failed; its folder is {folder.path}")
             now = time.monotonic()
             if now - seen > _LIVENESS_S and superlink.alive() and superlink.simulating():
                 seen = now
             if now - seen > _GRACE_S or not superlink.alive():
-                raise LaunchError(f"The run ended early:\n{log_tail(superlink.log)}")
+                raise LaunchError(
+                    "The simulation process is gone before the run ended (killed? out of "
+                    f"memory?). Flower's log: {_kept_log(superlink, folder)}\n"
+                    f"{log_tail(superlink.log)}"
+                )
             time.sleep(_POLL_S)
     finally:
-        if folder is not None:
-            shutil.copyfile(superlink.log, folder.path / "flower.log")
+        _kept_log(superlink, folder)
+
+
+def _kept_log(superlink: SuperLink, folder: RunFolder | None) -> Path:
+    """Keep Flower's log in the run's folder, or beside the runs where there is none."""
+    path = folder.path / "flower.log" if folder else home() / "flower.log"
+    shutil.copyfile(superlink.log, path)
+    return path
 
 
 def _find(parent: Path, run_id: int) -> RunFolder | None:
@@ -228,13 +255,16 @@ def _new_events(journal: Path, position: int) -> tuple[int, list[dict[str, Any]]
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C, so that both end a run cleanly."""
+    """Treat SIGTERM and SIGHUP like Ctrl-C, so that all end a run cleanly."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    previous: Callable[..., Any] | int | None = signal.signal(signal.SIGTERM, interrupt)
+    previous = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,5 +1,6 @@
 """The commands of `fedpeft`, and how their errors reach a person."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -30,9 +31,10 @@ Reference = Annotated[str, typer.Argument(metavar="RUN", help="run folder, its n
 
 def main() -> None:
     """Run the command line; exit status 1 for a known error, 2 for wrong usage, 130 for Ctrl-C."""
+    sys.path.append(os.getcwd())  # plug-ins of one's own, behind everything installed
     try:
         app(prog_name="fedpeft")
-    except FedPeftError as error:
+    except (FedPeftError, OSError) as error:
         _complain(f"error: {error}", "red")
         sys.exit(1)
     except SystemExit as end:
@@ -55,7 +57,10 @@ def run(
     connection: Annotated[
         str, typer.Option(help="a SuperLink connection of Flower's config instead of simulation")
     ] = "",
-    client_cpus: Annotated[int, typer.Option(min=1, help="CPU cores of a simulated client")] = 1,
+    client_cpus: Annotated[
+        int,
+        typer.Option(min=0, help="CPU cores of a simulated client; 0 = 1, or all in mode=central"),
+    ] = 0,
     client_gpus: Annotated[float, typer.Option(min=0, help="GPUs of a simulated client")] = 0.0,
     actors: Annotated[
         int, typer.Option(min=0, help="clients trained at the same time; 0 = as many as fit")

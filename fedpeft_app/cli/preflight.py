@@ -1,17 +1,24 @@
 """What can be found out about a run before anything starts, without loading a model."""
 
 import contextlib
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from fedpeft_app.backbone.locate import LocatedModel, locate
+from fedpeft_app.cli.results import runs_parent as runs_folder
 from fedpeft_app.config import RunConfig
+from fedpeft_app.config.schema import options
 from fedpeft_app.data.read import read
 from fedpeft_app.data.sources import find_source
 from fedpeft_app.data_plan import columns, shares, splits, untokenized
-from fedpeft_app.errors import ConfigError, Fault, FedPeftError, UnknownNameError
+from fedpeft_app.errors import ConfigError, Fault, FedPeftError, RunFolderError, UnknownNameError
+from fedpeft_app.mirrors import cache_dir
 from fedpeft_app.names import REGISTRIES
 from fedpeft_app.runs.initial import adapter_file
+from fedpeft_app.strategies.catalogue import make_strategy
+
+_PRECISIONS = {"float16": "fp16"}
 
 
 def preflight(config: RunConfig, nodes: int) -> LocatedModel:
@@ -31,12 +38,17 @@ def preflight(config: RunConfig, nodes: int) -> LocatedModel:
     """
     problems: list[FedPeftError] = []
     located: list[LocatedModel] = []
+    _require_writable(runs_folder(config), "output.dir")
+    _require_writable(cache_dir(), "FEDPEFT_HOME")
     steps: tuple[Callable[[], object], ...] = (
         lambda: _import_plugins(config),
+        lambda: _build_strategy(config),
+        lambda: _require_gpu_for_fp16(config),
         lambda: located.append(locate(config.model.name, config.model.revision)),
         lambda: _require_nodes(config, nodes),
         lambda: _share_data(config, nodes),
         lambda: _find_initial(config),
+        lambda: _try_method(config, located[0] if located else None),
     )
     for step in steps:
         try:
@@ -48,6 +60,43 @@ def preflight(config: RunConfig, nodes: int) -> LocatedModel:
     if problems:
         raise FedPeftError("\n".join(str(problem) for problem in problems))
     return located[0]
+
+
+def _require_writable(folder: Path, setting: str) -> None:
+    """Make a folder, and refuse one that cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RunFolderError(
+            f"Cannot write to {folder}: {error.strerror}. Set {setting}."
+        ) from error
+
+
+def _build_strategy(config: RunConfig) -> None:
+    """Make the strategy once, so that wrong options surface now."""
+    with contextlib.suppress(UnknownNameError):  # _import_plugins says so already
+        make_strategy(config.strategy.name, options(config.strategy.options))
+
+
+def _require_gpu_for_fp16(config: RunConfig) -> None:
+    """Refuse fp16 where there is no GPU."""
+    if "fp16" in (config.train.precision, _PRECISIONS.get(config.model.dtype)):
+        from fedpeft_app.training.precision import device, resolve_precision
+
+        resolve_precision("fp16", device())
+
+
+def _try_method(config: RunConfig, located: LocatedModel | None) -> None:
+    """Put the method on an empty model, so that wrong targets and options surface now."""
+    if located is None or (config.method.targets == "auto" and config.method.options == "{}"):
+        return
+    from fedpeft_app.assembly import make_method, make_task, method_settings
+    from fedpeft_app.backbone.load import empty_model
+
+    model, head = empty_model(located, make_task(config).model_kind)
+    make_method(config).adapt(model, head, method_settings(config))
 
 
 def _require_nodes(config: RunConfig, nodes: int) -> None:

@@ -125,10 +125,13 @@ def export_adapter(
 
     run = find_run(runs_parent(), reference)
     config = parse(run.config())
+    number = round_of(run, round_)
     name = "adapter" if form == "adapter" else f"adapter-{form}"
+    if number != round_of(run, "best"):
+        name += f"-round-{number}"  # the run's own adapter stays what the journal says it is
     path = (target or run.path / name).expanduser().absolute()
     require_replaceable(path)
-    restored = restore(run, config, round_of(run, round_))
+    restored = restore(run, config, number)
     snippet = export(
         restored.adapted,
         restored.checkpoint.state,

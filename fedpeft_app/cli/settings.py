@@ -92,6 +92,7 @@ def _read_recipe(recipe: Path | None) -> dict[str, object]:
     """Read a TOML file of keys, nested or dotted."""
     if recipe is None:
         return {}
+    recipe = _shipped(recipe)
     try:
         nested = tomllib.loads(recipe.read_text(encoding="utf-8"))
     except OSError as error:
@@ -99,6 +100,18 @@ def _read_recipe(recipe: Path | None) -> dict[str, object]:
     except ValueError as error:  # TOML or UTF-8
         raise SourceError(f"The recipe {recipe} is not valid TOML: {error}") from error
     return _flat(nested)
+
+
+def _shipped(recipe: Path) -> Path:
+    """Let a bare name mean a recipe that comes with fedpeft."""
+    if recipe.exists() or recipe.parent != Path():
+        return recipe
+    package = Path(__file__).parents[1]
+    candidates = [
+        folder / f"{recipe.stem}.toml"
+        for folder in (package / "recipes", package.parent / "recipes")
+    ]
+    return next((path for path in candidates if path.exists()), recipe)
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, object]:

@@ -6,8 +6,9 @@ neither be found nor disturbed by anybody else's runs, nor disturb them.
 """
 
 import contextlib
-import ctypes
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +22,16 @@ from fedpeft_app.errors import LaunchError
 
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 10.0
-_PR_SET_PDEATHSIG = 1  # Linux: signal the child when its parent dies
+# On Linux, ask to be ended when the parent is killed (prctl 1 = PR_SET_PDEATHSIG), then become
+# the command: safer than code between fork and exec in a process that has threads.
+_DIE_WITH_PARENT = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_NOISE = ("uvicorn", "INFO", "WARNING")
 
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -96,7 +106,8 @@ def own_superlink(scratch: Path, environment: Mapping[str, str]) -> Iterator[Sup
     env = {**environment, **QUIET, "FLWR_HOME": str(scratch)}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', '')}"
     log = scratch / "flower.log"
-    command = [executable("flower-superlink"), "--insecure", "--simulation"]
+    command = [sys.executable, "-c", _DIE_WITH_PARENT, executable("flower-superlink")]
+    command += ["--insecure", "--simulation"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     command += ["--disable-runtime-dependency-installation"]
     with log.open("wb") as output:
@@ -108,7 +119,6 @@ def own_superlink(scratch: Path, environment: Mapping[str, str]) -> Iterator[Sup
             env=env,
             cwd=scratch,
             start_new_session=True,  # Ctrl-C reaches us alone; we end it in order
-            preexec_fn=_die_with_parent,  # noqa: PLW1509  # no threads run here yet
         )
     try:
         _wait_until_up(process, port, log)
@@ -124,12 +134,6 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _die_with_parent() -> None:
-    """On Linux, end this process when its parent is killed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 def _wait_until_up(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     """Wait until the port answers."""
     deadline = time.monotonic() + _START_TIMEOUT_S
@@ -143,10 +147,21 @@ def _wait_until_up(process: subprocess.Popen[bytes], port: int, log: Path) -> No
 
 
 def log_tail(log: Path, lines: int = 15) -> str:
-    """Give the last lines of a log."""
+    """Give the last lines of a log that tell of trouble, or just the last ones."""
     if not log.exists():
         return "(no log)"
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+    text = _COLOUR.sub("", log.read_text(encoding="utf-8", errors="replace"))
+    every = text.splitlines()
+    telling = [line for line in every if not any(word in line for word in _NOISE)]
+    return "\n".join((telling or every)[-lines:])
+
+
+def sweep_scratch(folder: Path) -> None:
+    """Remove scratch folders of launchers that were killed, named `flower-<pid>-…`."""
+    for path in folder.glob("flower-*-*"):
+        pid = path.name.split("-")[1]
+        if pid.isdigit() and not _alive(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

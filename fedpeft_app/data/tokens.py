@@ -18,10 +18,11 @@ from filelock import FileLock
 from fedpeft_app.data.read import Examples
 from fedpeft_app.errors import DataError
 from fedpeft_app.mirrors import cache_dir
+from fedpeft_app.mirrors.digest import file_sha256
 
 Ints = npt.NDArray[np.int64]
 Encode = Callable[[Sequence[str]], Sequence[Sequence[int]]]
-_VERSION = 1  # part of the fingerprint: raise it when the layout changes
+_VERSION = 2  # part of the fingerprint: raise it when the layout changes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +112,8 @@ def tokenized(
         encode: Texts → token ids.
 
     Returns:
-        The source, memory-mapped. Concurrent processes tokenise once (file lock).
+        The source, memory-mapped. Concurrent processes tokenise once (file lock); a damaged
+        store is made anew.
 
     Raises:
         DataError: If a text has no tokens.
@@ -119,11 +121,10 @@ def tokenized(
     text = json.dumps([_VERSION, *key], default=str)
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
     folder = cache_dir() / "tokens" / fingerprint
-    if not (folder / "meta.json").exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            if not (folder / "meta.json").exists():
-                _write(folder, read, encode)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not _sound(folder):
+            _write(folder, read, encode)
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     splits = {split: _open(folder / split, tuple(meta["groups"])) for split in meta["splits"]}
     return TokenizedSource(
@@ -172,10 +173,25 @@ def _write(
         np.save(scratch / split / "offsets.npy", tokens.offsets)
         np.save(scratch / split / "labels.npy", tokens.labels)
         np.save(scratch / split / "groups.npy", np.searchsorted(groups, examples.groups))
-    meta = {"splits": list(splits), "labels": list(label_names), "groups": groups}
+    digests = {str(path.relative_to(scratch)): file_sha256(path) for path in scratch.glob("*/*")}
+    meta = {
+        "splits": list(splits),
+        "labels": list(label_names),
+        "groups": groups,
+        "sha256": digests,
+    }
     (scratch / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     scratch.rename(folder)
+
+
+def _sound(folder: Path) -> bool:
+    """Say whether a store is complete and every file of it as it was written."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        return all(file_sha256(folder / name) == sha for name, sha in meta["sha256"].items())
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def _open(folder: Path, group_names: tuple[str, ...]) -> TokenSet:

@@ -36,6 +36,7 @@ def _run_started(event: Mapping[str, Any]) -> str:
     return (
         f"run {event['run']}: {event['mode']}, {event['method']} on {event['model']}, "
         f"{event['trainable']:,} of {event['parameters']:,} parameters travel"
+        + (f", trained in {event['precision']}" if "precision" in event else "")
     )
 
 
@@ -87,14 +88,15 @@ def _run_finished(event: Mapping[str, Any]) -> str:
             f"test accuracy over nodes: mean {nodes['mean']:.4f}, "
             f"worst {nodes['worst']:.4f}, best {nodes['best']:.4f}"
         )
-    if event.get("bytes_per_message"):
+    if event.get("bytes_per_message") and event.get("mode", "federated") == "federated":
         lines.append(
             f"{human_bytes(event['bytes_per_message'])} per client, round and direction: "
             f"{event['times_fewer']:,.0f} times fewer bytes than full fine-tuning "
-            f"({human_bytes(event['full_bytes_per_message'])})"
+            f"({human_bytes(event['full_bytes_per_message'])}); the frozen model, once per node: "
+            f"{human_bytes(event['backbone_bytes'])}"
         )
     if event.get("adapter"):
-        lines.append(f"adapter: {event['adapter']}")
+        lines.append(f"adapter: {event['adapter']} (its README.md shows how to load it)")
     return "\n".join(lines)
 
 

@@ -123,6 +123,8 @@ def find_run(parent: Path, reference: str) -> RunFolder:
     Raises:
         RunFolderError: If none or several fit.
     """
+    if not reference:
+        raise RunFolderError("Expected a run, got an empty name.")
     direct = Path(reference).expanduser()
     if _looks_like_a_run(direct):
         return RunFolder(path=direct.absolute())

@@ -15,6 +15,7 @@ from fedpeft_app.wire.ledger import Ledger
 from fedpeft_app.wire.record import facts
 
 ROLL_CALL = "query.roll_call"
+_SETTLE_S = 0.3
 _POLL_S = 0.1
 
 
@@ -84,7 +85,7 @@ class Roster:
 
 
 def wait_for_nodes(grid: Grid, minimum: int, timeout_s: float) -> list[int]:
-    """Wait until enough nodes are connected.
+    """Wait until enough nodes are connected, and no more come.
 
     Args:
         grid: Flower's connection.
@@ -105,6 +106,11 @@ def wait_for_nodes(grid: Grid, minimum: int, timeout_s: float) -> list[int]:
                 f"connected after {timeout_s:g} s. Start more nodes, or lower the minimum."
             )
         time.sleep(_POLL_S)
+    settled: list[int] = []
+    while settled != nodes and time.monotonic() <= deadline:  # others may be on their way
+        settled = nodes
+        time.sleep(_SETTLE_S)
+        nodes = sorted(grid.get_node_ids())
     return nodes
 
 

@@ -251,7 +251,7 @@ def _evaluate_on_nodes(
         fraction=plan.fraction_evaluate,
         minimum=1,
         seed=plan.seed,
-        round_number=round_number,
+        round_number=0,  # the same nodes every round: their figures decide which round is best
         purpose="evaluation-cohort",
     )
     order = Order(state=state, round_number=round_number)

@@ -77,6 +77,26 @@ class Ledger:
                 continue
             yield entry
 
+    def by_node(self, round_number: int) -> dict[str, dict[str, int]]:
+        """Add up a round's bytes per node.
+
+        Args:
+            round_number: Round, from 1.
+
+        Returns:
+            Partition → direction → bytes.
+        """
+        sums: dict[str, dict[str, int]] = {}
+        for entry in self._matching(None, "", round_number):
+            row = sums.setdefault(str(entry.node), {"down": 0, "up": 0})
+            row[entry.direction] += entry.size
+        return sums
+
+    def mean_message_bytes(self) -> int:
+        """Average the size of the train messages that carried something; 0 if none did."""
+        sizes = [entry.size for entry in self._matching(None, "train", None) if entry.size > 0]
+        return round(sum(sizes) / len(sizes)) if sizes else 0
+
     @property
     def full_message_bytes(self) -> int:
         """Payload of one full fine-tuning message: float32, without any overhead."""

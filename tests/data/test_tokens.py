@@ -140,3 +140,33 @@ def test_token_set_holds_any_rows(rows: list[list[int]]) -> None:
     assert [held.tokens(position).tolist() for position in range(len(held))] == rows
     assert held.lengths.tolist() == [len(row) for row in rows]
     assert held.selected_labels.tolist() == [0] * len(rows)
+
+
+@pytest.mark.parametrize("damage", ["overwrite", "truncate", "remove", "meta"])
+def test_a_damaged_store_is_made_anew(damage: str, own_home: Path) -> None:
+    examples = Examples(texts=["a b", "c"], labels=np.array([0, 1]), groups=[])
+    calls = []
+
+    def read() -> tuple[dict[str, Examples], tuple[str, ...]]:
+        calls.append(1)
+        return {"train": examples}, ("x", "y")
+
+    def encode(texts: Sequence[str]) -> list[list[int]]:
+        return [[ord(word) for word in text.split()] for text in texts]
+
+    def content() -> list[int]:
+        return [int(token) for token in tokenized(["key"], read, encode).splits["train"].ids]
+
+    assert content() == content() == [97, 98, 99]
+    assert len(calls) == 1
+    ids = next((own_home / "cache").rglob("ids.npy"))
+    if damage == "overwrite":
+        ids.write_bytes(ids.read_bytes()[:-4] + b"\xff\xff\xff\x7f")
+    elif damage == "truncate":
+        ids.write_bytes(ids.read_bytes()[:-4])
+    elif damage == "remove":
+        ids.unlink()
+    else:
+        (ids.parents[1] / "meta.json").write_text("{", encoding="utf-8")
+    assert content() == [97, 98, 99]
+    assert len(calls) == 2

@@ -47,6 +47,7 @@ _FINISHED = {
     "bytes_per_message": 325_632,
     "full_bytes_per_message": 87 * 2**20,
     "times_fewer": 280.16,
+    "backbone_bytes": 87 * 2**20,
 }
 
 _SAID: list[tuple[dict[str, Any], str | None]] = [
@@ -100,8 +101,8 @@ _SAID: list[tuple[dict[str, Any], str | None]] = [
             "run finished in 61.0 s: /runs/demo\n"
             "test accuracy 0.9437, macro-F1 0.8765 (round 4, best on validation data)\n"
             "318 KiB per client, round and direction: 280 times fewer bytes than full fine-tuning "
-            "(87 MiB)\n"
-            "adapter: /runs/demo/adapter"
+            "(87 MiB); the frozen model, once per node: 87 MiB\n"
+            "adapter: /runs/demo/adapter (its README.md shows how to load it)"
         ),
     ),
     (
@@ -121,7 +122,7 @@ _SAID: list[tuple[dict[str, Any], str | None]] = [
         (
             "run finished in 61.0 s: /runs/demo\n"
             "test accuracy over nodes: mean 0.5000, worst 0.2500, best 0.7500\n"
-            "adapter: /runs/demo/adapter"
+            "adapter: /runs/demo/adapter (its README.md shows how to load it)"
         ),
     ),
     ({"event": "run_failed", "problem": "too few replies"}, "run failed: too few replies"),

@@ -176,9 +176,9 @@ def test_real_nodes_say_who_they_are(tiny_settings: dict[str, Any]) -> None:
 def test_nodes_are_waited_for() -> None:
     grid = ScriptedGrid({3: lambda message: None, 1: lambda message: None})
     assert wait_for_nodes(grid, 2, timeout_s=0.0) == [1, 3]
-    calls = iter([[1], [1], [4, 1]])
+    calls = iter([[1], [1], [4, 1], [4, 1, 9], [9, 4, 1]])
     grid.get_node_ids = lambda: next(calls)
-    assert wait_for_nodes(grid, 2, timeout_s=5.0) == [1, 4]
+    assert wait_for_nodes(grid, 2, timeout_s=5.0) == [1, 4, 9]  # those on their way, too
 
 
 def test_waiting_for_nodes_ends() -> None:
