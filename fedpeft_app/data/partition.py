@@ -72,7 +72,8 @@ def partition(
     if natural and (nodes > 1 or len(groups)) and len(np.unique(groups)) != nodes:
         raise DataError(
             f"data.partitioner = 'natural' found {len(np.unique(groups))} different values in "
-            f"data.partition-column, but the run has {nodes} nodes. Run with as many nodes."
+            f"data.partition-column, but the run has {nodes} nodes. Run with as many nodes, "
+            f"or, for a source without such a column, use another data.partitioner."
         )
     if nodes == 1:
         return [np.arange(len(labels), dtype=np.int64)]
@@ -157,6 +158,7 @@ def _load(table: dict[str, Ints], nodes: int, settings: PartitionSettings, seed:
     except Exception as error:  # plug-ins raise what they like
         raise DataError(
             f"data.partitioner = '{settings.name}' cannot split {len(table['label'])} examples "
-            f"among {nodes} nodes: {error}"
+            f"among {nodes} nodes: {str(error).rstrip('.')}. Use fewer nodes, less skew "
+            f"(data.dirichlet-alpha), a smaller data.min-examples, or another data.partitioner."
         ) from error
     return [np.sort(np.asarray(part, dtype=np.int64)) for part in parts]

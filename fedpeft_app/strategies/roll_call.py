@@ -205,7 +205,10 @@ def _difference(answer: Presence, expected: Mapping[str, str], labels: tuple[str
         if answer.agreed.get(name) != value
     ]
     if labels and answer.labels != labels:
-        differences.append(f"labels are {list(answer.labels)}, expected {list(labels)}")
+        differences.append(
+            f"labels are {list(answer.labels)}, expected {list(labels)} "
+            f"(data.labels gives all nodes the same)"
+        )
     if answer.examples < 1:
         differences.append("holds no training examples")
     return "; ".join(differences)
