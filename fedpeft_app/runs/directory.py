@@ -118,7 +118,8 @@ def find_run(parent: Path, reference: str) -> RunFolder:
 
     Args:
         parent: The folder of runs.
-        reference: A run folder's path, its name, a part of its name, or "latest".
+        reference: A run folder's path, its name, a part of its name, or "latest": the newest
+            that has something to show, a checkpoint, if there is one.
 
     Raises:
         RunFolderError: If none or several fit.
@@ -130,7 +131,7 @@ def find_run(parent: Path, reference: str) -> RunFolder:
         return RunFolder(path=direct.absolute())
     runs = list(list_runs(parent))
     if reference == "latest" and runs:
-        return runs[0]
+        return next((run for run in runs if any(run.checkpoints.glob("round-*"))), runs[0])
     fitting = [run for run in runs if reference in run.path.name]
     if len(fitting) != 1:
         found = f"{len(fitting)} runs fit" if fitting else "no run fits"

@@ -151,3 +151,14 @@ def test_only_run_folders_are_removed(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="is not a run folder"):
         remove_run(RunFolder(path=model))
     assert (model / "config.json").exists()
+
+
+def test_the_latest_run_is_one_with_something_to_show(tmp_path: Path) -> None:
+    names = ("20260101T000000Z-good-00000001", "20260102T000000Z-failed-00000002")
+    for name in names:
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        (tmp_path / name / "config.json").write_text('{"rounds": 1}', encoding="utf-8")
+        (tmp_path / name / "journal.jsonl").touch()
+    assert find_run(tmp_path, "latest").path.name == names[1]
+    (tmp_path / names[0] / "checkpoints" / "round-000001.safetensors").touch()
+    assert find_run(tmp_path, "latest").path.name == names[0]
