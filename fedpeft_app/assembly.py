@@ -6,14 +6,13 @@ What is expensive (backbone, tokenizer, tokenised data) is made once per process
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from fedpeft_app import __version__
 from fedpeft_app.backbone.load import load_model, load_tokenizer
 from fedpeft_app.backbone.locate import LocatedModel, locate
 from fedpeft_app.config import RunConfig
-from fedpeft_app.config.schema import options
+from fedpeft_app.config.schema import needed_precision, options
 from fedpeft_app.data.read import Columns, read
 from fedpeft_app.data.sources import Source, find_source
 from fedpeft_app.data.splits import Splits, carve
@@ -24,7 +23,6 @@ from fedpeft_app.data_plan import columns, shares, splits
 from fedpeft_app.methods.adapted import AdaptedModel, adapt
 from fedpeft_app.methods.catalogue import METHODS
 from fedpeft_app.methods.method import Method, MethodSettings
-from fedpeft_app.mirrors import home
 from fedpeft_app.mirrors.digest import file_sha256
 from fedpeft_app.strategies.roll_call import Presence
 from fedpeft_app.training.fit import FitSettings
@@ -190,15 +188,12 @@ def fit_settings(config: RunConfig) -> FitSettings:
         schedule=train.lr_schedule,
         warmup=train.warmup_fraction,
         max_grad_norm=train.max_grad_norm,
-        precision=resolve_precision(_asked_precision(config), device()),
+        precision=resolve_precision(
+            needed_precision(config.model.dtype) or train.precision, device()
+        ),
         rounds=1 if config.mode == "local" else config.rounds,
         seed=config.seed,
     )
-
-
-def _asked_precision(config: RunConfig) -> str:
-    """Give the precision asked for; a half-precision model leaves no choice."""
-    return {"bfloat16": "bf16", "float16": "fp16"}.get(config.model.dtype, config.train.precision)
 
 
 def make_worker(config: RunConfig, node_config: Mapping[str, Any]) -> tuple[Worker, Presence]:
@@ -237,8 +232,3 @@ def agreement(adapted: AdaptedModel) -> dict[str, str]:
         "backbone": adapted.spec.backbone,
         "adapter": adapted.spec.fingerprint,
     }
-
-
-def runs_folder(config: RunConfig) -> Path:
-    """Give the folder of run folders, absolute."""
-    return Path(config.output.dir).expanduser().absolute() if config.output.dir else home() / "runs"

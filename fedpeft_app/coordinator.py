@@ -18,7 +18,6 @@ from fedpeft_app.assembly import (
     make_task,
     open_data,
     padding_token,
-    runs_folder,
     server_splits,
     tokenizer,
 )
@@ -32,7 +31,7 @@ from fedpeft_app.observe.journal import Journal
 from fedpeft_app.observe.lines import describe
 from fedpeft_app.recorder import Examiner, Recorder, spread
 from fedpeft_app.runs.checkpoint import Checkpoint
-from fedpeft_app.runs.directory import RunFolder, create_run
+from fedpeft_app.runs.directory import RunFolder, create_run, runs_parent
 from fedpeft_app.runs.export import export
 from fedpeft_app.runs.initial import load_adapter
 from fedpeft_app.session import Session, run_alone
@@ -66,7 +65,7 @@ def coordinate(grid: Grid, config: RunConfig, run_id: int) -> RunFolder:
     Raises:
         FedPeftError: Whatever went wrong; it is journalled first.
     """
-    folder = create_run(runs_folder(config), config.output.name, run_id, flatten(config))
+    folder = create_run(runs_parent(config.output.dir), config.output.name, run_id, flatten(config))
     journal = Journal(folder.journal, _log_line)
     try:
         session = _open_session(grid, config, folder, journal)

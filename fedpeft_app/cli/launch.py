@@ -29,7 +29,7 @@ from fedpeft_app.config import RunConfig, flatten
 from fedpeft_app.errors import ConfigError, Fault, LaunchError
 from fedpeft_app.mirrors import home
 from fedpeft_app.observe.live import LiveView
-from fedpeft_app.runs.directory import RunFolder, find_run, short_id
+from fedpeft_app.runs.directory import RunFolder, find_run, runs_parent, short_id
 
 _POLL_S = 0.1
 _LIVENESS_S = 1.0
@@ -196,9 +196,7 @@ def _status(connection: str, run_id: int, environment: Mapping[str, str]) -> str
 
 def _follow(config: RunConfig, superlink: SuperLink, run_id: int, view: LiveView) -> RunFolder:
     """Show a run's journal until it ends; raise unless it ended well."""
-    from fedpeft_app.cli.results import runs_parent
-
-    parent = runs_parent(config)
+    parent = runs_parent(config.output.dir)
     folder: RunFolder | None = None
     position = 0
     seen = time.monotonic()

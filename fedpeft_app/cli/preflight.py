@@ -6,19 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fedpeft_app.backbone.locate import LocatedModel, locate
-from fedpeft_app.cli.results import runs_parent as runs_folder
 from fedpeft_app.config import RunConfig
-from fedpeft_app.config.schema import options
+from fedpeft_app.config.schema import needed_precision, options
 from fedpeft_app.data.read import read
 from fedpeft_app.data.sources import find_source
 from fedpeft_app.data_plan import columns, shares, splits, untokenized
 from fedpeft_app.errors import ConfigError, Fault, FedPeftError, RunFolderError, UnknownNameError
 from fedpeft_app.mirrors import cache_dir
 from fedpeft_app.names import REGISTRIES
+from fedpeft_app.runs.directory import runs_parent
 from fedpeft_app.runs.initial import adapter_file
 from fedpeft_app.strategies.catalogue import make_strategy
-
-_PRECISIONS = {"float16": "fp16"}
 
 
 def preflight(config: RunConfig, nodes: int) -> LocatedModel:
@@ -38,7 +36,7 @@ def preflight(config: RunConfig, nodes: int) -> LocatedModel:
     """
     problems: list[FedPeftError] = []
     located: list[LocatedModel] = []
-    _require_writable(runs_folder(config), "output.dir")
+    _require_writable(runs_parent(config.output.dir), "output.dir")
     _require_writable(cache_dir(), "FEDPEFT_HOME")
     steps: tuple[Callable[[], object], ...] = (
         lambda: _import_plugins(config),
@@ -82,7 +80,7 @@ def _build_strategy(config: RunConfig) -> None:
 
 def _require_gpu_for_fp16(config: RunConfig) -> None:
     """Refuse fp16 where there is no GPU."""
-    if "fp16" in (config.train.precision, _PRECISIONS.get(config.model.dtype)):
+    if "fp16" in (config.train.precision, needed_precision(config.model.dtype)):
         from fedpeft_app.training.precision import device, resolve_precision
 
         resolve_precision("fp16", device())

@@ -10,26 +10,14 @@ from rich.table import Column, Table
 
 from fedpeft_app.config import RunConfig, parse
 from fedpeft_app.errors import RunFolderError
-from fedpeft_app.mirrors import home
 from fedpeft_app.observe.journal import is_being_written
-from fedpeft_app.runs.directory import RunFolder, find_run, list_runs, remove_run
+from fedpeft_app.runs.directory import RunFolder, find_run, list_runs, remove_run, runs_parent
 
 if TYPE_CHECKING:
     from fedpeft_app.runs.checkpoint import Checkpoint
 
 _COLUMNS = ("run", "mode", "method", "data", "rounds", "outcome", "test accuracy")
 _SHOWN = 70  # characters of a text that are printed beside its label
-
-
-def runs_parent(config: RunConfig | None = None) -> Path:
-    """Give the folder of run folders: the configured one, or the user's own.
-
-    Args:
-        config: A run's configuration; None for the user's own folder.
-    """
-    if config is not None and config.output.dir:
-        return Path(config.output.dir).expanduser().absolute()
-    return home() / "runs"
 
 
 def outcome(run: RunFolder) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator
 
-from fedpeft_app.config.schema import RunConfig
+from fedpeft_app.config.schema import RunConfig, needed_precision
 from fedpeft_app.errors import Fault
 
 Rule = Callable[[RunConfig], Iterator[Fault]]
@@ -63,7 +63,7 @@ def _local_needs_a_judge(config: RunConfig) -> Iterator[Fault]:
 
 
 def _half_base_needs_its_own_precision(config: RunConfig) -> Iterator[Fault]:
-    needed = {"bfloat16": "bf16", "float16": "fp16"}.get(config.model.dtype)
+    needed = needed_precision(config.model.dtype)
     if needed and config.train.precision not in ("auto", needed):
         yield Fault(
             key="train.precision",

@@ -220,6 +220,11 @@ class RunConfig(Section):
     output: OutputSection = Field(default_factory=OutputSection)
 
 
+def needed_precision(dtype: str) -> str:
+    """Give the only precision that a half-precision model runs in; empty for float32."""
+    return {"bfloat16": "bf16", "float16": "fp16"}.get(dtype, "")
+
+
 def options(text: str) -> dict[str, Any]:
     """Read a field of free-form options.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedpeft_app.errors import RunFolderError
+from fedpeft_app.mirrors import home
 from fedpeft_app.runs.atomic import write_json
 
 _CONFIG, _JOURNAL, _CHECKPOINTS = "config.json", "journal.jsonl", "checkpoints"
@@ -99,6 +100,15 @@ def create_run(parent: Path, name: str, run_id: int, config: Mapping[str, Any]) 
     except OSError as error:
         raise RunFolderError(f"Cannot create the run folder {path}: {error}") from error
     return RunFolder(path=path)
+
+
+def runs_parent(configured: str = "") -> Path:
+    """Give the folder of run folders, absolute.
+
+    Args:
+        configured: The value of `output.dir`; empty = the user's own folder.
+    """
+    return Path(configured).expanduser().absolute() if configured else home() / "runs"
 
 
 def list_runs(parent: Path) -> Iterator[RunFolder]:

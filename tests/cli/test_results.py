@@ -13,13 +13,13 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from fedpeft_app.cli.main import app
-from fedpeft_app.cli.results import list_runs_table, outcome, runs_parent
+from fedpeft_app.cli.results import list_runs_table, outcome
 from fedpeft_app.config import defaults, parse
 from fedpeft_app.coordinator import coordinate
 from fedpeft_app.errors import FedPeftError, RunFolderError
 from fedpeft_app.observe.journal import Journal
 from fedpeft_app.runs.checkpoint import kept_rounds, load_checkpoint, save_checkpoint
-from fedpeft_app.runs.directory import RunFolder, create_run, find_run
+from fedpeft_app.runs.directory import RunFolder, create_run, find_run, runs_parent
 
 
 def fedpeft(*arguments: str, answer: str = "") -> Result:
@@ -247,5 +247,5 @@ def test_a_configured_folder_of_runs_is_absolute(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     settings: dict[str, Any] = {"output.dir": "mine"}
-    assert runs_parent(parse(settings)) == tmp_path / "mine"
-    assert runs_parent(parse({})) == runs_parent()
+    assert runs_parent(parse(settings).output.dir) == tmp_path / "mine"
+    assert runs_parent(parse({}).output.dir) == runs_parent()
