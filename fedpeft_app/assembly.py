@@ -151,6 +151,9 @@ def method_settings(config: RunConfig) -> MethodSettings:
         alpha=config.method.alpha,
         dropout=config.method.dropout,
         targets=config.method.targets,
+        layers=config.method.layers,
+        width=config.method.width,
+        prompt_length=config.method.prompt_length,
         options=options(config.method.options),
     )
 

@@ -6,6 +6,7 @@ as JSON text.
 """
 
 import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -34,12 +35,21 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
 
 
+def _layer_choice(text: str) -> str:
+    """Refuse what chooses no layers."""
+    if not _LAYERS.fullmatch(text):
+        raise ValueError("must be 'all', 'first:K', 'last:K', or numbers and ranges: '0-3,5'")
+    return text
+
+
 def _dropout_or_own(value: float) -> float:
     """Refuse what is neither a probability nor the mark for the checkpoint's own."""
     if value < 0.0 and value != -1.0:
         raise ValueError("must be -1, or at least 0 and less than 1")
     return value
 
+
+_LAYERS = re.compile(r"all|(first|last):[1-9][0-9]*|[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*")
 
 JsonObject = Annotated[str, AfterValidator(_json_object)]
 Count = Annotated[int, Field(ge=1)]
@@ -77,13 +87,21 @@ class ModelSection(Section):
     dropout: Annotated[float, Field(ge=-1.0, lt=1.0), AfterValidator(_dropout_or_own)] = Field(
         0.0, description="dropout inside the model in training; -1 = the checkpoint's own"
     )
+    pooling: Literal["model", "mean", "cls"] = Field(
+        "model",
+        description="what an encoder's head sees: model = the architecture's own head, "
+        "mean = the mean of the last layer's tokens, cls = its first token",
+    )
+    quantization: Literal["none", "int8", "nf4"] = Field(
+        "none", description="frozen weights in 8 or 4 bits, by bitsandbytes; GPUs only"
+    )
 
 
 class MethodSection(Section):
     """How the model is made adaptable."""
 
     name: str = Field("lora", min_length=1, description="a known method or 'package.module:Name'")
-    rank: Count = Field(8, description="LoRA rank r (Hu et al. 2021, arXiv 2106.09685)")
+    rank: Count = Field(8, description="rank r of LoRA and its kin (arXiv 2106.09685)")
     alpha: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = Field(
         16.0, description="LoRA scaling numerator; the update is scaled by alpha / rank"
     )
@@ -91,7 +109,20 @@ class MethodSection(Section):
     targets: str = Field(
         "auto",
         min_length=1,
-        description="'auto' (by architecture), 'all-linear', or module names separated by commas",
+        description="'auto' (the method's own choice), 'attention', 'mlp', 'both', "
+        "'all-linear', or module names separated by commas",
+    )
+    layers: Annotated[str, AfterValidator(_layer_choice)] = Field(
+        "all", description="'all', 'first:K', 'last:K', or numbers and ranges from 0: '0-3,5'"
+    )
+    width: CountOrNone = Field(
+        0, description="neurons of a bottleneck adapter; 0 = a share of the model's hidden size"
+    )
+    prompt_length: Count = Field(10, description="prompt tokens, per layer for deep prompts")
+    head: Literal["train", "frozen", "personal"] = Field(
+        "train",
+        description="train = trained and sent; frozen = random, the same everywhere by the seed; "
+        "personal = trained, kept by each node, never sent",
     )
     options: JsonObject = Field("{}", description="further arguments of the method, as JSON")
     init_from: str = Field("", description="adapter folder to start from; empty = fresh adapter")
@@ -103,9 +134,21 @@ class DataSection(Section):
     name: str = Field(
         "reuters-r8",
         min_length=1,
-        description="known id, hub id, or local csv/json/jsonl/parquet file or folder of such",
+        description="known id, hub id, local csv/json/jsonl/parquet/IDX file, or folder of "
+        "splits, of texts or of images",
     )
+    subset: str = Field("", description="configuration of a hub data set; empty = its default")
     text_column: str = Field("text", min_length=1, description="column that holds the text")
+    image_column: str = Field("image", min_length=1, description="column that holds the image")
+    prompt_column: str = Field(
+        "prompt", min_length=1, description="column of the instruction (causal-lm)"
+    )
+    response_column: str = Field(
+        "response", min_length=1, description="column of the answer that is learnt (causal-lm)"
+    )
+    messages_column: str = Field(
+        "messages", min_length=1, description="column of chat messages (causal-lm)"
+    )
     label_column: str = Field("label", min_length=1, description="column that holds the label")
     labels: str = Field(
         "", description="label names in order, separated by commas; empty = found in the data"
@@ -115,6 +158,12 @@ class DataSection(Section):
     )
     max_examples: CountOrNone = Field(
         0, description="training examples kept in all, before partitioning; 0 = all"
+    )
+    max_examples_per_node: CountOrNone = Field(
+        0, description="training examples kept of each node's share; 0 = all"
+    )
+    image_size: CountOrNone = Field(
+        0, description="pixels an image is resized to, height and width; 0 = the model's own"
     )
     partitioner: str = Field(
         "dirichlet", min_length=1, description="how training examples spread over nodes"
@@ -155,6 +204,9 @@ class TrainSection(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="autocast; auto = bf16 where the device has it, else fp32"
     )
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations again in the backward pass to save memory"
+    )
 
 
 class EvaluateSection(Section):
@@ -163,8 +215,11 @@ class EvaluateSection(Section):
     server: bool = Field(True, description="whether the server holds validation and test data")
     every: CountOrNone = Field(1, description="rounds between server evaluations; 0 = never")
     batch_size: Count = Field(64, description="examples per forward pass of evaluation")
-    select_by: Literal["accuracy", "macro-f1", "loss"] = Field(
-        "accuracy", description="validation metric that chooses the best round"
+    select_by: str = Field(
+        "accuracy", min_length=1, description="validation metric that chooses the best round"
+    )
+    personal_steps: CountOrNone = Field(
+        0, description="optimizer steps a node makes for itself before it evaluates; 0 = none"
     )
 
 

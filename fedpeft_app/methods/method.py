@@ -10,10 +10,14 @@ class MethodSettings:
     """What a method is told.
 
     Attributes:
-        rank: LoRA rank r, from 1.
+        rank: Rank r of LoRA and its kin, from 1.
         alpha: LoRA scaling numerator, > 0.
         dropout: Dropout before the adapter, in [0, 1).
-        targets: "auto", "all-linear", or module names separated by commas.
+        targets: "auto" (the method's own choice), "attention", "mlp", "both", "all-linear",
+            or module names separated by commas.
+        layers: "all", "first:K", "last:K", or numbers and ranges from 0 ("0-3,5").
+        width: Neurons of a bottleneck adapter; 0 = a share of the hidden size.
+        prompt_length: Prompt tokens, per layer for deep prompts, from 1.
         options: Further arguments, passed on unchanged.
     """
 
@@ -21,6 +25,9 @@ class MethodSettings:
     alpha: float = 16.0
     dropout: float = 0.0
     targets: str = "auto"
+    layers: str = "all"
+    width: int = 0
+    prompt_length: int = 10
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
