@@ -13,12 +13,12 @@ from fedpeft_app.backbone.load import load_model, load_tokenizer
 from fedpeft_app.backbone.locate import LocatedModel, locate
 from fedpeft_app.config import RunConfig
 from fedpeft_app.config.schema import needed_precision, options
+from fedpeft_app.data.encoded import EncodedSource, ExampleSet, encoded
 from fedpeft_app.data.read import Columns, read
 from fedpeft_app.data.sources import Source, find_source
 from fedpeft_app.data.splits import Splits, carve
 from fedpeft_app.data.tasks.catalogue import TASKS
 from fedpeft_app.data.tasks.task import Task
-from fedpeft_app.data.tokens import TokenizedSource, TokenSet, tokenized
 from fedpeft_app.data_plan import columns, shares, splits
 from fedpeft_app.methods.adapted import AdaptedModel, adapt
 from fedpeft_app.methods.catalogue import METHODS
@@ -68,7 +68,7 @@ def padding_token(config: RunConfig) -> int:
     return int(pad) if pad is not None else 0
 
 
-def open_data(config: RunConfig, name: str) -> TokenizedSource:
+def open_data(config: RunConfig, name: str) -> EncodedSource:
     """Open a source tokenised for this run's model, making it first where it is missing."""
     source = find_source(name)
     return _tokenized(
@@ -91,13 +91,13 @@ def _tokenized(
     task_options: str,
     max_length: int,
     located: LocatedModel,
-) -> TokenizedSource:
+) -> EncodedSource:
     """Open or make a tokenised source, once per process."""
     task: Task = TASKS.get(task_name)(**options(task_options))
     encoder = tokenizer_of(located)
     source: Source = find_source(name)
     key = [fingerprint, wanted, task_name, task_options, max_length, _vocabulary(located)]
-    return tokenized(
+    return encoded(
         [str(part) for part in key],
         lambda: read(source, wanted),
         lambda texts: task.encode(encoder, texts, max_length),
@@ -116,14 +116,14 @@ def server_splits(config: RunConfig) -> Splits:
 
 
 @lru_cache(maxsize=8)
-def _shares(config: RunConfig, nodes: int) -> tuple[TokenSet, ...]:
+def _shares(config: RunConfig, nodes: int) -> tuple[ExampleSet, ...]:
     """Share the training examples out among simulated nodes, once per process."""
     return tuple(shares(config, server_splits(config).train, nodes))
 
 
 def node_data(
     config: RunConfig, node_config: Mapping[str, Any]
-) -> tuple[int, TokenSet, tuple[str, ...]]:
+) -> tuple[int, ExampleSet, tuple[str, ...]]:
     """Give what one node learns from.
 
     Args:

@@ -23,8 +23,8 @@ from fedpeft_app.assembly import (
 )
 from fedpeft_app.config import RunConfig, flatten
 from fedpeft_app.config.schema import options
+from fedpeft_app.data.encoded import example_set
 from fedpeft_app.data.splits import Splits
-from fedpeft_app.data.tokens import token_set
 from fedpeft_app.errors import FedPeftError
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.observe.journal import Journal
@@ -145,7 +145,7 @@ def _labels(config: RunConfig, answers: list[tuple[int, Presence | str]]) -> tup
 
 def _examiner(config: RunConfig, adapted: AdaptedModel, journal: Journal) -> Examiner:
     """Make the server's examiner, without examples where the server holds none."""
-    nothing = token_set([])
+    nothing = example_set([])
     held = config.evaluate.server
     splits = (
         server_splits(config) if held else Splits(train=nothing, validation=nothing, test=nothing)

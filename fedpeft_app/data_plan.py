@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 
 from fedpeft_app.config import RunConfig
+from fedpeft_app.data.encoded import EncodedSource, ExampleSet, example_set
 from fedpeft_app.data.partition import PartitionSettings, kept_partition
 from fedpeft_app.data.read import Columns, Examples
 from fedpeft_app.data.splits import Splits, SplitSettings, make_splits
-from fedpeft_app.data.tokens import TokenizedSource, TokenSet, token_set
 
 
 def columns(config: RunConfig) -> Columns:
@@ -24,21 +24,21 @@ def columns(config: RunConfig) -> Columns:
     )
 
 
-def untokenized(examples: Mapping[str, Examples], names: tuple[str, ...]) -> TokenizedSource:
+def untokenized(examples: Mapping[str, Examples], names: tuple[str, ...]) -> EncodedSource:
     """Stand in for a tokenised source where only labels and groups matter."""
     groups = sorted({group for split in examples.values() for group in split.groups})
     splits = {
         name: replace(
-            token_set([()] * len(split.texts), split.labels),
+            example_set([()] * len(split.texts), split.labels),
             groups=np.searchsorted(groups, split.groups).astype(np.int64),
             group_names=tuple(groups),
         )
         for name, split in examples.items()
     }
-    return TokenizedSource(splits=splits, label_names=names, fingerprint="")
+    return EncodedSource(splits=splits, label_names=names, fingerprint="")
 
 
-def splits(config: RunConfig, source: TokenizedSource) -> Splits:
+def splits(config: RunConfig, source: EncodedSource) -> Splits:
     """Give the run's training, validation and test examples, as every process sees them."""
     settings = SplitSettings(
         max_examples=config.data.max_examples,
@@ -49,7 +49,7 @@ def splits(config: RunConfig, source: TokenizedSource) -> Splits:
     return make_splits(source, settings, config.seed)
 
 
-def shares(config: RunConfig, train: TokenSet, nodes: int) -> list[TokenSet]:
+def shares(config: RunConfig, train: ExampleSet, nodes: int) -> list[ExampleSet]:
     """Share the training examples out among simulated nodes.
 
     Args:

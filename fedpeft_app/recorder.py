@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from fedpeft_app.adapters import AdapterState
+from fedpeft_app.data.encoded import ExampleSet
 from fedpeft_app.data.splits import Splits
 from fedpeft_app.data.tasks.task import Metrics, Task
-from fedpeft_app.data.tokens import TokenSet
 from fedpeft_app.errors import ConfigError, Fault
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.observe.journal import Journal
@@ -66,7 +66,7 @@ class Examiner:
         """
         if not self.holds(split):
             return {}
-        examples: TokenSet = getattr(self._splits, split)
+        examples: ExampleSet = getattr(self._splits, split)
         self._adapted.pour(state)
         return evaluate(
             self._adapted.model,

@@ -9,7 +9,7 @@ import numpy as np
 
 from fedpeft_app.assembly import adapted_model, make_task, padding_token, tokenizer
 from fedpeft_app.config import RunConfig
-from fedpeft_app.data.tokens import token_set
+from fedpeft_app.data.encoded import example_set
 from fedpeft_app.errors import RunFolderError
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.recorder import score
@@ -95,7 +95,7 @@ def predict(restored: Restored, config: RunConfig, texts: Sequence[str]) -> list
         The most likely label and its probability, in (0, 1], for each text in order.
     """
     task = make_task(config)
-    examples = token_set(task.encode(restored.tokenizer, texts, config.data.max_length))
+    examples = example_set(task.encode(restored.tokenizer, texts, config.data.max_length))
     scores = logits(
         restored.adapted.model,
         task,

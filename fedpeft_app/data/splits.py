@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fedpeft_app.data.tokens import TokenizedSource, TokenSet
+from fedpeft_app.data.encoded import EncodedSource, ExampleSet
 from fedpeft_app.errors import DataError
 from fedpeft_app.seeds import numpy_generator
 
@@ -33,12 +33,12 @@ class SplitSettings:
 class Splits:
     """Disjoint sets of examples; what the server does not hold is empty."""
 
-    train: TokenSet
-    validation: TokenSet
-    test: TokenSet
+    train: ExampleSet
+    validation: ExampleSet
+    test: ExampleSet
 
 
-def make_splits(source: TokenizedSource, settings: SplitSettings, seed: int) -> Splits:
+def make_splits(source: EncodedSource, settings: SplitSettings, seed: int) -> Splits:
     """Use the splits a source brings, and carve out what it lacks.
 
     Args:
@@ -73,8 +73,8 @@ def make_splits(source: TokenizedSource, settings: SplitSettings, seed: int) -> 
 
 
 def carve(
-    examples: TokenSet, fraction: float, seed: int, purpose: str, partition: int = 0
-) -> tuple[TokenSet, TokenSet]:
+    examples: ExampleSet, fraction: float, seed: int, purpose: str, partition: int = 0
+) -> tuple[ExampleSet, ExampleSet]:
     """Hold out a random share of examples.
 
     Args:

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fedpeft_app.data.encoded import ExampleSet
 from fedpeft_app.data.tasks.task import Metrics, Task
-from fedpeft_app.data.tokens import TokenSet
 from fedpeft_app.training.batches import sorted_batches
 from fedpeft_app.training.precision import arithmetic, autocast
 
@@ -17,7 +17,7 @@ Progress = Callable[[float], None]
 def logits(
     model: torch.nn.Module,
     task: Task,
-    examples: TokenSet,
+    examples: ExampleSet,
     *,
     pad: int,
     batch_size: int,
@@ -66,7 +66,7 @@ def logits(
 def evaluate(
     model: torch.nn.Module,
     task: Task,
-    examples: TokenSet,
+    examples: ExampleSet,
     *,
     pad: int,
     batch_size: int,

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fedpeft_app.data.encoded import ExampleSet
 from fedpeft_app.data.tasks.task import Batch, Task
-from fedpeft_app.data.tokens import TokenSet
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.seeds import derive_seed, numpy_generator
 from fedpeft_app.training.batches import grouped_batches
@@ -80,7 +80,7 @@ class FitReport:
 def fit(
     adapted: AdaptedModel,
     task: Task,
-    examples: TokenSet,
+    examples: ExampleSet,
     settings: FitSettings,
     *,
     pad: int,
@@ -162,7 +162,7 @@ def _mean_loss(losses: list[torch.Tensor], counts: list[int]) -> float:
 
 
 def _step_groups(
-    examples: TokenSet, settings: FitSettings, round_number: int, partition: int
+    examples: ExampleSet, settings: FitSettings, round_number: int, partition: int
 ) -> list[list[Positions]]:
     """List the batches of the round, grouped by optimizer step."""
     generator = numpy_generator(

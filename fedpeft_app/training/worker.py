@@ -9,8 +9,8 @@ import torch
 from fedpeft_app.adapters import AdapterState
 from fedpeft_app.adapters.algebra import difference, is_finite, norm
 from fedpeft_app.backbone.load import LOADS
+from fedpeft_app.data.encoded import ExampleSet
 from fedpeft_app.data.tasks.task import Metrics, Task
-from fedpeft_app.data.tokens import TokenSet
 from fedpeft_app.errors import DataError, TrainingError
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.training.evaluate import evaluate
@@ -38,8 +38,8 @@ class Worker:
     task: Task
     pad: int
     partition: int
-    train: TokenSet
-    held_out: TokenSet
+    train: ExampleSet
+    held_out: ExampleSet
     settings: FitSettings
     evaluate_batch_size: int
 

@@ -150,7 +150,6 @@ def test_unknown_keys_suggest_the_nearest(key: str, meant: str) -> None:
         ("train.optimizer", "adam", "adamw"),
         ("train.optimizer", "SGD", "sgd"),
         ("mode", "Federated", "federated"),
-        ("evaluate.select-by", "macro_f1", "macro-f1"),
         ("task", "text-clasification", "text-classification"),
         ("method.name", "LoRA", "lora"),
         ("data.partitioner", "dirichlett", "dirichlet"),

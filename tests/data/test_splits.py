@@ -5,22 +5,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedpeft_app.data.encoded import EncodedSource, ExampleSet, example_set
 from fedpeft_app.data.splits import Splits, SplitSettings, carve, make_splits
-from fedpeft_app.data.tokens import TokenizedSource, TokenSet, token_set
 from fedpeft_app.errors import DataError
 
 
-def examples(count: int, start: int = 0) -> TokenSet:
+def examples(count: int, start: int = 0) -> ExampleSet:
     """Examples that are each one token: their own number."""
-    return token_set([[start + number] for number in range(count)])
+    return example_set([[start + number] for number in range(count)])
 
 
-def source(**splits: TokenSet) -> TokenizedSource:
-    return TokenizedSource(splits=splits, label_names=("a", "b"), fingerprint="0")
+def source(**splits: ExampleSet) -> EncodedSource:
+    return EncodedSource(splits=splits, label_names=("a", "b"), fingerprint="0")
 
 
-def numbers(held: TokenSet) -> list[int]:
-    return [int(held.tokens(position)[0]) for position in range(len(held))]
+def numbers(held: ExampleSet) -> list[int]:
+    return [int(held.row(position)[0]) for position in range(len(held))]
 
 
 def all_numbers(splits: Splits) -> list[int]:
@@ -81,7 +81,7 @@ def test_only_what_is_missing_is_carved_out() -> None:
 
 @pytest.mark.parametrize("brought", [{}, {"test": examples(5, 200)}])
 def test_a_server_that_holds_nothing_leaves_everything_to_the_nodes(
-    brought: dict[str, TokenSet],
+    brought: dict[str, ExampleSet],
 ) -> None:
     settings = SplitSettings(held_by_server=False)
     splits = make_splits(source(train=examples(20), **brought), settings, 0)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
 
+from fedpeft_app.data.encoded import example_set
 from fedpeft_app.data.tasks.catalogue import TASKS
 from fedpeft_app.data.tasks.text_classification import TextClassification
-from fedpeft_app.data.tokens import token_set
 
 TASK = TextClassification()
 
@@ -38,7 +38,7 @@ def test_encode_cuts_with_special_tokens_inside_the_limit(tiny_model: Path) -> N
 
 
 def test_collate_pads_on_the_right_to_the_longest_of_the_batch() -> None:
-    examples = token_set([[5, 6, 7], [8], [9, 10], [1] * 9], np.array([2, 0, 1, 0]))
+    examples = example_set([[5, 6, 7], [8], [9, 10], [1] * 9], np.array([2, 0, 1, 0]))
     batch = TASK.collate(examples, np.array([2, 0, 1]), pad=99)
     assert batch["input_ids"].tolist() == [[9, 10, 99], [5, 6, 7], [8, 99, 99]]
     assert batch["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1], [1, 0, 0]]
@@ -47,7 +47,7 @@ def test_collate_pads_on_the_right_to_the_longest_of_the_batch() -> None:
 
 
 def test_collate_counts_positions_within_a_selection() -> None:
-    examples = token_set([[1], [2], [3]], np.array([0, 1, 2])).select(np.array([2, 1]))
+    examples = example_set([[1], [2], [3]], np.array([0, 1, 2])).select(np.array([2, 1]))
     batch = TASK.collate(examples, np.array([0]), pad=0)
     assert (batch["input_ids"].tolist(), batch["labels"].tolist()) == ([[3]], [2])
 

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from fedpeft_app.cli.main import app
 from fedpeft_app.config import parse
 from fedpeft_app.coordinator import coordinate
-from fedpeft_app.data.tokens import token_set
+from fedpeft_app.data.encoded import example_set
 from fedpeft_app.errors import RunFolderError
 from fedpeft_app.restore import restore
 from fedpeft_app.runs import export as export_module
@@ -186,7 +186,7 @@ def own(
         from fedpeft_app.assembly import make_task
 
         found[config.method.name] = logits(
-            restored.adapted.model, make_task(config), token_set(ids), pad=0, batch_size=7
+            restored.adapted.model, make_task(config), example_set(ids), pad=0, batch_size=7
         )
     return found
 

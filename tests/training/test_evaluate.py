@@ -7,8 +7,8 @@ import pytest
 import torch
 from training_samples import PAD, make_adapted, make_examples
 
+from fedpeft_app.data.encoded import example_set
 from fedpeft_app.data.tasks.text_classification import TextClassification
-from fedpeft_app.data.tokens import token_set
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.training.evaluate import evaluate, logits
 
@@ -25,7 +25,7 @@ def test_a_row_belongs_to_its_example(adapted: AdaptedModel, batch_size: int) ->
     examples = make_examples(15)
     found = logits(adapted.model, TASK, examples, pad=PAD, batch_size=batch_size)
     for position in range(15):
-        ids = torch.from_numpy(examples.tokens(position).astype(np.int64))[None]
+        ids = torch.from_numpy(examples.row(position).astype(np.int64))[None]
         with torch.inference_mode():
             alone = adapted.model(input_ids=ids).logits[0].numpy()
         np.testing.assert_allclose(found[position], alone, rtol=0, atol=1e-5)
@@ -69,4 +69,4 @@ def test_evaluation_leaves_weights_and_gradients_alone(adapted: AdaptedModel) ->
 
 def test_no_examples_are_refused(adapted: AdaptedModel) -> None:
     with pytest.raises(ValueError, match="at least one example"):
-        evaluate(adapted.model, TASK, token_set([]), pad=PAD, batch_size=4)
+        evaluate(adapted.model, TASK, example_set([]), pad=PAD, batch_size=4)

@@ -11,8 +11,8 @@ from training_samples import PAD, make_adapted, make_examples
 
 from fedpeft_app.adapters import AdapterState
 from fedpeft_app.adapters.algebra import difference, norm
+from fedpeft_app.data.encoded import ExampleSet
 from fedpeft_app.data.tasks.text_classification import TextClassification
-from fedpeft_app.data.tokens import TokenSet
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.training.evaluate import evaluate
 from fedpeft_app.training.fit import FitReport, FitSettings, fit
@@ -43,7 +43,7 @@ def start(adapted: AdaptedModel) -> AdapterState:
 def train(
     adapted: AdaptedModel,
     start: AdapterState,
-    examples: TokenSet,
+    examples: ExampleSet,
     settings: FitSettings,
     *,
     round_number: int = 1,

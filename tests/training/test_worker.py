@@ -13,8 +13,8 @@ from training_samples import PAD, make_adapted, make_examples
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.adapters.algebra import norm
+from fedpeft_app.data.encoded import example_set
 from fedpeft_app.data.tasks.text_classification import TextClassification
-from fedpeft_app.data.tokens import token_set
 from fedpeft_app.errors import AdapterMismatchError, DataError, TrainingError
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.training.fit import FitSettings
@@ -89,7 +89,7 @@ def test_another_adapters_state_is_refused(worker: Worker, spec: AdapterSpec) ->
 
 def test_training_needs_examples(worker: Worker, start: AdapterState) -> None:
     with pytest.raises(DataError, match="Node 3 holds no training examples"):
-        replace(worker, train=token_set([])).fit(start, round_number=1)
+        replace(worker, train=example_set([])).fit(start, round_number=1)
 
 
 def test_evaluation_judges_the_state_it_is_given(worker: Worker, start: AdapterState) -> None:
@@ -102,7 +102,7 @@ def test_evaluation_judges_the_state_it_is_given(worker: Worker, start: AdapterS
 
 def test_evaluation_needs_held_out_examples(worker: Worker, start: AdapterState) -> None:
     with pytest.raises(DataError, match="Node 3 holds no validation examples.*evaluate on the"):
-        replace(worker, held_out=token_set([])).evaluate(start)
+        replace(worker, held_out=example_set([])).evaluate(start)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from conftest import LABELS, WORDS, make_texts
 
 from fedpeft_app.backbone.load import load_model
 from fedpeft_app.backbone.locate import locate
-from fedpeft_app.data.tokens import TokenSet, token_set
+from fedpeft_app.data.encoded import ExampleSet, example_set
 from fedpeft_app.methods.adapted import AdaptedModel, adapt
 from fedpeft_app.methods.lora import Lora
 from fedpeft_app.methods.method import MethodSettings
@@ -24,11 +24,11 @@ def make_adapted(folder: Path, dropout: float = 0.0) -> AdaptedModel:
     return adapt(backbone, Lora(), MethodSettings(rank=2, alpha=4.0), seed=0)
 
 
-def make_examples(count: int, seed: int = 0, words: int = 0) -> TokenSet:
+def make_examples(count: int, seed: int = 0, words: int = 0) -> ExampleSet:
     """Make learnable examples of 3 to 11 words each, or of exactly `words`."""
     texts, labels = make_texts(count, seed)
     rows = [[FIRST_WORD + WORDS.index(word) for word in text.split()] for text in texts]
     if words:
         rows = [(row * words)[:words] for row in rows]
     numbers = np.array([LABELS.index(label) for label in labels], dtype=np.int64)
-    return token_set([[CLS, *row, SEP] for row in rows], numbers)
+    return example_set([[CLS, *row, SEP] for row in rows], numbers)

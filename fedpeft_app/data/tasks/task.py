@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fedpeft_app.data.tokens import TokenSet
+from fedpeft_app.data.encoded import ExampleSet
 
 Batch = dict[str, torch.Tensor]
 Metrics = dict[str, float]
@@ -35,7 +35,7 @@ class Task(Protocol):
         """
         ...
 
-    def collate(self, examples: TokenSet, positions: npt.NDArray[np.int64], pad: int) -> Batch:
+    def collate(self, examples: ExampleSet, positions: npt.NDArray[np.int64], pad: int) -> Batch:
         """Build one batch, padded on the right to its longest example.
 
         Args:

@@ -8,8 +8,8 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import cross_entropy
 
+from fedpeft_app.data.encoded import ExampleSet
 from fedpeft_app.data.tasks.task import Batch, Metrics
-from fedpeft_app.data.tokens import TokenSet
 
 _BINARY = 2  # labels for which one score orders the examples
 
@@ -32,9 +32,9 @@ class TextClassification:
         ids: list[list[int]] = encoded["input_ids"]
         return ids
 
-    def collate(self, examples: TokenSet, positions: npt.NDArray[np.int64], pad: int) -> Batch:
+    def collate(self, examples: ExampleSet, positions: npt.NDArray[np.int64], pad: int) -> Batch:
         """Build one batch, padded to its longest example."""
-        rows = [examples.tokens(int(position)) for position in positions]
+        rows = [examples.row(int(position)) for position in positions]
         width = max(len(row) for row in rows)
         ids = np.full((len(rows), width), pad, dtype=np.int64)
         mask = np.zeros((len(rows), width), dtype=np.int64)

@@ -26,7 +26,7 @@ _VERSION = 2  # part of the fingerprint: raise it when the layout changes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TokenSet:
+class ExampleSet:
     """Tokenised examples, or a selection of them.
 
     Attributes:
@@ -58,13 +58,13 @@ class TokenSet:
         """Label index per selected example."""
         return self.labels[self.indices]
 
-    def select(self, positions: Ints) -> "TokenSet":
+    def select(self, positions: Ints) -> "ExampleSet":
         """Narrow the selection to positions within it, sharing the arrays.
 
         Args:
             positions: Positions from 0 to `len(self) - 1`, in the order wanted.
         """
-        return TokenSet(
+        return ExampleSet(
             ids=self.ids,
             offsets=self.offsets,
             labels=self.labels,
@@ -73,7 +73,7 @@ class TokenSet:
             indices=self.indices[positions],
         )
 
-    def tokens(self, position: int) -> npt.NDArray[np.int32]:
+    def row(self, position: int) -> npt.NDArray[np.int32]:
         """Give the token ids of one selected example.
 
         Args:
@@ -84,7 +84,7 @@ class TokenSet:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TokenizedSource:
+class EncodedSource:
     """Every split of a source, tokenised.
 
     Attributes:
@@ -93,16 +93,16 @@ class TokenizedSource:
         fingerprint: Sixteen hex digits over everything that shaped the content.
     """
 
-    splits: dict[str, TokenSet]
+    splits: dict[str, ExampleSet]
     label_names: tuple[str, ...]
     fingerprint: str
 
 
-def tokenized(
+def encoded(
     key: Sequence[object],
     read: Callable[[], tuple[dict[str, Examples], tuple[str, ...]]],
     encode: Encode,
-) -> TokenizedSource:
+) -> EncodedSource:
     """Open a tokenised source, making it first where it is missing.
 
     Args:
@@ -127,12 +127,10 @@ def tokenized(
             _write(folder, read, encode)
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     splits = {split: _open(folder / split, tuple(meta["groups"])) for split in meta["splits"]}
-    return TokenizedSource(
-        splits=splits, label_names=tuple(meta["labels"]), fingerprint=fingerprint
-    )
+    return EncodedSource(splits=splits, label_names=tuple(meta["labels"]), fingerprint=fingerprint)
 
 
-def token_set(ids: Sequence[Sequence[int]], labels: Ints | None = None) -> TokenSet:
+def example_set(ids: Sequence[Sequence[int]], labels: Ints | None = None) -> ExampleSet:
     """Hold tokenised examples in memory, for a few texts at hand.
 
     Args:
@@ -141,7 +139,7 @@ def token_set(ids: Sequence[Sequence[int]], labels: Ints | None = None) -> Token
     """
     lengths = np.fromiter((len(row) for row in ids), dtype=np.int64, count=len(ids))
     flat = np.fromiter((token for row in ids for token in row), dtype=np.int32)
-    return TokenSet(
+    return ExampleSet(
         ids=flat,
         offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
         labels=np.zeros(len(ids), np.int64) if labels is None else labels,
@@ -163,7 +161,7 @@ def _write(
     shutil.rmtree(scratch, ignore_errors=True)
     for split, examples in splits.items():
         (scratch / split).mkdir(parents=True)
-        tokens = token_set(encode(examples.texts), examples.labels)
+        tokens = example_set(encode(examples.texts), examples.labels)
         if not tokens.lengths.all():
             row = int(np.argmin(tokens.lengths)) + 1
             raise DataError(
@@ -194,10 +192,10 @@ def _sound(folder: Path) -> bool:
         return False
 
 
-def _open(folder: Path, group_names: tuple[str, ...]) -> TokenSet:
+def _open(folder: Path, group_names: tuple[str, ...]) -> ExampleSet:
     """Map one split into memory."""
     offsets = np.load(folder / "offsets.npy", allow_pickle=False)
-    return TokenSet(
+    return ExampleSet(
         ids=np.load(folder / "ids.npy", mmap_mode="r", allow_pickle=False),
         offsets=offsets,
         labels=np.load(folder / "labels.npy", allow_pickle=False),

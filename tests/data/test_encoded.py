@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedpeft_app.data.encoded import EncodedSource, encoded, example_set
 from fedpeft_app.data.read import Examples
-from fedpeft_app.data.tokens import TokenizedSource, token_set, tokenized
 from fedpeft_app.errors import DataError
 
 
@@ -37,8 +37,8 @@ class Corpus:
         self.encoded.append(list(texts))
         return [[ord(letter) - 96 for letter in text] for text in texts]
 
-    def open(self, *key: object) -> TokenizedSource:
-        return tokenized(key or ("key",), self.read, self.encode)
+    def open(self, *key: object) -> EncodedSource:
+        return encoded(key or ("key",), self.read, self.encode)
 
 
 @pytest.fixture
@@ -49,10 +49,10 @@ def corpus() -> Corpus:
 def test_tokens_come_back_as_encoded(corpus: Corpus) -> None:
     source = corpus.open()
     train = source.splits["train"]
-    assert [train.tokens(position).tolist() for position in range(3)] == [[1], [2, 3, 4], [5, 6]]
+    assert [train.row(position).tolist() for position in range(3)] == [[1], [2, 3, 4], [5, 6]]
     assert train.lengths.tolist() == [1, 3, 2]
     assert train.selected_labels.tolist() == [1, 0, 1]
-    assert source.splits["test"].tokens(0).tolist() == [7, 8]
+    assert source.splits["test"].row(0).tolist() == [7, 8]
     assert source.label_names == ("no", "yes")
 
 
@@ -99,7 +99,7 @@ def test_a_torn_write_is_done_again(corpus: Corpus, own_home: Path) -> None:
     folder = own_home / "cache" / "tokens" / fingerprint
     (folder / "meta.json").unlink()  # written last
     (folder / "train" / "ids.npy").write_bytes(b"half")
-    assert corpus.open().splits["train"].tokens(2).tolist() == [5, 6]
+    assert corpus.open().splits["train"].row(2).tolist() == [5, 6]
     assert corpus.reads == 2
 
 
@@ -108,9 +108,9 @@ def test_a_write_that_fails_leaves_nothing_to_read(corpus: Corpus, own_home: Pat
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        tokenized(("key",), corpus.read, fail)
+        encoded(("key",), corpus.read, fail)
     assert not list((own_home / "cache" / "tokens").rglob("meta.json"))
-    assert corpus.open().splits["train"].tokens(0).tolist() == [1]
+    assert corpus.open().splits["train"].row(0).tolist() == [1]
 
 
 def test_the_folder_holds_arrays_and_json_only(corpus: Corpus, own_home: Path) -> None:
@@ -121,23 +121,23 @@ def test_the_folder_holds_arrays_and_json_only(corpus: Corpus, own_home: Path) -
 
 def test_a_text_without_tokens_names_its_row(corpus: Corpus) -> None:
     with pytest.raises(DataError, match="Split 'train', row 2: the tokenizer finds no token"):
-        tokenized(("key",), corpus.read, lambda texts: [[1] if len(t) < 3 else [] for t in texts])
+        encoded(("key",), corpus.read, lambda texts: [[1] if len(t) < 3 else [] for t in texts])
 
 
 def test_select_narrows_what_is_selected(corpus: Corpus) -> None:
     train = corpus.open().splits["train"]
     once = train.select(np.array([2, 0]))
-    assert [once.tokens(position).tolist() for position in range(len(once))] == [[5, 6], [1]]
+    assert [once.row(position).tolist() for position in range(len(once))] == [[5, 6], [1]]
     twice = once.select(np.array([1]))
-    assert (twice.tokens(0).tolist(), twice.indices.tolist()) == ([1], [0])
+    assert (twice.row(0).tolist(), twice.indices.tolist()) == ([1], [0])
     assert twice.ids is train.ids
     assert len(once.select(np.zeros(0, np.int64))) == 0
 
 
 @given(rows=st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=5), max_size=8))
 def test_token_set_holds_any_rows(rows: list[list[int]]) -> None:
-    held = token_set(rows)
-    assert [held.tokens(position).tolist() for position in range(len(held))] == rows
+    held = example_set(rows)
+    assert [held.row(position).tolist() for position in range(len(held))] == rows
     assert held.lengths.tolist() == [len(row) for row in rows]
     assert held.selected_labels.tolist() == [0] * len(rows)
 
@@ -155,7 +155,7 @@ def test_a_damaged_store_is_made_anew(damage: str, own_home: Path) -> None:
         return [[ord(word) for word in text.split()] for text in texts]
 
     def content() -> list[int]:
-        return [int(token) for token in tokenized(["key"], read, encode).splits["train"].ids]
+        return [int(token) for token in encoded(["key"], read, encode).splits["train"].ids]
 
     assert content() == content() == [97, 98, 99]
     assert len(calls) == 1
