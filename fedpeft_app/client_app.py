@@ -23,13 +23,13 @@ def roll_call(message: Message, context: Context) -> Message:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train from the global state and send the delta."""
-    from fedpeft_app.assembly import make_worker
+    from fedpeft_app.assembly import make_worker, own_parameters
     from fedpeft_app.training.worker import process_facts
 
     worker, _ = make_worker(_config(context), context.node_config)
     order = record.read_order(message.content, worker.adapted.spec)
-    epochs = order.options.get("epochs", 0)
-    delta, report = worker.fit(order.state, order.round_number, epochs=int(epochs))
+    epochs, own = order.options.get("epochs", 0), own_parameters(order.options, worker)
+    delta, report = worker.fit(order.state, order.round_number, own=own, epochs=int(epochs))
     update = record.Update(
         delta=delta,
         round_number=order.round_number,
@@ -48,11 +48,13 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Judge the global state on what this node holds out."""
-    from fedpeft_app.assembly import make_worker
+    from fedpeft_app.assembly import make_worker, own_parameters
 
-    worker, _ = make_worker(_config(context), context.node_config)
+    config = _config(context)
+    worker, _ = make_worker(config, context.node_config)
     order = record.read_order(message.content, worker.adapted.spec)
-    metrics = worker.evaluate(order.state)
+    own, steps = own_parameters(order.options, worker), config.evaluate.personal_steps
+    metrics = worker.evaluate(order.state, order.round_number, own=own, steps=steps)
     numbers = {**metrics, "num-examples": len(worker.held_out)}
     return Message(record.write_facts({}, numbers), reply_to=message)
 

@@ -13,13 +13,7 @@ from fedpeft_app.adapters import AdapterState
 from fedpeft_app.assembly import (
     adapted_model,
     agreement,
-    find_model,
     fit_settings,
-    make_task,
-    open_data,
-    padding_token,
-    server_splits,
-    tokenizer,
 )
 from fedpeft_app.config import RunConfig, flatten
 from fedpeft_app.config.schema import options
@@ -30,6 +24,7 @@ from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.observe.journal import Journal
 from fedpeft_app.observe.lines import describe
 from fedpeft_app.recorder import Examiner, Recorder, spread
+from fedpeft_app.run_data import bound_task, find_model, open_data, processor, server_splits
 from fedpeft_app.runs.checkpoint import Checkpoint
 from fedpeft_app.runs.directory import RunFolder, create_run, runs_parent
 from fedpeft_app.runs.export import export
@@ -101,6 +96,9 @@ def _open_session(grid: Grid, config: RunConfig, folder: RunFolder, journal: Jou
         trainable=adapted.spec.size,
         parameters=adapted.backbone.parameters,
         precision=fit_settings(config).precision,
+        head=config.method.head,
+        personal=adapted.personal.spec.size,
+        personal_steps=config.evaluate.personal_steps,
     )
     journal.note(
         "roll_call",
@@ -116,7 +114,7 @@ def _open_session(grid: Grid, config: RunConfig, folder: RunFolder, journal: Jou
         ledger=ledger,
         roster=roster,
         adapted=adapted,
-        examiner=_examiner(config, adapted, journal),
+        examiner=_examiner(config, adapted, roster.labels, journal),
         initial=_initial_state(config, adapted, roster.labels),
         started=started,
     )
@@ -143,7 +141,9 @@ def _labels(config: RunConfig, answers: list[tuple[int, Presence | str]]) -> tup
     return present[0].labels if present else ("", "")
 
 
-def _examiner(config: RunConfig, adapted: AdaptedModel, journal: Journal) -> Examiner:
+def _examiner(
+    config: RunConfig, adapted: AdaptedModel, labels: tuple[str, ...], journal: Journal
+) -> Examiner:
     """Make the server's examiner, without examples where the server holds none."""
     nothing = example_set([])
     held = config.evaluate.server
@@ -152,9 +152,8 @@ def _examiner(config: RunConfig, adapted: AdaptedModel, journal: Journal) -> Exa
     )
     return Examiner(
         adapted=adapted,
-        task=make_task(config),
+        task=bound_task(config, labels),
         splits=splits,
-        pad=padding_token(config),
         batch_size=config.evaluate.batch_size,
         journal=journal,
     )
@@ -181,6 +180,7 @@ def _run_together(grid: Grid, session: Session) -> None:
         every=config.evaluate.every,
         precision=fit_settings(config).precision,
         select_by=config.evaluate.select_by,
+        test_rounds=config.evaluate.test == "rounds",
         keep_all=config.output.keep == "all",
     )
     run_rounds(
@@ -188,18 +188,21 @@ def _run_together(grid: Grid, session: Session) -> None:
         make_strategy(config.strategy.name, options(config.strategy.options), seed=config.seed),
         session.roster.members,
         session.initial,
-        _plan(config),
+        _plan(session),
         ledger=session.ledger,
         watcher=recorder,
     )
     chosen = recorder.best or recorder.last
     if chosen is None:
         raise FedPeftError("The run ended without a single round.")
-    _finish(session, chosen, "best on validation data" if recorder.best else "last")
+    measured = {key: chosen.metrics[key] for key in ("clients",) if key in chosen.metrics}
+    _finish(session, chosen, "best on validation data" if recorder.best else "last", **measured)
 
 
-def _plan(config: RunConfig) -> RoundPlan:
+def _plan(session: Session) -> RoundPlan:
     """Collect how rounds go."""
+    config = session.config
+    personal = session.adapted.personal.parameters
     together = config.mode == "federated"
     return RoundPlan(
         rounds=config.rounds,
@@ -208,6 +211,7 @@ def _plan(config: RunConfig) -> RoundPlan:
         fraction_evaluate=config.strategy.fraction_evaluate,
         min_replies=config.strategy.min_replies if together else 1,
         timeout_s=config.strategy.round_timeout,
+        experiment=session.folder.path.name if personal else "",
     )
 
 
@@ -231,7 +235,7 @@ def _finish(session: Session, chosen: Checkpoint, why: str, **summary: Any) -> N
     snippet = export(
         session.adapted,
         chosen.state,
-        tokenizer(config),
+        processor(config),
         session.folder.adapter,
         form="adapter",
         max_length=config.data.max_length,

@@ -1,35 +1,96 @@
 """How a run's data is read, split and shared out, from labels alone; imports nothing heavy."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from fedpeft_app.config import RunConfig
+from fedpeft_app.config.schema import options
+from fedpeft_app.data.columns import Columns
 from fedpeft_app.data.encoded import EncodedSource, ExampleSet, example_set
 from fedpeft_app.data.partition import PartitionSettings, kept_partition
-from fedpeft_app.data.read import Columns, Examples
+from fedpeft_app.data.read import Examples
 from fedpeft_app.data.splits import Splits, SplitSettings, make_splits
+from fedpeft_app.data.tasks.catalogue import TASKS
+from fedpeft_app.data.tasks.task import Task
+from fedpeft_app.errors import ConfigError, Fault
+from fedpeft_app.registry import near_miss
+
+
+def make_task(config: RunConfig) -> Task:
+    """Make the run's task, not yet bound to its model.
+
+    Raises:
+        UnknownNameError: If there is no such task.
+        ConfigError: If `task.options` does not suit it.
+    """
+    factory = TASKS.get(config.task)
+    given = options(config.task_options)
+    problem = _unknown_options(factory, config.task, given)
+    if not problem:
+        try:
+            task: Task = factory(**given)
+        except (TypeError, ValueError) as error:
+            problem = f"{error}."
+        else:
+            return task
+    raise ConfigError([Fault(key="task.options", value=config.task_options, problem=problem)])
+
+
+def require_metric(config: RunConfig, task: Task) -> None:
+    """Refuse to choose rounds by what the task does not measure.
+
+    Raises:
+        ConfigError: With what it does.
+    """
+    chosen = config.evaluate.select_by
+    if chosen not in task.metric_names:
+        problem = (
+            f"{config.task} does not measure it, only: {', '.join(task.metric_names)}."
+            f"{near_miss(chosen, task.metric_names)}"
+        )
+        raise ConfigError([Fault(key="evaluate.select-by", value=chosen, problem=problem)])
+
+
+def _unknown_options(factory: Any, name: str, given: Mapping[str, Any]) -> str:
+    """Name options that a task does not have, or nothing."""
+    parameters = inspect.signature(factory).parameters
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
+        return ""
+    unknown = [key for key in given if key not in parameters]
+    if not unknown:
+        return ""
+    return (
+        f"unknown option '{unknown[0]}' of {name}. Known: {', '.join(parameters) or 'none'}."
+        f"{near_miss(unknown[0], parameters)}"
+    )
 
 
 def columns(config: RunConfig) -> Columns:
     """Collect the column names a source is read with."""
-    names = tuple(name.strip() for name in config.data.labels.split(",") if name.strip())
-    natural = config.data.partitioner == "natural" and config.mode != "central"
+    data = config.data
+    natural = data.partitioner == "natural" and config.mode != "central"
     return Columns(
-        text=config.data.text_column,
-        label=config.data.label_column,
-        group=config.data.partition_column if natural else "",
-        labels=names,
+        text=data.text_column,
+        image=data.image_column,
+        prompt=data.prompt_column,
+        response=data.response_column,
+        messages=data.messages_column,
+        label=data.label_column,
+        group=data.partition_column if natural else "",
+        labels=tuple(name.strip() for name in data.labels.split(",") if name.strip()),
     )
 
 
-def untokenized(examples: Mapping[str, Examples], names: tuple[str, ...]) -> EncodedSource:
-    """Stand in for a tokenised source where only labels and groups matter."""
+def unencoded(examples: Mapping[str, Examples], names: tuple[str, ...]) -> EncodedSource:
+    """Stand in for an encoded source where only labels and groups matter."""
     groups = sorted({group for split in examples.values() for group in split.groups})
     splits = {
         name: replace(
-            example_set([()] * len(split.texts), split.labels),
+            example_set([()] * len(split.inputs), split.labels),
             groups=np.searchsorted(groups, split.groups).astype(np.int64),
             group_names=tuple(groups),
         )
@@ -42,6 +103,7 @@ def splits(config: RunConfig, source: EncodedSource) -> Splits:
     """Give the run's training, validation and test examples, as every process sees them."""
     settings = SplitSettings(
         max_examples=config.data.max_examples,
+        max_test_examples=config.data.max_test_examples,
         test_fraction=config.data.test_fraction,
         validation_fraction=config.data.validation_fraction,
         held_by_server=config.evaluate.server,
@@ -68,5 +130,5 @@ def shares(config: RunConfig, train: ExampleSet, nodes: int) -> list[ExampleSet]
     )
     count = 1 if config.mode == "central" else nodes
     groups = train.groups[train.indices] if len(train.groups) else np.zeros(0, np.int64)
-    parts = kept_partition(train.selected_labels, groups, count, settings, config.seed)
+    parts = kept_partition(train.strata, groups, count, settings, config.seed)
     return [train.select(part) for part in parts]

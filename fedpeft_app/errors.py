@@ -1,7 +1,7 @@
 """Every error a user can meet, as one tree.
 
 FedPeftError
-├── ConfigError            the run configuration is wrong; carries every fault at once
+├── ConfigError            a run's or a study's configuration is wrong; carries every fault
 ├── UnknownNameError       a name that no registry knows
 ├── SourceError            a model or data source is missing, unreadable or corrupt
 ├── DataError              the data cannot do what was asked of it
@@ -10,6 +10,7 @@ FedPeftError
 ├── TrainingError          local training did not happen, or left nothing finite
 ├── RollCallError          nodes are missing, or differ where they must agree
 ├── QuorumError            too few good replies in a round
+├── NodeStateError         what only a node has is lost, or cannot be kept
 ├── RunFolderError         a run's folder is missing, incomplete or not writable
 └── LaunchError            a run could not be started, or did not end well
 
@@ -43,20 +44,21 @@ class Fault:
 
 
 class ConfigError(FedPeftError):
-    """The run configuration is wrong.
+    """The run configuration is wrong, or a study of many.
 
     Args:
         faults: Everything that is wrong with it, at least one.
+        where: What is wrong.
 
     Attributes:
         faults: The same, as a tuple.
     """
 
-    def __init__(self, faults: Sequence[Fault]) -> None:
+    def __init__(self, faults: Sequence[Fault], where: str = "the run configuration") -> None:
         self.faults = tuple(faults)
         count = f"{len(self.faults)} fault{'s' if len(self.faults) != 1 else ''}"
         lines = "\n".join(f"  {fault}" for fault in self.faults)
-        super().__init__(f"{count} in the run configuration:\n{lines}")
+        super().__init__(f"{count} in {where}:\n{lines}")
 
 
 class UnknownNameError(FedPeftError):
@@ -89,6 +91,10 @@ class RollCallError(FedPeftError):
 
 class QuorumError(FedPeftError):
     """Too few good replies in a round."""
+
+
+class NodeStateError(FedPeftError):
+    """What only a node has is lost, or cannot be kept."""
 
 
 class RunFolderError(FedPeftError):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from fedpeft_app.config.flat import NameCheck
 from fedpeft_app.data.catalogue import PARTITIONERS
 from fedpeft_app.data.tasks.catalogue import TASKS
-from fedpeft_app.methods.catalogue import METHODS
+from fedpeft_app.methods.catalogue import METHODS, check_method
 from fedpeft_app.registry import Registry
 from fedpeft_app.strategies.catalogue import STRATEGIES
 
@@ -17,5 +17,6 @@ REGISTRIES: Mapping[str, Registry] = {
 }
 
 NAME_CHECKS: Mapping[str, NameCheck] = {
-    key: registry.target for key, registry in REGISTRIES.items()
+    **{key: registry.target for key, registry in REGISTRIES.items()},
+    "method.name": check_method,
 }

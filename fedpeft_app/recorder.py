@@ -10,7 +10,7 @@ import numpy as np
 from fedpeft_app.adapters import AdapterState
 from fedpeft_app.data.encoded import ExampleSet
 from fedpeft_app.data.splits import Splits
-from fedpeft_app.data.tasks.task import Metrics, Task
+from fedpeft_app.data.tasks.task import LOWER_IS_BETTER, Metrics, Task
 from fedpeft_app.errors import ConfigError, Fault
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.observe.journal import Journal
@@ -31,7 +31,6 @@ class Examiner:
         adapted: The server's model.
         task: Collation and metrics.
         splits: The server's validation and test examples; may be empty.
-        pad: Padding token id.
         batch_size: Examples per forward pass.
         journal: Told about progress.
     """
@@ -42,14 +41,12 @@ class Examiner:
         adapted: AdaptedModel,
         task: Task,
         splits: Splits,
-        pad: int,
         batch_size: int,
         journal: Journal,
     ) -> None:
         self._adapted = adapted
         self._task = task
         self._splits = splits
-        self._pad = pad
         self._batch_size = batch_size
         self._journal = journal
 
@@ -72,7 +69,6 @@ class Examiner:
             self._adapted.model,
             self._task,
             examples,
-            pad=self._pad,
             batch_size=self._batch_size,
             precision=precision,
             progress=self._progress(split),
@@ -106,7 +102,8 @@ class Recorder:
         rounds: Rounds of the run.
         every: Rounds between two evaluations; the last round is always one, 0 = never.
         precision: Arithmetic of evaluation, but for the last round's test, in float32.
-        select_by: Metric that chooses the best round: "accuracy", "macro-f1" or "loss".
+        select_by: Metric that chooses the best round, such as "accuracy" or "loss".
+        test_rounds: Whether every evaluation measures the test set too.
         keep_all: Whether every round's checkpoint stays.
 
     Attributes:
@@ -126,6 +123,7 @@ class Recorder:
         every: int,
         precision: str,
         select_by: str,
+        test_rounds: bool,
         keep_all: bool,
     ) -> None:
         self._folder = folder
@@ -136,6 +134,7 @@ class Recorder:
         self._every = every
         self._precision = precision
         self._select_by = select_by
+        self._test_rounds = test_rounds
         self._keep_all = keep_all
         self._best_score = -math.inf
         self.best: Checkpoint | None = None
@@ -166,7 +165,8 @@ class Recorder:
         if due:  # validation is judged alike in every round, for it decides among them
             examine = self._examiner.examine
             measured["validation"] = examine(result.state, "validation", self._precision)
-            measured["test"] = examine(result.state, "test", precision)
+            if self._test_rounds:
+                measured["test"] = examine(result.state, "test", precision)
         if result.client_metrics:
             measured["clients"] = spread(
                 {node: values["accuracy"] for node, values in result.client_metrics.items()}
@@ -219,10 +219,10 @@ def score(metrics: Mapping[str, float], select_by: str) -> float:
 
     Args:
         metrics: Metric → value.
-        select_by: "accuracy", "macro-f1" or "loss".
+        select_by: A metric.
 
     Returns:
-        The metric, its sign turned for the loss, so that more is better; −∞ for NaN.
+        The metric, its sign turned where less is better; −∞ for NaN.
 
     Raises:
         ConfigError: If it was not measured.
@@ -234,7 +234,7 @@ def score(metrics: Mapping[str, float], select_by: str) -> float:
     value = float(metrics[select_by])
     if math.isnan(value):
         return -math.inf
-    return -value if select_by == "loss" else value
+    return -value if select_by in LOWER_IS_BETTER else value
 
 
 def spread(values: Mapping[int, float]) -> dict[str, Any]:
@@ -244,13 +244,15 @@ def spread(values: Mapping[int, float]) -> dict[str, Any]:
         values: Partition → number, at least one.
 
     Returns:
-        "mean" (each node counts the same), "worst" (lowest), "best" (highest), "deciles"
-        (nine, interpolated linearly) and "nodes" (each node's own), JSON values.
+        "mean" (each node counts the same), "worst" (lowest), "worst_decile" (mean of the
+        lowest tenth, at least one node), "best" (highest), "deciles" (nine, interpolated
+        linearly) and "nodes" (each node's own), JSON values.
     """
-    numbers = np.array(list(values.values()), dtype=np.float64)
+    numbers = np.sort(np.array(list(values.values()), dtype=np.float64))
     return {
         "mean": float(numbers.mean()),
         "worst": float(numbers.min()),
+        "worst_decile": float(numbers[: math.ceil(len(numbers) / 10)].mean()),
         "best": float(numbers.max()),
         "deciles": [float(value) for value in np.quantile(numbers, np.arange(0.1, 1.0, 0.1))],
         "nodes": {str(node): value for node, value in values.items()},

@@ -5,17 +5,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from fedpeft_app.assembly import adapted_model, make_task, padding_token, tokenizer
+from fedpeft_app.adapters import AdapterState
+from fedpeft_app.assembly import adapted_model
 from fedpeft_app.config import RunConfig
-from fedpeft_app.data.encoded import example_set
-from fedpeft_app.errors import RunFolderError
+from fedpeft_app.data.tasks.task import Prediction
+from fedpeft_app.errors import NodeStateError, RunFolderError
 from fedpeft_app.methods.adapted import AdaptedModel
+from fedpeft_app.node.memory import memory_of
 from fedpeft_app.recorder import score
+from fedpeft_app.run_data import bound_task, processor
 from fedpeft_app.runs.checkpoint import Checkpoint, kept_rounds, load_checkpoint
 from fedpeft_app.runs.directory import RunFolder
-from fedpeft_app.training.evaluate import logits
+from fedpeft_app.training.precision import arithmetic, autocast
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,13 +26,15 @@ class Restored:
     Attributes:
         adapted: The model.
         checkpoint: What was poured in.
-        tokenizer: The model's tokenizer.
+        personal: One node's own parameters, poured in too; None = as they were drawn.
+        processor: The model's tokenizer or image processor.
         labels: Label names in order.
     """
 
     adapted: AdaptedModel
     checkpoint: Checkpoint
-    tokenizer: Any
+    personal: AdapterState | None
+    processor: Any
     labels: tuple[str, ...]
 
 
@@ -59,16 +62,21 @@ def round_of(run: RunFolder, which: str) -> int:
     return int(which)
 
 
-def restore(run: RunFolder, config: RunConfig, round_number: int) -> Restored:
+def restore(
+    run: RunFolder, config: RunConfig, round_number: int, node: int | None = None
+) -> Restored:
     """Load a run's model as it stood after a round.
 
     Args:
         run: The run.
         config: Its configuration.
         round_number: Round, from 1.
+        node: Partition of the node whose own parameters are poured in; None = nobody's.
 
     Raises:
-        RunFolderError: If the checkpoint or the journal's label names are missing.
+        RunFolderError: If the checkpoint or the journal's label names are missing, or nodes
+            keep nothing of their own.
+        NodeStateError: If this machine does not have the node's own parameters.
         AdapterMismatchError: If the model on this machine is not the one of the run.
     """
     checkpoint = load_checkpoint(run, round_number)
@@ -78,38 +86,56 @@ def restore(run: RunFolder, config: RunConfig, round_number: int) -> Restored:
     labels = tuple(calls[-1]["labels"])
     adapted = adapted_model(config, labels)
     adapted.pour(checkpoint.state)
+    own = None if node is None else _own_parameters(run, adapted, round_number, node)
+    adapted.personal.pour(own or adapted.personal.initial)
     return Restored(
-        adapted=adapted, checkpoint=checkpoint, tokenizer=tokenizer(config), labels=labels
+        adapted=adapted,
+        checkpoint=checkpoint,
+        personal=own,
+        processor=processor(config),
+        labels=labels,
     )
 
 
-def predict(restored: Restored, config: RunConfig, texts: Sequence[str]) -> list[tuple[str, float]]:
-    """Classify texts.
+def _own_parameters(
+    run: RunFolder, adapted: AdaptedModel, round_number: int, node: int
+) -> AdapterState:
+    """Read what a node kept for itself, as it was when a round ended."""
+    if not adapted.personal.parameters:
+        raise RunFolderError(
+            f"Nodes of {run.path.name} keep nothing of their own (method.head is not "
+            f"'personal'). Leave --node out."
+        )
+    memory = memory_of(run.path.name, node)
+    kept = [version for version in memory.rounds() if version <= round_number]
+    if not kept:
+        found = ", ".join(map(str, memory.rounds())) or "none"
+        raise NodeStateError(
+            f"Node {node} has no parameters of round {round_number} or before in "
+            f"{memory.folder}; kept: {found}. Take --round last, or another node."
+        )
+    return memory.recall(adapted.personal.initial, kept[-1])
+
+
+def predict(restored: Restored, config: RunConfig, inputs: Sequence[str]) -> list[Prediction]:
+    """Answer inputs.
 
     Args:
         restored: The run's model.
         config: The run's configuration.
-        texts: At least one.
+        inputs: Texts to classify, paths of images, or instructions; at least one.
 
     Returns:
-        The most likely label and its probability, in (0, 1], for each text in order.
+        An answer to each, in order.
+
+    Raises:
+        DataError: If an input cannot be read.
     """
-    task = make_task(config)
-    examples = example_set(task.encode(restored.tokenizer, texts, config.data.max_length))
-    scores = logits(
-        restored.adapted.model,
-        task,
-        examples,
-        pad=padding_token(config),
-        batch_size=config.evaluate.batch_size,
-    ).astype(np.float64)
-    exponentials = np.exp(scores - scores.max(axis=1, keepdims=True))
-    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
-    best = probabilities.argmax(axis=1)
-    return [
-        (restored.labels[index], float(row[index]))
-        for index, row in zip(best, probabilities, strict=True)
-    ]
+    model = restored.adapted.model.eval()
+    where = next(model.parameters()).device
+    with autocast(arithmetic(model, "fp32"), where):
+        task = bound_task(config, restored.labels)
+        return task.predict(model, inputs, config.evaluate.batch_size)
 
 
 def _best_so_far(run: RunFolder, kept: Sequence[int]) -> int:

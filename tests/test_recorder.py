@@ -70,7 +70,13 @@ def record(folder: RunFolder, state: AdapterState) -> Record:
         clients: Sequence[Mapping[int, Values]] = (),
         **settings: Any,
     ) -> Recorder:
-        defaults = {"every": 1, "precision": "bf16", "select_by": "accuracy", "keep_all": False}
+        defaults = {
+            "every": 1,
+            "precision": "bf16",
+            "select_by": "accuracy",
+            "test_rounds": True,
+            "keep_all": False,
+        }
         with closing(Journal(folder.journal)) as journal:
             recorder = Recorder(
                 folder=folder,
@@ -235,6 +241,14 @@ def test_the_journal_has_a_rounds_numbers(record: Record, folder: RunFolder) -> 
     assert event["precision"] == "fp32"
 
 
+def test_the_test_set_may_wait_for_the_end(record: Record) -> None:
+    judge = Judge([{"accuracy": 0.5}, {"accuracy": 0.25}])
+    recorder = record(judge, 2, test_rounds=False)
+    assert recorder.best is not None
+    assert recorder.best.round_number == 1
+    assert "test" not in recorder.best.metrics
+
+
 def test_starts_and_replies_are_noted_by_partition(folder: RunFolder) -> None:
     journal = Journal(folder.journal)
     recorder = Recorder(
@@ -246,6 +260,7 @@ def test_starts_and_replies_are_noted_by_partition(folder: RunFolder) -> None:
         every=1,
         precision="fp32",
         select_by="accuracy",
+        test_rounds=True,
         keep_all=False,
     )
     members = [Member(node_id=70 + node, partition=node, examples=1) for node in (3, 5)]
@@ -262,6 +277,7 @@ def test_spread_is_this() -> None:
     found = spread({7: 1.0, 2: 0.0, 4: 0.25})
     assert found["mean"] == pytest.approx(1.25 / 3)
     assert (found["worst"], found["best"]) == (0.0, 1.0)
+    assert found["worst_decile"] == found["worst"]  # a tenth of three nodes is one
     assert found["deciles"] == pytest.approx([0.05, 0.1, 0.15, 0.2, 0.25, 0.4, 0.55, 0.7, 0.85])
     assert found["nodes"] == {"7": 1.0, "2": 0.0, "4": 0.25}
 

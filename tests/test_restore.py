@@ -79,9 +79,9 @@ def test_a_run_comes_back_with_its_bits_and_predicts(tiny_settings: dict[str, An
 
     texts, _ = make_texts(9, seed=5)
     found = predict(restored, config, texts)
-    encoded = restored.tokenizer(texts, padding=True, return_tensors="pt")
+    encoded = restored.processor(texts, padding=True, return_tensors="pt")
     logits = restored.adapted.model(**encoded).logits.detach().numpy().astype(np.float64)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     best = probabilities.argmax(axis=1)
-    assert [label for label, _ in found] == [restored.labels[index] for index in best]
-    np.testing.assert_allclose([p for _, p in found], probabilities.max(axis=1), atol=1e-6)
+    assert [one.answer for one in found] == [restored.labels[index] for index in best]
+    np.testing.assert_allclose([one.probability for one in found], probabilities.max(axis=1), atol=1e-6)

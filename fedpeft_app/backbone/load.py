@@ -1,4 +1,4 @@
-"""Load a pre-trained model and its tokenizer, and find out which weights are new.
+"""Load a pre-trained model, and find out which weights are new.
 
 The head of a model is by definition what its checkpoint does not hold, plus whatever lies
 outside the pre-trained body. Everything in it must be trained, sent and saved.
@@ -13,13 +13,21 @@ from typing import Any
 import torch
 import transformers
 
+from fedpeft_app.backbone.anatomy import body, head, require_encoder
 from fedpeft_app.backbone.locate import LocatedModel
+from fedpeft_app.backbone.processor import load_tokenizer
+from fedpeft_app.backbone.quantize import quantized
+from fedpeft_app.backbone.quiet import quiet
 from fedpeft_app.errors import BackboneError
+from fedpeft_app.portable.pooling import PooledForSequenceClassification
 from fedpeft_app.seeds import derive_seed
 
 AUTO_CLASSES = {
     "sequence-classification": transformers.AutoModelForSequenceClassification,
+    "image-classification": transformers.AutoModelForImageClassification,
+    "causal-lm": transformers.AutoModelForCausalLM,
 }
+BODY_CLASS = transformers.AutoModel  # under a head of our own
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -38,38 +46,16 @@ class Backbone:
         model: The model with a head for the task.
         head: Names of the parameters that no pre-trained weight backs.
         parameters: Number of parameters, head included: what full fine-tuning sends.
+        kind: What it is for, a key of `AUTO_CLASSES`.
+        pooling: "model", or how a head of our own pools tokens.
     """
 
     located: LocatedModel
     model: Any
     head: frozenset[str]
     parameters: int
-
-
-def load_tokenizer(located: LocatedModel) -> Any:
-    """Load the tokenizer that belongs to a model.
-
-    Args:
-        located: The model's folder.
-
-    Returns:
-        The tokenizer; one without a padding token pads with its end-of-text token.
-
-    Raises:
-        BackboneError: If the folder has none.
-    """
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(str(located.path))
-    except Exception as error:  # transformers lets through whatever its parsers raise
-        raise BackboneError(f"No usable tokenizer in {located.path}: {error}") from error
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # made up where files are missing
-        raise BackboneError(
-            f"Expected tokenizer files (tokenizer.json or vocab.txt, say) in {located.path}, "
-            f"found none that hold a vocabulary. Save the model's tokenizer there."
-        )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+    kind: str = "sequence-classification"
+    pooling: str = "model"
 
 
 def load_model(
@@ -79,6 +65,9 @@ def load_model(
     labels: Sequence[str],
     dtype: str = "float32",
     dropout: float = 0.0,
+    pooling: str = "model",
+    quantization: str = "none",
+    gradient_checkpointing: bool = False,
     seed: int = 0,
 ) -> Backbone:
     """Load a model with a fresh head for the task.
@@ -86,76 +75,81 @@ def load_model(
     Args:
         located: The model's folder.
         kind: A key of `AUTO_CLASSES`.
-        labels: Label names in the order of the head's outputs, at least two.
+        labels: Label names in the order of a classifier's outputs, at least two.
         dtype: A key of `DTYPES`, for the frozen weights.
         dropout: Probability of every dropout inside the model; -1 = the checkpoint's own.
+        pooling: "model" = the architecture's own head; "mean" or "cls" = a linear layer on
+            the mean, or the first, of an encoder's last tokens.
+        quantization: "none", "int8" or "nf4" for the frozen weights; needs a GPU.
+        gradient_checkpointing: Whether training computes activations twice to save memory.
         seed: Seeds the weights that the checkpoint does not hold.
 
     Returns:
         The model, in evaluation mode, and which of its parameters are fresh.
 
     Raises:
-        BackboneError: If transformers cannot load it, or its weights are not those that
-            its config describes.
+        BackboneError: If transformers cannot load it, its weights are not those that its
+            config describes, or it has nothing to pool.
     """
-    with _Quiet(), torch.random.fork_rng(devices=[]):
+    options = {
+        "dtype": DTYPES[dtype],
+        "attn_implementation": _attention(),
+        **quantized(quantization, DTYPES[dtype]),
+    }
+    with quiet(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(seed, "head"))
-        model, info = _from_pretrained(located, kind, labels, dtype)
-    _require_pretrained(model, info, located)
+        model, missing, misshapen = _from_pretrained(located, kind, labels, pooling, options)
+    _require_pretrained(model, missing, misshapen, located)
     LOADS[located.fingerprint] += 1
     if dropout >= 0:
         _set_dropout(model, dropout)
-    if getattr(model.config, "pad_token_id", None) is None:
+    if gradient_checkpointing:
+        _checkpoint_activations(model)
+    if kind != "image-classification" and getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = _pad_token(model, located)
     return Backbone(
         located=located,
         model=model,
-        head=_head(model, info),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        head=head(model, kind, fresh=missing),
+        parameters=_count(model),
+        kind=kind,
+        pooling=pooling,
     )
 
 
-def empty_model(located: LocatedModel, kind: str) -> tuple[Any, frozenset[str]]:
-    """Build a model's modules without any weights, to see what a method makes of them.
-
-    Args:
-        located: The model's folder.
-        kind: A key of `AUTO_CLASSES`.
-
-    Returns:
-        The model on the meta device, and the names of the parameters outside its body.
-
-    Raises:
-        BackboneError: If transformers does not know the model.
-    """
-    try:
-        config = transformers.AutoConfig.from_pretrained(str(located.path))
-        with torch.device("meta"):
-            model = AUTO_CLASSES[kind].from_config(config)
-    except Exception as error:
-        raise BackboneError(f"Cannot build the model in {located.path}: {error}") from error
-    names = {name for name, _ in model.named_parameters()}
-    return model, frozenset(names - _body(model))
-
-
 def _from_pretrained(
-    located: LocatedModel, kind: str, labels: Sequence[str], dtype: str
-) -> tuple[Any, dict[str, Any]]:
-    """Let transformers build the model; also give what it says about missing weights."""
+    located: LocatedModel, kind: str, labels: Sequence[str], pooling: str, options: dict[str, Any]
+) -> tuple[Any, set[str], set[str]]:
+    """Let transformers build the model; name the parameters it misses, and finds misshapen."""
+    own_head = pooling == "model"
+    loader = AUTO_CLASSES[kind] if own_head else BODY_CLASS
+    if own_head and kind != "causal-lm":
+        options = {
+            **options,
+            "num_labels": len(labels),
+            "id2label": dict(enumerate(labels)),
+            "label2id": {label: index for index, label in enumerate(labels)},
+            "ignore_mismatched_sizes": True,  # a head for other labels is replaced
+        }
     try:
-        model, info = AUTO_CLASSES[kind].from_pretrained(
-            str(located.path),
-            num_labels=len(labels),
-            id2label=dict(enumerate(labels)),
-            label2id={label: index for index, label in enumerate(labels)},
-            dtype=DTYPES[dtype],
-            attn_implementation=_attention(),
-            ignore_mismatched_sizes=True,  # a head for other labels is replaced
-            output_loading_info=True,
-        )
+        model, info = loader.from_pretrained(str(located.path), **options, output_loading_info=True)
     except Exception as error:  # transformers lets through whatever its parsers raise
         raise BackboneError(f"Cannot load the model in {located.path}: {error}") from error
-    return model, info
+    prefix = "" if own_head else "body."
+    if not own_head:
+        require_encoder(model, kind, pooling)
+        model = _pooled(model, labels, pooling)
+    missing = {f"{prefix}{key}" for key in info["missing_keys"]}
+    misshapen = {f"{prefix}{row[0]}" for row in info["mismatched_keys"]}
+    return model, missing, misshapen
+
+
+def _pooled(body: Any, labels: Sequence[str], pooling: str) -> Any:
+    """Put a pooling classifier on a body, in float32 whatever the body's type."""
+    body.config.num_labels = len(labels)
+    body.config.id2label = dict(enumerate(labels))
+    body.config.label2id = {label: index for index, label in enumerate(labels)}
+    return PooledForSequenceClassification(body, len(labels), pooling).eval()
 
 
 def _attention() -> str:
@@ -185,46 +179,40 @@ def _pad_token(model: Any, located: LocatedModel) -> int | None:
     return pad[0] if isinstance(pad, list) else pad
 
 
-def _body(model: Any) -> set[str]:
-    """Name the parameters of the pre-trained body."""
-    prefix = f"{model.base_model_prefix}."
-    return {name for name, _ in model.named_parameters() if name.startswith(prefix)}
+def _count(model: Any) -> int:
+    """Count parameters; transformers knows how many a packed 4-bit tensor holds."""
+    inner = getattr(model, "body", model)
+    own = {id(parameter) for parameter in inner.parameters()}
+    around: int = sum(value.numel() for value in model.parameters() if id(value) not in own)
+    return around + int(inner.num_parameters())
 
 
-def _head(model: Any, info: dict[str, Any]) -> frozenset[str]:
-    """Name the parameters outside the body, and those the checkpoint did not hold."""
-    fresh = {str(key) for key in info["missing_keys"]}
-    names = {name for name, _ in model.named_parameters()}
-    return frozenset(names & fresh | names - _body(model))
+def _checkpoint_activations(model: Any) -> None:
+    """Forget activations of every layer and compute them again in the backward pass."""
+    inner = getattr(model, "body", model)
+    try:
+        inner.gradient_checkpointing_enable({"use_reentrant": False})
+    except ValueError as error:
+        raise BackboneError(
+            f"train.gradient-checkpointing: {type(inner).__name__} does not support it "
+            f"({error}). Switch it off."
+        ) from error
 
 
-def _require_pretrained(model: Any, info: dict[str, Any], located: LocatedModel) -> None:
+def _require_pretrained(
+    model: Any, missing: set[str], misshapen: set[str], located: LocatedModel
+) -> None:
     """Refuse weights that leave the body random, or do not have its shapes."""
-    body = _body(model)
-    if wrong := sorted(body & {str(row[0]) for row in info["mismatched_keys"]}):
+    pretrained = body(model)
+    if wrong := sorted(pretrained & misshapen):
         raise BackboneError(
             f"The weights in {located.path} do not have the shapes of its config.json: "
             f"{', '.join(wrong)}."
         )
-    fresh = body & {str(key) for key in info["missing_keys"]}
+    fresh = pretrained & missing
     # A pooler may be missing, a numbered layer or most of the body may not.
-    if 2 * len(fresh) > len(body) or any(_LAYER.search(name) for name in fresh):
+    if 2 * len(fresh) > len(pretrained) or any(_LAYER.search(name) for name in fresh):
         raise BackboneError(
-            f"The weights in {located.path} lack {len(fresh)} of the {len(body)} tensors that "
-            f"its config.json describes ({min(fresh)}, say); they belong to another model."
+            f"The weights in {located.path} lack {len(fresh)} of the {len(pretrained)} tensors "
+            f"that its config.json describes ({min(fresh)}, say); they belong to another model."
         )
-
-
-class _Quiet:
-    """Silence the loading report that transformers prints about the new head."""
-
-    def __enter__(self) -> None:
-        self._verbosity = transformers.logging.get_verbosity()
-        self._bar = transformers.logging.is_progress_bar_enabled()
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        transformers.logging.set_verbosity(self._verbosity)
-        if self._bar:
-            transformers.logging.enable_progress_bar()

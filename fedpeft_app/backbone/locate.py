@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedpeft_app.backbone import scratch
 from fedpeft_app.errors import SourceError
 from fedpeft_app.mirrors import MIRRORS, fetch
 from fedpeft_app.mirrors.digest import file_sha256
@@ -21,7 +22,8 @@ class LocatedModel:
     Attributes:
         name: The name the user gave.
         revision: The hub revision the user gave, or an empty string.
-        origin: "folder", "mirror" (a pinned offline source) or "hub".
+        origin: "folder", "scratch" (random weights), "mirror" (a pinned offline source) or
+            "hub".
         path: Folder with config.json, weights and tokenizer.
         fingerprint: Sixteen hex digits over the content of config and weights.
         weight_bytes: Size of the weight files, what sending the backbone once would cost.
@@ -39,7 +41,8 @@ def locate(name: str, revision: str = "") -> LocatedModel:
     """Find a model: a local folder, a pinned offline source, or a hub id, in this order.
 
     Args:
-        name: Local folder (`~` is the home folder), known id, or hub id.
+        name: Local folder (`~` is the home folder), known id, hub id, or "scratch:" and the
+            architecture of a model with random weights.
         revision: Hub revision; empty for the default branch. A known id with a revision
             is looked up on the hub.
 
@@ -50,7 +53,9 @@ def locate(name: str, revision: str = "") -> LocatedModel:
         SourceError: If there is no such model, or its folder has no config or weights.
     """
     folder = Path(os.path.expanduser(name))
-    if folder.is_dir():
+    if name.startswith(scratch.PREFIX):
+        origin, path = "scratch", scratch.draw(name)
+    elif folder.is_dir():
         origin, path = "folder", folder.absolute()
     elif name in _known() and not revision:
         origin, path = "mirror", fetch(name)

@@ -79,7 +79,7 @@ def run_simulation(config: RunConfig, simulation: Simulation, console: Console) 
         FedPeftError: If anything is wrong before the start, or the run did not end with an
             exported adapter.
     """
-    with LiveView(console) as view, _interruptible():
+    with LiveView(console) as view, interruptible():
         view.stage("checking model and data")
         simulation = _settled(config, simulation)
         preflight(config, simulation.nodes)
@@ -252,8 +252,8 @@ def _new_events(journal: Path, position: int) -> tuple[int, list[dict[str, Any]]
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Treat SIGTERM and SIGHUP like Ctrl-C, so that all end a run cleanly."""
+def interruptible() -> Iterator[None]:
+    """Treat SIGTERM and SIGHUP like Ctrl-C, so that all end a run, or a study, cleanly."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

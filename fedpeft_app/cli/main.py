@@ -28,6 +28,11 @@ Settings = Annotated[
 Recipe = Annotated[Path | None, typer.Option(help="TOML file of configuration keys")]
 Reference = Annotated[str, typer.Argument(metavar="RUN", help="run folder, its name, or 'latest'")]
 
+Node = Annotated[
+    int | None,
+    typer.Option(min=0, help="with this node's own parameters, where nodes of the run keep any"),
+]
+
 
 def main() -> None:
     """Run the command line; exit status 1 for a known error, 2 for wrong usage, 130 for Ctrl-C."""
@@ -81,6 +86,56 @@ def run(
     run_simulation(config, simulation, console)
 
 
+@app.command()
+def study(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="study file, or the name of a shipped one")
+    ],
+    dry_run: Annotated[bool, typer.Option(help="check it, say what is left, run nothing")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="run only cells with this setting")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="run only these seeds, such as 0,1")] = "",
+    retry_failed: Annotated[
+        bool, typer.Option(help="run cells again that failed; crashed ones always are")
+    ] = False,
+    to: Annotated[
+        Path | None, typer.Option(help="folder of results [default: results/NAME]")
+    ] = None,
+) -> None:
+    """Run what is left of a grid of runs, then print its table."""
+    from fedpeft_app.cli.study import run_study
+
+    run_study(
+        file,
+        Console(),
+        to=to,
+        only=only or [],
+        seeds=seeds,
+        dry_run=dry_run,
+        retry_failed=retry_failed,
+    )
+
+
+@app.command()
+def methods(
+    settings: Settings = None,
+    model: Annotated[
+        str, typer.Option(help="known architecture, model folder or id [default: model.name]")
+    ] = "",
+    labels: Annotated[int, typer.Option(min=2, help="labels of a classifier")] = 2,
+    method: Annotated[
+        list[str] | None, typer.Option(help="only this method; may be repeated")
+    ] = None,
+) -> None:
+    """Say what each PEFT method would train and send on a model."""
+    from fedpeft_app.cli.methods import print_methods
+    from fedpeft_app.cli.settings import read_settings
+
+    chosen = [*(settings or []), *([f"model.name={model}"] if model else [])]
+    print_methods(read_settings(None, chosen), labels, method or [], Console())
+
+
 @app.command("config")
 def show_config(
     settings: Settings = None,
@@ -104,6 +159,7 @@ def export_run(
     self_contained: Annotated[
         bool, typer.Option(help="a PEFT folder with the base model inside")
     ] = False,
+    node: Node = None,
     to: Annotated[Path | None, typer.Option(help="folder to write")] = None,
 ) -> None:
     """Write a run's adapter as a folder that stock libraries load."""
@@ -112,18 +168,19 @@ def export_run(
     if merge and self_contained:
         raise typer.BadParameter("--merge and --self-contained exclude each other")
     form = "merged" if merge else "self-contained" if self_contained else "adapter"
-    export_adapter(run, round_, form, to, Console())
+    export_adapter(run, round_, form, to, Console(), node=node)
 
 
 @app.command()
 def predict(
     run: Reference,
     texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="texts to classify")],
+    node: Node = None,
 ) -> None:
     """Classify texts with a run's adapter."""
     from fedpeft_app.cli.results import predict_texts
 
-    predict_texts(run, texts, Console())
+    predict_texts(run, texts, Console(), node=node)
 
 
 @runs_app.callback()

@@ -7,10 +7,17 @@ from pathlib import Path
 
 from fedpeft_app.backbone.locate import LocatedModel, locate
 from fedpeft_app.config import RunConfig
-from fedpeft_app.config.schema import needed_precision, options
+from fedpeft_app.config.schema import MethodSection, needed_precision, options
 from fedpeft_app.data.read import read
 from fedpeft_app.data.sources import find_source
-from fedpeft_app.data_plan import columns, shares, splits, untokenized
+from fedpeft_app.data_plan import (
+    columns,
+    make_task,
+    require_metric,
+    shares,
+    splits,
+    unencoded,
+)
 from fedpeft_app.errors import ConfigError, Fault, FedPeftError, RunFolderError, UnknownNameError
 from fedpeft_app.mirrors import cache_dir
 from fedpeft_app.names import REGISTRIES
@@ -42,9 +49,10 @@ def preflight(config: RunConfig, nodes: int) -> LocatedModel:
         lambda: _import_plugins(config),
         lambda: _build_strategy(config),
         lambda: _require_gpu_for_fp16(config),
+        lambda: _require_gpu_for_quantization(config),
         lambda: located.append(locate(config.model.name, config.model.revision)),
         lambda: _require_nodes(config, nodes),
-        lambda: _share_data(config, nodes),
+        lambda: _share_data(config, nodes, located[0] if located else None),
         lambda: _find_initial(config),
         lambda: _try_method(config, located[0] if located else None),
     )
@@ -86,15 +94,35 @@ def _require_gpu_for_fp16(config: RunConfig) -> None:
         resolve_precision("fp16", device())
 
 
-def _try_method(config: RunConfig, located: LocatedModel | None) -> None:
-    """Put the method on an empty model, so that wrong targets and options surface now."""
-    if located is None or (config.method.targets == "auto" and config.method.options == "{}"):
-        return
-    from fedpeft_app.assembly import make_method, make_task, method_settings
-    from fedpeft_app.backbone.load import empty_model
+def _require_gpu_for_quantization(config: RunConfig) -> None:
+    """Refuse 8- and 4-bit weights where there is no GPU, or no bitsandbytes."""
+    if config.model.quantization != "none":
+        from fedpeft_app.backbone.quantize import quantized
 
-    model, head = empty_model(located, make_task(config).model_kind)
-    make_method(config).adapt(model, head, method_settings(config))
+        quantized(config.model.quantization)
+
+
+def _try_method(config: RunConfig, located: LocatedModel | None) -> None:
+    """Put the method on an empty model, so that what does not fit surfaces now."""
+    if located is None or _fits_every_model(config):
+        return
+    from fedpeft_app.assembly import make_method, method_settings
+    from fedpeft_app.backbone.empty import config_of, empty_model
+
+    with contextlib.suppress(UnknownNameError):  # _import_plugins says so already
+        method, kind = make_method(config), make_task(config).model_kind
+        model, head = empty_model(config_of(located), kind, pooling=config.model.pooling)
+        method.adapt(model, head, method_settings(config))
+
+
+def _fits_every_model(config: RunConfig) -> bool:
+    """Say whether nothing about the method depends on the model; trying it takes seconds."""
+    chosen, usual = (
+        section.model_dump(exclude={"name", "rank", "alpha", "dropout", "head", "init_from"})
+        for section in (config.method, MethodSection())
+    )
+    known = config.task == "text-classification" and config.model.pooling == "model"
+    return known and config.method.name in ("lora", "head", "full") and chosen == usual
 
 
 def _require_nodes(config: RunConfig, nodes: int) -> None:
@@ -105,12 +133,27 @@ def _require_nodes(config: RunConfig, nodes: int) -> None:
         raise ConfigError([Fault(key="strategy.min-nodes", value=minimum, problem=problem)])
 
 
-def _share_data(config: RunConfig, nodes: int) -> None:
-    """Read a run's data and share it out, so that what is wrong with it is known now."""
-    examples, names = read(find_source(config.data.name), columns(config))
-    train = splits(config, untokenized(examples, names)).train
-    with contextlib.suppress(UnknownNameError):  # _import_plugins says so already
+def _share_data(config: RunConfig, nodes: int, located: LocatedModel | None) -> None:
+    """Read a run's data and share it out, so that what is wrong with it is known now.
+
+    Images must be decoded for that, and conversations written by the model's template, which
+    is kept for the run. Texts to classify hide nothing, and importing torch takes seconds.
+    """
+    try:
+        task = make_task(config)
+    except UnknownNameError:  # _import_plugins says so already
+        return
+    require_metric(config, task)
+    source = find_source(config.data.name, config.data.subset)
+    examples, names = read(source, columns(config), task.reads)
+    train = splits(config, unencoded(examples, names)).train
+    with contextlib.suppress(UnknownNameError):  # as above
         shares(config, train, nodes)
+    plain = config.task == "text-classification" and config.task_options == "{}"
+    if located is not None and not plain:
+        from fedpeft_app.run_data import bound_task, open_data
+
+        bound_task(config, open_data(config, config.data.name).label_names)
 
 
 def _find_initial(config: RunConfig) -> None:

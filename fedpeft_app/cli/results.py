@@ -1,5 +1,6 @@
 """Finished runs: list, remove, export, predict."""
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from rich.table import Column, Table
 
 from fedpeft_app.config import RunConfig, parse
 from fedpeft_app.errors import RunFolderError
+from fedpeft_app.node.memory import experiment_folder
 from fedpeft_app.observe.journal import is_being_written
 from fedpeft_app.runs.directory import RunFolder, find_run, list_runs, remove_run, runs_parent
 
@@ -64,6 +66,8 @@ def list_runs_table(console: Console) -> None:
 def clean_runs(references: list[str], *, everything: bool, unfinished: bool, ask: bool) -> None:
     """Remove the named runs, all runs, or those that did not finish.
 
+    What simulated nodes kept for themselves on this machine goes with them.
+
     Args:
         references: Runs by folder, name or part of a name.
         everything: Remove every run.
@@ -90,10 +94,17 @@ def clean_runs(references: list[str], *, everything: bool, unfinished: bool, ask
         typer.confirm(f"Remove {len(chosen)} run folder{'s' * (len(chosen) > 1)}?", abort=True)
     for run in chosen.values():
         remove_run(run)
+        shutil.rmtree(experiment_folder(run.path.name), ignore_errors=True)
 
 
 def export_adapter(
-    reference: str, round_: str, form: str, target: Path | None, console: Console
+    reference: str,
+    round_: str,
+    form: str,
+    target: Path | None,
+    console: Console,
+    *,
+    node: int | None = None,
 ) -> None:
     """Export a round of a run and print how to load it.
 
@@ -103,6 +114,7 @@ def export_adapter(
         form: One of `runs.export.FORMS`.
         target: The folder to write; None for one in the run's folder.
         console: Where to print.
+        node: Partition of the node whose own parameters go in too; None = nobody's.
 
     Raises:
         FedPeftError: If there is no such run or round, the model is not the run's any more,
@@ -117,28 +129,34 @@ def export_adapter(
     name = "adapter" if form == "adapter" else f"adapter-{form}"
     if number != round_of(run, "best"):
         name += f"-round-{number}"  # the run's own adapter stays what the journal says it is
+    if node is not None:
+        name += f"-node-{node}"
     path = (target or run.path / name).expanduser().absolute()
     require_replaceable(path)
-    restored = restore(run, config, number)
+    restored = restore(run, config, number, node)
     snippet = export(
         restored.adapted,
         restored.checkpoint.state,
-        restored.tokenizer,
+        restored.processor,
         path,
         form=form,
         max_length=config.data.max_length,
         facts=_facts(run, config, restored.checkpoint),
+        personal=restored.personal,
     )
     console.print(f"exported to {path}\n\n{snippet}", highlight=False, markup=False, soft_wrap=True)
 
 
-def predict_texts(reference: str, texts: list[str], console: Console) -> None:
+def predict_texts(
+    reference: str, texts: list[str], console: Console, *, node: int | None = None
+) -> None:
     """Print a line for each text: label, its probability, and the beginning of the text.
 
     Args:
         reference: The run.
         texts: At least one.
         console: Where to print.
+        node: Partition of the node whose own parameters are used; None = nobody's.
 
     Raises:
         FedPeftError: If there is no such run, or its model is not to be had any more.
@@ -147,11 +165,12 @@ def predict_texts(reference: str, texts: list[str], console: Console) -> None:
 
     run = find_run(runs_parent(), reference)
     config = parse(run.config())
-    restored = restore(run, config, round_of(run, "best"))
-    for text, (label, probability) in zip(texts, predict(restored, config, texts), strict=True):
+    restored = restore(run, config, round_of(run, "best"), node)
+    for text, found in zip(texts, predict(restored, config, texts), strict=True):
         line = " ".join(text.split())
         shown = line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"
-        typer.echo(f"{label}\t{probability:.3f}\t{shown}", file=console.file)
+        sure = "" if found.probability is None else f"\t{found.probability:.3f}"
+        typer.echo(f"{found.answer}{sure}\t{shown}", file=console.file)
 
 
 def _row(run: RunFolder) -> tuple[str, ...]:

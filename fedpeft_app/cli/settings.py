@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedpeft_app.config import RunConfig, flatten, parse
-from fedpeft_app.config.flat import fields
+from fedpeft_app.config.flat import fields, join
 from fedpeft_app.errors import ConfigError, Fault, SourceError
 from fedpeft_app.mirrors import MIRRORS
 from fedpeft_app.names import NAME_CHECKS
@@ -31,15 +31,26 @@ def read_settings(recipe: Path | None, settings: Sequence[str]) -> RunConfig:
         SourceError: If the recipe cannot be read.
         ConfigError: With every fault.
     """
-    given, faults = _read_arguments(settings)
-    flat = _absolute({**_read_recipe(recipe), **given})
+    given, faults = read_arguments(settings)
     try:
-        config = parse(flat, NAME_CHECKS)
+        config = check_settings({**_read_recipe(recipe), **given})
     except ConfigError as error:
         faults += error.faults
     if faults:
         raise ConfigError(faults)
     return config
+
+
+def check_settings(flat: Mapping[str, object]) -> RunConfig:
+    """Check flat settings; relative paths become absolute.
+
+    Args:
+        flat: Dotted key → scalar.
+
+    Raises:
+        ConfigError: With every fault.
+    """
+    return parse(_absolute(flat), NAME_CHECKS)
 
 
 def to_toml(flat: Mapping[str, Any]) -> str:
@@ -92,18 +103,22 @@ def _read_recipe(recipe: Path | None) -> dict[str, object]:
     """Read a TOML file of keys, nested or dotted."""
     if recipe is None:
         return {}
-    recipe = _shipped(recipe)
+    recipe = shipped(recipe)
     try:
         nested = tomllib.loads(recipe.read_text(encoding="utf-8"))
     except OSError as error:
         raise SourceError(f"Cannot read the recipe {recipe}: {error.strerror}.") from error
     except ValueError as error:  # TOML or UTF-8
         raise SourceError(f"The recipe {recipe} is not valid TOML: {error}") from error
-    return _flat(nested)
+    return join(nested)
 
 
-def _shipped(recipe: Path) -> Path:
-    """Let a bare name mean a recipe that comes with fedpeft."""
+def shipped(recipe: Path) -> Path:
+    """Let a bare name mean a recipe that comes with fedpeft.
+
+    Args:
+        recipe: A path, or the name of a shipped recipe or study.
+    """
     if recipe.exists() or recipe.parent != Path():
         return recipe
     package = Path(__file__).parents[1]
@@ -114,19 +129,15 @@ def _shipped(recipe: Path) -> Path:
     return next((path for path in candidates if path.exists()), recipe)
 
 
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
-    """Join nested tables into dotted keys."""
-    flat: dict[str, object] = {}
-    for key, value in nested.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+def read_arguments(settings: Sequence[str]) -> tuple[dict[str, object], list[Fault]]:
+    """Read KEY=VALUE arguments.
 
+    Args:
+        settings: "KEY=VALUE" each; the last one of a key counts.
 
-def _read_arguments(settings: Sequence[str]) -> tuple[dict[str, object], list[Fault]]:
-    """Read KEY=VALUE arguments, and list those that are none."""
+    Returns:
+        Key → scalar, and a fault for each argument that has no equals sign.
+    """
     flat: dict[str, object] = {}
     faults = []
     for setting in settings:

@@ -24,7 +24,7 @@ _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 10.0
 # On Linux, ask to be ended when the parent is killed (prctl 1 = PR_SET_PDEATHSIG), then become
 # the command: safer than code between fork and exec in a process that has threads.
-_DIE_WITH_PARENT = """
+DIE_WITH_PARENT = """
 import ctypes, os, signal, sys
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
@@ -106,7 +106,7 @@ def own_superlink(scratch: Path, environment: Mapping[str, str]) -> Iterator[Sup
     env = {**environment, **QUIET, "FLWR_HOME": str(scratch)}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', '')}"
     log = scratch / "flower.log"
-    command = [sys.executable, "-c", _DIE_WITH_PARENT, executable("flower-superlink")]
+    command = [sys.executable, "-c", DIE_WITH_PARENT, executable("flower-superlink")]
     command += ["--insecure", "--simulation"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     command += ["--disable-runtime-dependency-installation"]

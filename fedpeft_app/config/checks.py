@@ -73,6 +73,51 @@ def _half_base_needs_its_own_precision(config: RunConfig) -> Iterator[Fault]:
         )
 
 
+def _personal_heads_stay_on_nodes(config: RunConfig) -> Iterator[Fault]:
+    if config.method.head != "personal":
+        return
+    why = "method.head = 'personal' leaves the server without a trained head"
+    if config.mode != "federated":
+        problem = f"{why}, and mode = '{config.mode}' judges there. Use 'train'."
+        yield Fault(key="method.head", value="personal", problem=problem)
+        return
+    if config.evaluate.server:
+        problem = f"{why} to judge with; set it to false."
+        yield Fault(key="evaluate.server", value=True, problem=problem)
+    if config.strategy.fraction_evaluate == 0:
+        problem = f"{why}; set it above 0, so that nodes judge on what they hold out."
+        yield Fault(key="strategy.fraction-evaluate", value=0.0, problem=problem)
+
+
+def _something_travels(config: RunConfig) -> Iterator[Fault]:
+    if config.method.name == "head" and config.method.head != "train":
+        yield Fault(
+            key="method.head",
+            value=config.method.head,
+            problem="method.name = 'head' sends the head and nothing else. Use 'train'.",
+        )
+
+
+def _quantized_weights_stay_frozen(config: RunConfig) -> Iterator[Fault]:
+    if config.model.quantization != "none" and config.method.name in ("full", "pissa", "olora"):
+        yield Fault(
+            key="model.quantization",
+            value=config.model.quantization,
+            problem=f"method.name = '{config.method.name}' changes the model's own weights, "
+            f"which cannot be done in {config.model.quantization}. Use 'none'.",
+        )
+
+
+def _steps_for_oneself_are_judged(config: RunConfig) -> Iterator[Fault]:
+    if config.evaluate.personal_steps and config.strategy.fraction_evaluate == 0:
+        yield Fault(
+            key="evaluate.personal-steps",
+            value=config.evaluate.personal_steps,
+            problem="only nodes take them, before they evaluate; set "
+            "strategy.fraction-evaluate above 0.",
+        )
+
+
 _RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (  # the keys a rule reads, the rule
     (("data.partitioner", "data.partition-column"), _natural_needs_a_column),
     (
@@ -82,4 +127,14 @@ _RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (  # the keys a rule reads, t
     (("strategy.min-replies", "strategy.min-nodes"), _replies_come_from_nodes),
     (("mode", "evaluate.server"), _local_needs_a_judge),
     (("model.dtype", "train.precision"), _half_base_needs_its_own_precision),
+    (
+        ("method.head", "mode", "evaluate.server", "strategy.fraction-evaluate"),
+        _personal_heads_stay_on_nodes,
+    ),
+    (("method.name", "method.head"), _something_travels),
+    (("model.quantization", "method.name"), _quantized_weights_stay_frozen),
+    (
+        ("evaluate.personal-steps", "strategy.fraction-evaluate"),
+        _steps_for_oneself_are_judged,
+    ),
 )

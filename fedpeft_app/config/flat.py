@@ -91,6 +91,22 @@ def parse(flat: Mapping[str, object], names: Mapping[str, NameCheck] | None = No
     return config
 
 
+def join(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Join nested tables, as TOML has them, into dotted keys.
+
+    Args:
+        nested: Key → value or table.
+        prefix: What stands before every key.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            flat.update(join(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
 def _nest(flat: Mapping[str, object]) -> dict[str, Any]:
     """Group dotted keys by section, as the schema does."""
     top_level = {field.alias or name for name, field in RunConfig.model_fields.items()}

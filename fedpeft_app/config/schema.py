@@ -159,6 +159,9 @@ class DataSection(Section):
     max_examples: CountOrNone = Field(
         0, description="training examples kept in all, before partitioning; 0 = all"
     )
+    max_test_examples: CountOrNone = Field(
+        0, description="test examples kept, the same ones for every seed; 0 = all"
+    )
     max_examples_per_node: CountOrNone = Field(
         0, description="training examples kept of each node's share; 0 = all"
     )
@@ -214,6 +217,11 @@ class EvaluateSection(Section):
 
     server: bool = Field(True, description="whether the server holds validation and test data")
     every: CountOrNone = Field(1, description="rounds between server evaluations; 0 = never")
+    test: Literal["rounds", "end"] = Field(
+        "rounds",
+        description="when the test set is measured: with every evaluation, or once at the end, "
+        "for the chosen round",
+    )
     batch_size: Count = Field(64, description="examples per forward pass of evaluation")
     select_by: str = Field(
         "accuracy", min_length=1, description="validation metric that chooses the best round"

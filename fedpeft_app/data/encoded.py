@@ -1,46 +1,59 @@
-"""Tokenised examples on disk: written once, memory-mapped by every process.
+"""Examples on disk, ready for a model: written once, memory-mapped by every process.
 
-A split is three flat arrays. The folder's name is a fingerprint of everything that shaped
-the content, so a stale one is never read.
+All splits of a source are one flat array and four small ones. The folder's name is a
+fingerprint of everything that shaped the content, so a stale one is never read.
 """
 
 import hashlib
 import json
+import logging
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
+from fedpeft_app.data.labels import Labels
 from fedpeft_app.data.read import Examples
 from fedpeft_app.errors import DataError
 from fedpeft_app.mirrors import cache_dir
 from fedpeft_app.mirrors.digest import file_sha256
 
 Ints = npt.NDArray[np.int64]
-Encode = Callable[[Sequence[str]], Sequence[Sequence[int]]]
-_VERSION = 2  # part of the fingerprint: raise it when the layout changes
+Values = npt.NDArray[np.int32] | npt.NDArray[np.uint8]
+Read = Callable[[], tuple[dict[str, Examples], tuple[str, ...]]]
+Encode = Callable[[Sequence[Any]], Iterable[Values | None]]
+
+_LOG = logging.getLogger(__name__)
+_VERSION = 3  # part of the fingerprint: raise it when the layout changes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExampleSet:
-    """Tokenised examples, or a selection of them.
+    """Encoded examples, or a selection of them.
 
     Attributes:
-        ids: All token ids, one example after the other, int32, memory-mapped.
-        offsets: Start of each example in `ids`, plus the end: `(stored + 1,)`.
-        labels: Label index per stored example.
+        values: All examples, one after the other, memory-mapped: token ids, int32, or
+            pixels, uint8. A token that is context, given to the model but not to be learnt,
+            stands there as its complement, `~id`, which is negative: so one array says what
+            the loss counts, also in a conversation whose turns take turns.
+        offsets: Start of each example in `values`, plus the end: `(stored + 1,)`.
+        shape: Shape of every example; () where each is a row of tokens of its own length.
+        labels: Per stored example its label index, `(stored,)`, or its marks of many
+            labels, `(stored, labels)`.
         groups: Natural node per stored example, an index into `group_names`; may be empty.
         group_names: Names of the natural nodes, sorted.
         indices: The selected examples, as positions among the stored ones.
     """
 
-    ids: npt.NDArray[np.int32]
+    values: Values
     offsets: Ints
-    labels: Ints
+    shape: tuple[int, ...]
+    labels: Labels
     groups: Ints
     group_names: tuple[str, ...]
     indices: Ints
@@ -50,13 +63,26 @@ class ExampleSet:
 
     @property
     def lengths(self) -> Ints:
-        """Tokens per selected example."""
+        """Values per selected example."""
         return self.offsets[self.indices + 1] - self.offsets[self.indices]
 
     @property
-    def selected_labels(self) -> Ints:
-        """Label index per selected example."""
+    def selected_labels(self) -> Labels:
+        """Label index, or marks of many labels, per selected example."""
         return self.labels[self.indices]
+
+    @property
+    def strata(self) -> Ints:
+        """One label per selected example, for what spreads examples by label.
+
+        Of many labels it is the first; an example without any has the number after the last.
+        """
+        labels = self.selected_labels
+        if labels.ndim == 1:
+            return labels.astype(np.int64)
+        marked = np.pad(labels, ((0, 0), (0, 1)), constant_values=1)
+        first: Ints = marked.argmax(axis=1).astype(np.int64)
+        return first
 
     def select(self, positions: Ints) -> "ExampleSet":
         """Narrow the selection to positions within it, sharing the arrays.
@@ -64,32 +90,27 @@ class ExampleSet:
         Args:
             positions: Positions from 0 to `len(self) - 1`, in the order wanted.
         """
-        return ExampleSet(
-            ids=self.ids,
-            offsets=self.offsets,
-            labels=self.labels,
-            groups=self.groups,
-            group_names=self.group_names,
-            indices=self.indices[positions],
-        )
+        return replace(self, indices=self.indices[positions])
 
-    def row(self, position: int) -> npt.NDArray[np.int32]:
-        """Give the token ids of one selected example.
+    def row(self, position: int) -> Values:
+        """Give one selected example in its shape.
 
         Args:
             position: From 0 to `len(self) - 1`.
         """
         stored = self.indices[position]
-        return self.ids[self.offsets[stored] : self.offsets[stored + 1]]
+        flat = self.values[self.offsets[stored] : self.offsets[stored + 1]]
+        return flat.reshape(self.shape) if self.shape else flat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedSource:
-    """Every split of a source, tokenised.
+    """Every split of a source, encoded.
 
     Attributes:
-        splits: Split name → token set; at least "train".
-        label_names: Label names in the order of the label indices.
+        splits: Split name → examples; at least "train".
+        label_names: Label names in the order of the label indices; empty where the labels
+            are mere categories.
         fingerprint: Sixteen hex digits over everything that shaped the content.
     """
 
@@ -98,89 +119,138 @@ class EncodedSource:
     fingerprint: str
 
 
-def encoded(
-    key: Sequence[object],
-    read: Callable[[], tuple[dict[str, Examples], tuple[str, ...]]],
-    encode: Encode,
-) -> EncodedSource:
-    """Open a tokenised source, making it first where it is missing.
+def encoded(key: Sequence[object], read: Read, encode: Encode) -> EncodedSource:
+    """Open an encoded source, making it first where it is missing.
 
     Args:
-        key: Everything that shapes the content: source and tokenizer fingerprints,
-            columns, length.
+        key: Everything that shapes the content: fingerprints of the source and of the
+            tokenizer or image processor, columns, length.
         read: Reads the raw examples; called only where nothing is stored.
-        encode: Texts → token ids.
+        encode: Inputs of all splits → a row of values each, all token ids or all pixels of
+            one shape, or None for one that leaves nothing to learn.
 
     Returns:
-        The source, memory-mapped. Concurrent processes tokenise once (file lock); a damaged
+        The source, memory-mapped. Concurrent processes encode once (file lock); a damaged
         store is made anew.
 
     Raises:
-        DataError: If a text has no tokens.
+        DataError: If an input cannot be encoded (file and row are named), or a split keeps
+            no example.
     """
     text = json.dumps([_VERSION, *key], default=str)
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
-    folder = cache_dir() / "tokens" / fingerprint
+    folder = cache_dir() / "examples" / fingerprint
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not _sound(folder):
             _write(folder, read, encode)
-    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    splits = {split: _open(folder / split, tuple(meta["groups"])) for split in meta["splits"]}
-    return EncodedSource(splits=splits, label_names=tuple(meta["labels"]), fingerprint=fingerprint)
+    return _open(folder, fingerprint)
 
 
-def example_set(ids: Sequence[Sequence[int]], labels: Ints | None = None) -> ExampleSet:
-    """Hold tokenised examples in memory, for a few texts at hand.
+def example_set(rows: Sequence[Any], labels: Labels | None = None) -> ExampleSet:
+    """Hold encoded examples in memory, for a few at hand.
 
     Args:
-        ids: Token ids of each example.
-        labels: Label index of each example; None = all 0.
+        rows: Token ids of each example, or its pixels `(height, width, 3)`.
+        labels: Labels of each example; None = all 0.
     """
-    lengths = np.fromiter((len(row) for row in ids), dtype=np.int64, count=len(ids))
-    flat = np.fromiter((token for row in ids for token in row), dtype=np.int32)
+    arrays = [row if isinstance(row, np.ndarray) else np.array(row, np.int32) for row in rows]
+    flat = [array.ravel() for array in arrays]
+    lengths = np.array([len(array) for array in flat], dtype=np.int64)
     return ExampleSet(
-        ids=flat,
-        offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
-        labels=np.zeros(len(ids), np.int64) if labels is None else labels,
+        values=np.concatenate(flat) if flat else np.zeros(0, np.int32),
+        offsets=_offsets(lengths),
+        shape=_shape(arrays[0]) if arrays else (),
+        labels=np.zeros(len(rows), np.int64) if labels is None else labels,
         groups=np.zeros(0, np.int64),
         group_names=(),
-        indices=np.arange(len(ids), dtype=np.int64),
+        indices=np.arange(len(rows), dtype=np.int64),
     )
 
 
-def _write(
-    folder: Path,
-    read: Callable[[], tuple[dict[str, Examples], tuple[str, ...]]],
-    encode: Encode,
-) -> None:
-    """Tokenise every split into a scratch folder, then move it into place at once."""
+def _write(folder: Path, read: Read, encode: Encode) -> None:
+    """Encode every split into a scratch folder, then move it into place at once."""
     splits, label_names = read()
     groups = sorted({group for examples in splits.values() for group in examples.groups})
     scratch = folder.with_suffix(".partial")
     shutil.rmtree(scratch, ignore_errors=True)
-    for split, examples in splits.items():
-        (scratch / split).mkdir(parents=True)
-        tokens = example_set(encode(examples.texts), examples.labels)
-        if not tokens.lengths.all():
-            row = int(np.argmin(tokens.lengths)) + 1
-            raise DataError(
-                f"Split '{split}', row {row}: the tokenizer finds no token in the text."
-            )
-        np.save(scratch / split / "ids.npy", tokens.ids)
-        np.save(scratch / split / "offsets.npy", tokens.offsets)
-        np.save(scratch / split / "labels.npy", tokens.labels)
-        np.save(scratch / split / "groups.npy", np.searchsorted(groups, examples.groups))
-    digests = {str(path.relative_to(scratch)): file_sha256(path) for path in scratch.glob("*/*")}
+    scratch.mkdir()
+    rows = _rows(splits, encode)
+    lengths, shape, dtype = _write_values(scratch / "values.bin", rows)
+    kept = lengths > 0  # nothing else has no values: _rows refuses it
+    labels = np.concatenate([examples.labels for examples in splits.values()])
+    members = [group for examples in splits.values() for group in examples.groups]
+    np.save(scratch / "offsets.npy", _offsets(lengths[kept]))
+    np.save(scratch / "labels.npy", labels[kept])
+    np.save(scratch / "groups.npy", np.searchsorted(groups, members)[kept[: len(members)]])
     meta = {
-        "splits": list(splits),
+        "splits": _counts(splits, kept),
         "labels": list(label_names),
         "groups": groups,
-        "sha256": digests,
+        "shape": shape,
+        "dtype": dtype,
+        "sha256": {path.name: file_sha256(path) for path in scratch.iterdir()},
     }
     (scratch / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     scratch.rename(folder)
+
+
+def _rows(splits: Mapping[str, Examples], encode: Encode) -> Iterator[Values | None]:
+    """Encode the inputs of all splits in turn, naming the row that cannot be."""
+    places = (
+        f"{examples.where}, row {row}"
+        for examples in splits.values()
+        for row in range(1, len(examples.inputs) + 1)
+    )
+    inputs = [one for examples in splits.values() for one in examples.inputs]
+    rows = iter(encode(inputs))
+    for place in places:
+        try:
+            row = next(rows)
+        except DataError as error:
+            raise DataError(f"{place}: {error}") from error
+        if row is not None and not row.size:
+            raise DataError(f"{place}: the tokenizer finds no token in the text.")
+        yield row
+
+
+def _write_values(path: Path, rows: Iterable[Values | None]) -> tuple[Ints, tuple[int, ...], str]:
+    """Write rows one after the other; give their lengths, 0 for None, their shape and type."""
+    lengths: list[int] = []
+    first: Values | None = None
+    with path.open("wb") as file:
+        for row in rows:
+            lengths.append(0 if row is None else row.size)
+            if row is not None:
+                first = row if first is None else first
+                file.write(row.tobytes())
+    if first is None:
+        return np.array(lengths, np.int64), (), "int32"
+    return np.array(lengths, np.int64), _shape(first), first.dtype.name
+
+
+def _counts(splits: Mapping[str, Examples], kept: npt.NDArray[np.bool_]) -> dict[str, int]:
+    """Count what is kept of each split, and say what is not."""
+    counts, start = {}, 0
+    for split, examples in splits.items():
+        total = len(examples.inputs)
+        counts[split] = int(kept[start : start + total].sum())
+        start += total
+        if not counts[split]:
+            raise DataError(
+                f"None of the {total} examples in {examples.where} leaves anything to learn: "
+                f"what comes before fills data.max-length. Raise it."
+            )
+        if lost := total - counts[split]:
+            _LOG.warning(
+                "%d of the %d examples in %s are left out: what comes before fills "
+                "data.max-length and leaves nothing to learn.",
+                lost,
+                total,
+                examples.where,
+            )
+    return counts
 
 
 def _sound(folder: Path) -> bool:
@@ -192,14 +262,30 @@ def _sound(folder: Path) -> bool:
         return False
 
 
-def _open(folder: Path, group_names: tuple[str, ...]) -> ExampleSet:
-    """Map one split into memory."""
-    offsets = np.load(folder / "offsets.npy", allow_pickle=False)
-    return ExampleSet(
-        ids=np.load(folder / "ids.npy", mmap_mode="r", allow_pickle=False),
-        offsets=offsets,
+def _open(folder: Path, fingerprint: str) -> EncodedSource:
+    """Map a store into memory."""
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    whole = ExampleSet(
+        values=cast("Values", np.memmap(folder / "values.bin", dtype=meta["dtype"], mode="r")),
+        offsets=np.load(folder / "offsets.npy", allow_pickle=False),
+        shape=tuple(meta["shape"]),
         labels=np.load(folder / "labels.npy", allow_pickle=False),
         groups=np.load(folder / "groups.npy", allow_pickle=False).astype(np.int64),
-        group_names=group_names,
-        indices=np.arange(len(offsets) - 1, dtype=np.int64),
+        group_names=tuple(meta["groups"]),
+        indices=np.zeros(0, np.int64),
     )
+    splits, start = {}, 0
+    for split, count in meta["splits"].items():
+        splits[split] = replace(whole, indices=np.arange(start, start + count, dtype=np.int64))
+        start += count
+    return EncodedSource(splits=splits, label_names=tuple(meta["labels"]), fingerprint=fingerprint)
+
+
+def _offsets(lengths: Ints) -> Ints:
+    """Turn lengths into where each row starts, plus the end."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+
+
+def _shape(row: Values) -> tuple[int, ...]:
+    """Give the shape that all rows share; rows of tokens share none."""
+    return row.shape if row.ndim > 1 else ()

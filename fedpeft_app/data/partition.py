@@ -24,6 +24,7 @@ from fedpeft_app.seeds import derive_seed, numpy_generator
 
 Ints = npt.NDArray[np.int64]
 _LOG = logging.getLogger(__name__)
+_BY_LABEL = ("dirichlet", "pathological", "shard")
 _UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
@@ -77,6 +78,12 @@ def partition(
         )
     if nodes == 1:
         return [np.arange(len(labels), dtype=np.int64)]
+    if settings.name in _BY_LABEL and len(np.unique(labels)) == 1:
+        raise DataError(
+            f"data.partitioner = '{settings.name}' spreads examples by label, but these have all "
+            f"one, or none at all. Use 'iid' or 'natural', or name a column of labels or "
+            f"categories (data.label-column)."
+        )
     order = numpy_generator(seed, "partition-order").permutation(len(labels))
     if natural:
         order = np.argsort(groups, kind="stable")

@@ -1,37 +1,23 @@
-"""Tables → texts and labels, with the row named when something is wrong."""
+"""Sources → inputs and labels, with file and row named when something is wrong."""
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from fedpeft_app.data import cells
+from fedpeft_app.data.columns import Columns, Reads
+from fedpeft_app.data.folders import read_class_folder
+from fedpeft_app.data.hub import read_hub
+from fedpeft_app.data.idx import read_idx
+from fedpeft_app.data.labels import Labels, label_names, several, single
 from fedpeft_app.data.sources import Source
-from fedpeft_app.data.tables import read_cardoso, read_hub, read_table
+from fedpeft_app.data.tables import read_cardoso, read_table
 from fedpeft_app.errors import DataError
 
-Ints = npt.NDArray[np.int64]
-_FEWEST_LABELS = 2  # one label leaves nothing to learn
-_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Columns:
-    """Which columns hold what.
-
-    Attributes:
-        text: Column of the text.
-        label: Column of the label; blanks around a label do not count.
-        group: Column whose values are natural nodes (a hospital, an author); "" = none.
-        labels: Label names in order; empty = found in the data, sorted.
-    """
-
-    text: str = "text"
-    label: str = "label"
-    group: str = ""
-    labels: tuple[str, ...] = ()
+Tables = dict[str, pd.DataFrame]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,133 +25,171 @@ class Examples:
     """The examples of one split.
 
     Attributes:
-        texts: One string per example.
-        labels: Index into the label names, per example.
+        where: The file or source they are from, for messages.
+        inputs: One item per example: a text, a `Picture`, an (instruction, answer) pair or
+            a list of messages.
+        labels: Label index per example, `(examples,)`; or, where an example has any number
+            of labels, a mark for each label, `(examples, labels)`.
         groups: Natural node per example, or an empty list.
     """
 
-    texts: list[str]
-    labels: Ints
-    groups: list[str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Rows:
-    """One split as strings, complete but with labels not yet looked up."""
-
     where: str
-    texts: list[str]
-    labels: list[str]
+    inputs: Sequence[Any]
+    labels: Labels
     groups: list[str]
 
 
-def read(source: Source, columns: Columns) -> tuple[dict[str, Examples], tuple[str, ...]]:
-    """Read every split of a source.
+def read(
+    source: Source, columns: Columns, reads: Reads
+) -> tuple[dict[str, Examples], tuple[str, ...]]:
+    """Read every split of a source; images are found, not yet decoded.
 
     Args:
         source: What `find_source` found.
-        columns: Column names (not used for pinned sources, which have fixed columns).
+        columns: Column names; only tables and hub sets have columns to choose.
+        reads: What the task needs.
 
     Returns:
-        Split → examples, and the label names in order.
+        Split → examples, and the label names in order; no names where labels are optional.
 
     Raises:
-        DataError: On a missing column, an empty text, label or group, a label outside the
-            given names, or fewer than two labels; the message names file and row.
-
-    Guarantee:
-        The order of found label names depends on the names alone: numbers by value, other
-        names by alphabet.
+        DataError: On a missing column, an empty cell, a label outside the given names, or
+            fewer than two labels; the message names file and row.
     """
-    frames, columns = _frames(source, columns)
+    tables, columns, declared = _tables(source, columns, reads)
+    places = {split: str(source.files.get(split, source.name)) for split in tables}
+    for split, table in tables.items():
+        _require_rows(table, places[split])
+    label_cells = {
+        split: _label_cells(table, columns, reads, places[split]) for split, table in tables.items()
+    }
+    names = _names(label_cells, columns, declared, reads, source)
+    look_up = several if reads.labels == "many" else single
     splits = {
-        split: _rows(frame, columns, str(source.files.get(split, source.name)))
-        for split, frame in frames.items()
-    }
-    names = columns.labels or _label_names(
-        label for rows in splits.values() for label in rows.labels
-    )
-    if len(names) < _FEWEST_LABELS:
-        raise DataError(
-            f"Classification needs at least two labels; column '{columns.label}' of "
-            f"'{source.name}' has only {list(names)}."
+        split: Examples(
+            where=places[split],
+            inputs=_inputs(table, columns, reads, places[split]),
+            labels=look_up(label_cells[split], names, places[split]),
+            groups=_groups(table, columns, places[split]),
         )
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"data.labels names {', '.join(map(repr, twice))} more than once.")
-    return {split: _examples(rows, names) for split, rows in splits.items()}, names
-
-
-def _frames(source: Source, columns: Columns) -> tuple[dict[str, pd.DataFrame], Columns]:
-    """Read a source's splits as tables, with the columns they have."""
-    if source.kind == "cardoso":
-        fixed = Columns(text="text", label="label", group="", labels=columns.labels)
-        return {split: read_cardoso(path) for split, path in source.files.items()}, fixed
-    if source.kind == "hub":
-        return read_hub(source.name, columns.label), columns
-    return {split: read_table(path) for split, path in source.files.items()}, columns
-
-
-def _rows(frame: pd.DataFrame, columns: Columns, where: str) -> _Rows:
-    """Take the wanted columns out of a table, every cell checked."""
-    if frame.empty:
-        raise DataError(f"{where} has no rows.")
-    wanted = {
-        "data.text-column": columns.text,
-        "data.label-column": columns.label,
-        "data.partition-column": columns.group,
+        for split, table in tables.items()
     }
-    for key, column in wanted.items():
-        if column and column not in frame.columns:
-            raise DataError(
-                f"{where} has no column '{column}' ({key}). It has: "
-                f"{', '.join(map(str, frame.columns))}."
-            )
-    return _Rows(
-        where=where,
-        texts=_cells(frame, columns.text, where).tolist(),
-        labels=_cells(frame, columns.label, where).str.strip().tolist(),
-        groups=_cells(frame, columns.group, where).str.strip().tolist() if columns.group else [],
-    )
+    return splits, () if reads.labels == "optional" else names
 
 
-def _cells(frame: pd.DataFrame, column: str, where: str) -> "pd.Series[str]":
-    """Give a column as strings, refusing cells that are empty or hold more than one value."""
-    cells = frame[column]
-    if cells.dtype == object:
-        nested = cells.map(lambda cell: isinstance(cell, list | dict | tuple | np.ndarray))
-        if nested.any():
-            kind = type(cells[nested].iloc[0]).__name__
-            raise DataError(
-                f"{where}, row {_row(nested)}: column '{column}' holds a {kind}, "
-                f"expected a text or a number."
-            )
-    strings: pd.Series[str] = cells.astype(str)
-    empty = cells.isna() | (strings.str.strip() == "")
-    if empty.any():
-        raise DataError(f"{where}, row {_row(empty)}: column '{column}' is empty.")
-    return strings
+def image_files(examples: Sequence[Examples]) -> list[Path]:
+    """List the files that hold images, whose change changes the data."""
+    contents = (getattr(one, "content", None) for some in examples for one in some.inputs)
+    return [content for content in contents if isinstance(content, Path)]
 
 
-def _label_names(labels: Iterable[str]) -> tuple[str, ...]:
-    """Collect the labels that occur: numbers by value, names by alphabet."""
-    names = set(labels)
-    if all(_NUMBER.fullmatch(name) for name in names):
-        return tuple(sorted(names, key=lambda name: (float(name), name)))
-    return tuple(sorted(names))
+def _tables(
+    source: Source, columns: Columns, reads: Reads
+) -> tuple[Tables, Columns, tuple[str, ...]]:
+    """Read a source's splits as tables, with the columns they have and the labels declared."""
+    if source.kind == "hub":
+        tables, declared = read_hub(
+            source.name,
+            source.subset,
+            lambda there: _needed(there, columns, reads, source.name),
+            columns.label,
+        )
+        return tables, columns, declared
+    if source.kind != "tables":
+        columns = Columns(labels=columns.labels)  # these have columns of their own
+    tables = {split: _local(source, split) for split in source.files}
+    for split, table in tables.items():
+        where = str(source.files[split])
+        _require_rows(table, where)
+        _needed(list(table.columns), columns, reads, where)
+    return tables, columns, source.labels
 
 
-def _examples(rows: _Rows, names: tuple[str, ...]) -> Examples:
-    """Look labels up by name."""
-    index: Mapping[str, int] = {name: position for position, name in enumerate(names)}
-    for number, label in enumerate(rows.labels, start=1):
-        if label not in index:
-            raise DataError(
-                f"{rows.where}, row {number}: label '{label}' is not one of {list(names)}."
-            )
-    labels = np.array([index[label] for label in rows.labels], dtype=np.int64)
-    return Examples(texts=rows.texts, labels=labels, groups=rows.groups)
+def _local(source: Source, split: str) -> pd.DataFrame:
+    """Read one split from this machine's disk."""
+    path = source.files[split]
+    if source.kind == "tables":
+        return read_table(path)
+    if source.kind == "cardoso":
+        return read_cardoso(path)
+    if source.kind == "idx":
+        return read_idx(path, source.beside[split], source.labels)
+    return read_class_folder(path)
 
 
-def _row(mask: "pd.Series[bool]") -> int:
-    """Number the first marked row, from 1, headers not counted."""
-    return int(np.argmax(mask.to_numpy())) + 1
+def _require_rows(table: pd.DataFrame, where: str) -> None:
+    """Refuse a split without examples."""
+    if table.empty:
+        raise DataError(f"{where} has no rows.")
+
+
+def _needed(there: Sequence[str], columns: Columns, reads: Reads, where: str) -> list[str]:
+    """Choose the columns to read, or say which are missing."""
+    has = f"It has: {', '.join(map(str, there))}."
+    form = _form(there, columns, reads)
+    if form is None:
+        if len(reads.inputs) == 1:
+            raise DataError(f"{where} has no column {columns.described(*reads.inputs[0])}. {has}")
+        forms = "; ".join(columns.described(*fields) for fields in reads.inputs)
+        raise DataError(f"{where} has the columns of no form of input: {forms}. {has}")
+    fields = [*form]
+    if reads.labels != "optional" or columns.label in there:
+        fields.append("label")
+    if columns.group:
+        fields.append("group")
+    for field in fields:
+        if columns.of(field) not in there:
+            raise DataError(f"{where} has no column {columns.described(field)}. {has}")
+    return [columns.of(field) for field in fields]
+
+
+def _form(there: Sequence[str], columns: Columns, reads: Reads) -> tuple[str, ...] | None:
+    """Choose the first form of input whose columns are there."""
+    for fields in reads.inputs:
+        if all(columns.of(field) in there for field in fields):
+            return fields
+    return None
+
+
+def _inputs(table: pd.DataFrame, columns: Columns, reads: Reads, where: str) -> Sequence[Any]:
+    """Take the inputs out of a table."""
+    form = _form(list(table.columns), columns, reads)
+    if form == ("messages",):
+        return cells.conversations(table, columns.messages, where)
+    if form == ("image",):
+        return cells.pictures(table, columns.image, where, Path(where).parent)
+    parts = [cells.texts(table, columns.of(field), where) for field in form or ()]
+    return parts[0] if len(parts) == 1 else list(zip(*parts, strict=True))
+
+
+def _groups(table: pd.DataFrame, columns: Columns, where: str) -> list[str]:
+    """Take the natural nodes out of a table."""
+    if not columns.group:
+        return []
+    return [group.strip() for group in cells.texts(table, columns.group, where)]
+
+
+def _label_cells(table: pd.DataFrame, columns: Columns, reads: Reads, where: str) -> list[Any]:
+    """Take the labels out of a table, not yet looked up."""
+    if reads.labels == "many":
+        return list(cells.lists(table, columns.label, reads.separator))
+    if reads.labels == "optional" and columns.label not in table.columns:
+        return [""] * len(table)
+    return [label.strip() for label in cells.texts(table, columns.label, where)]
+
+
+def _names(
+    label_cells: dict[str, list[Any]],
+    columns: Columns,
+    declared: tuple[str, ...],
+    reads: Reads,
+    source: Source,
+) -> tuple[str, ...]:
+    """Decide which labels there are."""
+    found = [cell for some in label_cells.values() for cell in some]
+    if reads.labels == "optional":
+        return tuple(sorted(set(found)))
+    if reads.labels == "many":
+        found = [label for cell in found for label in cell]
+    where = f"column '{columns.label}' of '{source.name}'"
+    return label_names(found, declared, columns.labels, where)

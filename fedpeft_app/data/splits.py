@@ -9,7 +9,7 @@ from fedpeft_app.data.encoded import EncodedSource, ExampleSet
 from fedpeft_app.errors import DataError
 from fedpeft_app.seeds import numpy_generator
 
-_FIXED = 0  # a carved-out test set is the same for every seed of a study
+_FIXED = 0  # test examples that are drawn are the same ones for every seed of a study
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,12 +18,14 @@ class SplitSettings:
 
     Attributes:
         max_examples: Training examples kept in all, 0 = all.
+        max_test_examples: Test examples kept, 0 = all.
         test_fraction: Share carved out as test set, in (0, 1).
         validation_fraction: Share of the training data kept by the server, in [0, 1).
         held_by_server: Whether the server keeps validation and test data at all.
     """
 
     max_examples: int = 0
+    max_test_examples: int = 0
     test_fraction: float = 0.2
     validation_fraction: float = 0.1
     held_by_server: bool = True
@@ -57,9 +59,8 @@ def make_splits(source: EncodedSource, settings: SplitSettings, seed: int) -> Sp
     test = source.splits.get("test", nothing) if settings.held_by_server else nothing
     if settings.held_by_server and not len(test):
         train, test = carve(train, settings.test_fraction, _FIXED, "test-split")
-    if 0 < settings.max_examples < len(train):
-        keep = numpy_generator(seed, "max-examples").permutation(len(train))
-        train = train.select(np.sort(keep[: settings.max_examples]))
+    train = capped(train, settings.max_examples, seed, "max-examples")
+    test = capped(test, settings.max_test_examples, _FIXED, "max-test-examples")
     validation = source.splits.get("validation", nothing) if settings.held_by_server else nothing
     if settings.held_by_server and not len(validation):
         train, validation = carve(train, settings.validation_fraction, seed, "validation-split")
@@ -70,6 +71,24 @@ def make_splits(source: EncodedSource, settings: SplitSettings, seed: int) -> Sp
             f"data.test-fraction = {settings.test_fraction}."
         )
     return Splits(train=train, validation=validation, test=test)
+
+
+def capped(
+    examples: ExampleSet, most: int, seed: int, purpose: str, partition: int = 0
+) -> ExampleSet:
+    """Keep a random few examples, in their order.
+
+    Args:
+        examples: The examples to choose from.
+        most: How many to keep at most; 0 = all.
+        seed: The run's seed.
+        purpose: Names the use of randomness.
+        partition: The node, where the examples are a node's own.
+    """
+    if not 0 < most < len(examples):
+        return examples
+    keep = numpy_generator(seed, purpose, partition=partition).permutation(len(examples))
+    return examples.select(np.sort(keep[:most]))
 
 
 def carve(

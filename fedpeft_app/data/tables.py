@@ -1,4 +1,4 @@
-"""Files and hub splits → tables, each cell as the file has it; text stays text."""
+"""Files → tables, each cell as the file has it; text stays text."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,6 @@ import pandas as pd
 from fedpeft_app.errors import DataError
 
 _CARDOSO_HEADER = 3  # lines: names, types, flags (Orange's tab format)
-SPLITS = ("train", "validation", "test")
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -62,43 +61,6 @@ def read_cardoso(path: Path) -> pd.DataFrame:
         if line:
             rows.append((label, text))
     return pd.DataFrame(rows, columns=["label", "text"])
-
-
-def read_hub(name: str, label: str) -> dict[str, pd.DataFrame]:
-    """Load the splits of a hub data set; class-label integers become their names.
-
-    Args:
-        name: The hub id.
-        label: The column of the label.
-
-    Returns:
-        Split → table, for those of train, validation and test that there are.
-
-    Raises:
-        DataError: If the hub does not give it, or it has no training split.
-    """
-    import datasets
-
-    try:
-        loaded: Any = datasets.load_dataset(name)
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise DataError(
-            f"Cannot load '{name}' from the hub: {reason}. "
-            f"Check the name and the connection, or give a local file."
-        ) from error
-    if "train" not in loaded:
-        raise DataError(f"'{name}' has no split 'train'. It has: {', '.join(map(str, loaded))}.")
-    return {split: _hub_split(loaded[split], label) for split in SPLITS if split in loaded}
-
-
-def _hub_split(data: Any, label: str) -> pd.DataFrame:
-    """Turn one hub split into a table; label -1, the hub's sign for none, becomes empty."""
-    frame: pd.DataFrame = data.to_pandas()
-    names = getattr(data.features.get(label), "names", None)
-    if names:
-        frame[label] = [names[number] if number >= 0 else None for number in frame[label]]
-    return frame
 
 
 def _read_csv(path: Path) -> pd.DataFrame:

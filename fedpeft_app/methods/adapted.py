@@ -1,10 +1,11 @@
 """A model made adaptable, with strict doors for its trainable tensors.
 
-The tensors that travel are exactly the parameters with `requires_grad`, by name: PEFT's
-own state dict adds frozen tensors, duplicates some, drops others and tolerates wrong keys.
+The tensors that travel are exactly parameters with `requires_grad`, by name: PEFT's own state
+dict adds frozen tensors, duplicates some, drops others and tolerates wrong keys.
 """
 
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,35 +13,29 @@ import torch
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState, TensorSpec
 from fedpeft_app.backbone.load import Backbone
-from fedpeft_app.errors import AdapterMismatchError
+from fedpeft_app.errors import AdapterMismatchError, BackboneError
 from fedpeft_app.methods.method import Adaptation, Method, MethodSettings
 from fedpeft_app.seeds import derive_seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdaptedModel:
-    """A model whose trainable tensors can be read out and poured in.
+class Part:
+    """Some of a model's trainable tensors, which can be read out and poured in together.
 
     Attributes:
-        model: The torch module.
-        method: The method that made it.
-        backbone: The model before the method, sharing its frozen weights.
-        spec: What travels.
-        trainable: The trainable parameters, in the order of the spec.
+        spec: What they are.
+        parameters: The model's own parameters, in the order of the spec.
         initial: Their values before any training: a model that is kept is trained again and
             again, so what it holds now says nothing about the start.
     """
 
-    model: Any
-    method: Method
-    backbone: Backbone
     spec: AdapterSpec
-    trainable: tuple[torch.nn.Parameter, ...]
+    parameters: tuple[torch.nn.Parameter, ...]
     initial: AdapterState
 
     def read(self) -> AdapterState:
-        """Copy the trainable tensors out of the model."""
-        return _read(self.spec, self.trainable)
+        """Copy the tensors out of the model."""
+        return _read(self.spec, self.parameters)
 
     def pour(self, state: AdapterState) -> None:
         """Copy a state into the model, in place.
@@ -60,11 +55,65 @@ class AdaptedModel:
         flat = torch.from_numpy(state.vector.copy())  # what came off the wire is read-only
         parts = torch.split(flat, [tensor.size for tensor in self.spec.tensors])
         with torch.no_grad():
-            for parameter, part in zip(self.trainable, parts, strict=True):
+            for parameter, part in zip(self.parameters, parts, strict=True):
                 parameter.copy_(part.view_as(parameter))
 
 
-def adapt(backbone: Backbone, method: Method, settings: MethodSettings, seed: int) -> AdaptedModel:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptedModel:
+    """A model whose trainable tensors are known: those that travel, and those that stay.
+
+    Attributes:
+        model: The torch module.
+        method: The method that made it.
+        adaptation: What the method says of it.
+        backbone: The model before the method, sharing its frozen weights.
+        shared: What travels.
+        personal: What is trained but stays on its node; often nothing.
+        frozen: Digest of the random tensors that never train (a frozen head, the projections
+            of VeRA): every node must have the same; empty where there are none.
+    """
+
+    model: Any
+    method: Method
+    adaptation: Adaptation
+    backbone: Backbone
+    shared: Part
+    personal: Part
+    frozen: str
+
+    @property
+    def spec(self) -> AdapterSpec:
+        """What travels."""
+        return self.shared.spec
+
+    @property
+    def initial(self) -> AdapterState:
+        """What travels, before any training."""
+        return self.shared.initial
+
+    @property
+    def trainable(self) -> tuple[torch.nn.Parameter, ...]:
+        """Every parameter that trains, in the order of `tensors`."""
+        return self.shared.parameters + self.personal.parameters
+
+    @property
+    def tensors(self) -> tuple[TensorSpec, ...]:
+        """What trains, that which travels first."""
+        return self.shared.spec.tensors + self.personal.spec.tensors
+
+    def read(self) -> AdapterState:
+        """Copy out what travels."""
+        return self.shared.read()
+
+    def pour(self, state: AdapterState) -> None:
+        """Copy in what travels; raises as `Part.pour` does."""
+        self.shared.pour(state)
+
+
+def adapt(
+    backbone: Backbone, method: Method, settings: MethodSettings, seed: int, head: str = "train"
+) -> AdaptedModel:
     """Make a freshly loaded model adaptable.
 
     Args:
@@ -72,62 +121,122 @@ def adapt(backbone: Backbone, method: Method, settings: MethodSettings, seed: in
         method: The method.
         settings: Its settings.
         seed: Seeds fresh adapter weights.
+        head: "train" (trained and sent), "frozen" (stays as it was drawn), or "personal"
+            (trained, never sent).
 
     Returns:
         The model with a spec of what travels; its trainable tensors are float32.
 
     Raises:
-        BackboneError: If the method does not fit the model.
-        AdapterMismatchError: If a head parameter would not be trained.
+        BackboneError: If the method does not fit the model, or nothing would travel.
+        AdapterMismatchError: If a head parameter would be lost.
     """
+    if head != "train" and not backbone.head:
+        raise BackboneError(
+            f"method.head = '{head}' speaks of a fresh head, but every parameter of "
+            f"{type(backbone.model).__name__} is pre-trained. Use 'train'."
+        )
+    original = {name for name, _ in _tensors(backbone.model)}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(seed, "adapter"))
         adaptation = method.adapt(backbone.model, backbone.head, settings)
-    trainable = {
-        name: parameter
-        for name, parameter in adaptation.model.named_parameters()
-        if parameter.requires_grad
-    }
-    for parameter in trainable.values():
-        parameter.data = parameter.data.float()  # adapters are float32 on any base
+    trainable = _trainable(adaptation.model, backbone.head, head)
     _widen_head_inputs(adaptation.model, backbone.head)
-    spec = _spec(backbone, method.name, adaptation, trainable)
-    parameters = tuple(trainable.values())
+    shared, personal = (
+        _part(backbone, method.name, adaptation, parameters)
+        for parameters in _shared_and_personal(trainable, backbone.head, head)
+    )
+    if not shared.parameters:
+        raise BackboneError(
+            f"method.name = '{method.name}' with method.head = '{head}' leaves nothing to send. "
+            f"Train the head, or use a method that adds to the body."
+        )
     return AdaptedModel(
         model=adaptation.model,
         method=method,
+        adaptation=adaptation,
         backbone=backbone,
-        spec=spec,
-        trainable=parameters,
-        initial=_read(spec, parameters),
+        shared=shared,
+        personal=personal,
+        frozen=_frozen_digest(adaptation.model, original, backbone.head),
     )
 
 
-def _read(spec: AdapterSpec, parameters: Iterable[torch.nn.Parameter]) -> AdapterState:
-    """Copy parameters into a state."""
-    flat = torch.cat([parameter.detach().reshape(-1).cpu() for parameter in parameters])
-    return AdapterState(spec=spec, vector=flat.numpy())
+def _trainable(model: Any, head: frozenset[str], policy: str) -> dict[str, torch.nn.Parameter]:
+    """Apply the head's policy, and give all that trains, float32 on any base."""
+    trained = {
+        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
+    if lost := sorted(head - {_plain(name) for name in trained}):
+        raise AdapterMismatchError(
+            f"These parameters have no pre-trained weights and would stay untrained: "
+            f"{', '.join(lost)}."
+        )
+    for name, parameter in list(trained.items()):
+        parameter.data = parameter.data.float()
+        if policy == "frozen" and _plain(name) in head:
+            parameter.requires_grad_(False)
+            del trained[name]
+    return trained
 
 
-def _spec(
+def _shared_and_personal(
+    trainable: Mapping[str, torch.nn.Parameter], head: frozenset[str], policy: str
+) -> tuple[dict[str, torch.nn.Parameter], dict[str, torch.nn.Parameter]]:
+    """Divide what trains into what travels and what stays."""
+    stays = {name for name in trainable if policy == "personal" and _plain(name) in head}
+    shared = {name: value for name, value in trainable.items() if name not in stays}
+    return shared, {name: trainable[name] for name in trainable if name in stays}
+
+
+def _part(
     backbone: Backbone,
     method: str,
     adaptation: Adaptation,
-    trainable: Mapping[str, torch.nn.Parameter],
-) -> AdapterSpec:
-    """Describe what travels, the head all there."""
-    tensors = tuple(
-        TensorSpec(name=name, shape=tuple(parameter.shape), head=_plain(name) in backbone.head)
-        for name, parameter in trainable.items()
-    )
-    _require_head(backbone, tensors)
-    return AdapterSpec(
+    parameters: Mapping[str, torch.nn.Parameter],
+) -> Part:
+    """Describe parameters and keep their first values."""
+    spec = AdapterSpec(
         method=method,
         backbone=backbone.located.fingerprint,
-        tensors=tensors,
+        tensors=tuple(
+            TensorSpec(name=name, shape=tuple(value.shape), head=_plain(name) in backbone.head)
+            for name, value in parameters.items()
+        ),
         ranks=adaptation.ranks,
         scaling=adaptation.scaling,
     )
+    values = tuple(parameters.values())
+    return Part(spec=spec, parameters=values, initial=_read(spec, values))
+
+
+def _read(spec: AdapterSpec, parameters: tuple[torch.nn.Parameter, ...]) -> AdapterState:
+    """Copy parameters into a state."""
+    pieces = [torch.zeros(0), *(value.detach().reshape(-1).cpu() for value in parameters)]
+    return AdapterState(spec=spec, vector=torch.cat(pieces).numpy())
+
+
+def _tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Walk over parameters and buffers."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def _frozen_digest(model: Any, original: set[str], head: frozenset[str]) -> str:
+    """Digest what neither trains nor comes from the checkpoint: it was drawn on this machine."""
+    drawn = {
+        name: tensor
+        for name, tensor in _tensors(model)
+        if not tensor.requires_grad
+        and ".original_module." not in name
+        and ((plain := _plain(name)) in head or plain not in original)
+    }
+    if not drawn:
+        return ""
+    digest = hashlib.sha256()
+    for name, tensor in drawn.items():
+        digest.update(name.encode() + tensor.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _widen_head_inputs(model: Any, head: frozenset[str]) -> None:
@@ -149,15 +258,6 @@ def _float_inputs(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any
 
 
 def _plain(name: str) -> str:
-    """Undo the renaming that PEFT does to a saved module's parameter."""
-    return name.removeprefix("base_model.model.").replace(".modules_to_save.default.", ".")
-
-
-def _require_head(backbone: Backbone, tensors: tuple[TensorSpec, ...]) -> None:
-    """Refuse an adapter that would leave part of a fresh head untrained."""
-    covered = {_plain(tensor.name) for tensor in tensors if tensor.head}
-    if lost := sorted(backbone.head - covered):
-        raise AdapterMismatchError(
-            f"These parameters have no pre-trained weights and would stay untrained: "
-            f"{', '.join(lost)}."
-        )
+    """Undo the renaming that PEFT does to the parameters of the model it wraps."""
+    name = name.removeprefix("base_model.model.").removeprefix("base_model.")
+    return name.replace(".modules_to_save.default.", ".").replace(".base_layer.", ".")

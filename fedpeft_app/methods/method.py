@@ -1,8 +1,26 @@
 """The protocol that every PEFT method follows."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fedpeft_app.errors import BackboneError
+
+Tensors = dict[str, npt.NDArray[np.float32]]  # name → array, as in adapter_model.safetensors
+Restate = Callable[[Tensors, dict[str, Any]], tuple[Tensors, dict[str, Any]]]
+
+
+def as_saved(tensors: Tensors, config: dict[str, Any]) -> tuple[Tensors, dict[str, Any]]:
+    """Leave what PEFT saved as it is.
+
+    Args:
+        tensors: The tensors of adapter_model.safetensors.
+        config: The content of adapter_config.json.
+    """
+    return tensors, config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,42 +57,82 @@ class Adaptation:
         model: The model, with `requires_grad` on exactly the parameters to train.
         ranks: Module name → rank; empty where the method has no ranks.
         scaling: Factor of the low-rank update; 1.0 where there is none.
+        portable: Module of `fedpeft_app.portable` that put the method's own modules in, and
+            that an exported folder therefore needs; empty where PEFT or nobody did.
+        layout: The JSON arguments of that module's `attach(model, **layout)`.
+        restate: Turns what PEFT saves into what PEFT loads on the model as it was.
     """
 
     model: Any
     ranks: Mapping[str, int] = field(default_factory=dict)
     scaling: float = 1.0
+    portable: str = ""
+    layout: Mapping[str, Any] = field(default_factory=dict)
+    restate: Restate = as_saved
 
 
 class Method(Protocol):
-    """One way to make a frozen model adaptable.
+    """One way to make a frozen model adaptable."""
 
-    Attributes:
-        name: Its name in the configuration.
-        learning_rate: Peak rate that suits the body's trainable tensors.
-        head_learning_rate: Peak rate that suits the head.
-        peft: Whether the result is a PEFT model, exported as a PEFT folder; otherwise
-            it is exported as a plain model folder.
-    """
+    @property
+    def name(self) -> str:
+        """Its name in the configuration."""
+        ...
 
-    name: str
-    learning_rate: float
-    head_learning_rate: float
-    peft: bool
+    @property
+    def learning_rate(self) -> float:
+        """Peak rate that suits the body's trainable tensors."""
+        ...
+
+    @property
+    def head_learning_rate(self) -> float:
+        """Peak rate that suits the head."""
+        ...
+
+    @property
+    def peft(self) -> bool:
+        """Whether PEFT has the method: where `Adaptation.portable` is empty, as a PEFT model."""
+        ...
+
+    @property
+    def merges(self) -> bool:
+        """Whether the adapter can be folded into the weights of a plain model."""
+        ...
 
     def adapt(self, model: Any, head: frozenset[str], settings: MethodSettings) -> Adaptation:
-        """Make a freshly loaded model adaptable, in place.
+        """Make a freshly loaded model adaptable, in place; the head trains with it.
 
         Args:
-            model: A transformers model.
+            model: A transformers model. It may be on the meta device, to be looked at only:
+                then whatever depends on the weights' values is left out.
             head: Names of the parameters that must be trained because no pre-trained
-                weight backs them.
+                weight backs them; empty for language models.
             settings: The run's settings of the method.
 
         Returns:
-            The adapted model, with its ranks and scaling.
+            The adapted model, and what the rest of the run must know of it.
 
         Raises:
-            BackboneError: If the method does not fit the model.
+            BackboneError: If the method does not fit the model or the settings.
         """
         ...
+
+
+def refuse_unused(name: str, settings: MethodSettings, *unused: str) -> None:
+    """Refuse settings that a method would silently pass over.
+
+    Args:
+        name: The method's.
+        settings: What the run asks for.
+        unused: Names of the settings that mean nothing to the method.
+
+    Raises:
+        BackboneError: If one of them is not at its default.
+    """
+    default = MethodSettings()
+    for key in unused:
+        if (given := getattr(settings, key)) != getattr(default, key):
+            raise BackboneError(
+                f"method.{key} = {given!r} means nothing to method.name = '{name}'. "
+                f"Leave it at {getattr(default, key)!r}, or take another method."
+            )

@@ -36,6 +36,7 @@ def _run_started(event: Mapping[str, Any]) -> str:
     return (
         f"run {event['run']}: {event['mode']}, {event['method']} on {event['model']}, "
         f"{event['trainable']:,} of {event['parameters']:,} parameters travel"
+        + (f", {event['personal']:,} more stay on each node" if event.get("personal") else "")
         + (f", trained in {event['precision']}" if "precision" in event else "")
     )
 
@@ -64,7 +65,12 @@ def _round_finished(event: Mapping[str, Any]) -> str:
     if event.get("test"):
         parts.append(f"test accuracy {event['test']['accuracy']:.4f}")
     if clients := event.get("clients"):
-        parts.append(f"client accuracy {clients['mean']:.4f} (worst {clients['worst']:.4f})")
+        decile = (
+            f"worst decile {clients['worst_decile']:.4f}, " if len(clients["nodes"]) > 10 else ""
+        )
+        parts.append(
+            f"client accuracy {clients['mean']:.4f} ({decile}worst {clients['worst']:.4f})"
+        )
     parts.append(f"{human_bytes(event['down'])} down, {human_bytes(event['up'])} up")
     parts.append(f"{event['seconds']:.1f} s")
     return " | ".join(parts)
@@ -81,6 +87,12 @@ def _run_finished(event: Mapping[str, Any]) -> str:
         f1 = f", macro-F1 {test['macro-f1']:.4f}" if "macro-f1" in test else ""
         lines.append(
             f"test accuracy {test['accuracy']:.4f}{f1} (round {event['round']}, {event['chosen']})"
+        )
+    if clients := event.get("clients"):
+        lines.append(
+            f"accuracy on what {len(clients['nodes'])} nodes hold out: mean "
+            f"{clients['mean']:.4f}, worst decile {clients['worst_decile']:.4f}, worst "
+            f"{clients['worst']:.4f} (round {event['round']}, {event['chosen']})"
         )
     if event.get("nodes"):
         nodes = event["nodes"]

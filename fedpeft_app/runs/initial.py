@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.errors import AdapterMismatchError, RunFolderError
 
-_PEFT, _PLAIN = "adapter_model.safetensors", "model.safetensors"
+_PEFT, _OWN, _PLAIN = "adapter_model.safetensors", "adapter.safetensors", "model.safetensors"
 
 
 def load_adapter(folder: Path, spec: AdapterSpec, labels: Sequence[str]) -> AdapterState:
@@ -44,7 +44,7 @@ def load_adapter(folder: Path, spec: AdapterSpec, labels: Sequence[str]) -> Adap
     tensors = {
         wanted.get(key, key): array.astype(np.float32)
         for key, array in stored.items()
-        if key in wanted or path.name == _PEFT  # a plain model also holds the frozen body
+        if key in wanted or path.name != _PLAIN  # a plain model also holds the frozen body
     }
     state = AdapterState.from_tensors(spec, tensors)
     _require_scaling(folder, spec)
@@ -60,10 +60,10 @@ def adapter_file(folder: Path) -> Path:
     Raises:
         RunFolderError: If it has none.
     """
-    for name in (_PEFT, _PLAIN):
+    for name in (_PEFT, _OWN, _PLAIN):
         if (folder / name).is_file():
             return folder / name
-    raise RunFolderError(f"Expected {_PEFT} or {_PLAIN} in {folder}, found neither.")
+    raise RunFolderError(f"Expected {_PEFT}, {_OWN} or {_PLAIN} in {folder}, found none.")
 
 
 def peft_key(name: str) -> str:
@@ -72,6 +72,8 @@ def peft_key(name: str) -> str:
     Args:
         name: The parameter's name in the PEFT model; other models' names stay as they are.
     """
+    if name == "prompt_encoder.default.embedding.weight":
+        return "prompt_embeddings"
     key = name.replace(".modules_to_save.default.", ".")
     key = re.sub(r"\.default(\.|$)", r"\1", key)
     if key.endswith(".lora_magnitude_vector.weight"):  # PEFT keeps DoRA's older key

@@ -6,11 +6,16 @@ from flwr.app import Message, RecordDict
 
 from fedpeft_app.adapters import AdapterState
 from fedpeft_app.strategies.strategy import Member, Strategy
+from fedpeft_app.strategies.versions import Versions
 from fedpeft_app.wire.record import Order, write_order
 
 
 def train_messages(
-    strategy: Strategy, round_number: int, state: AdapterState, cohort: Sequence[Member]
+    strategy: Strategy,
+    round_number: int,
+    state: AdapterState,
+    cohort: Sequence[Member],
+    versions: Versions,
 ) -> dict[Member, Message]:
     """Write the messages of a round: to whom of the cohort the strategy wants, with its options.
 
@@ -19,10 +24,15 @@ def train_messages(
         round_number: Round, from 1.
         state: The global state.
         cohort: The sampled nodes, by partition.
+        versions: Which of its own parameters each node starts from.
     """
     options = strategy.configure(round_number, state, cohort)
     orders = {
-        member: Order(state=state, round_number=round_number, options=options[member.node_id])
+        member: Order(
+            state=state,
+            round_number=round_number,
+            options={**options[member.node_id], **versions.options(member)},
+        )
         for member in cohort
         if member.node_id in options
     }

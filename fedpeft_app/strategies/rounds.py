@@ -16,6 +16,7 @@ from fedpeft_app.strategies.guard import admit, admit_metrics, require_quorum, s
 from fedpeft_app.strategies.orders import order_messages, train_messages
 from fedpeft_app.strategies.sampling import sample_cohort
 from fedpeft_app.strategies.strategy import Member, Reply, Strategy
+from fedpeft_app.strategies.versions import Versions
 from fedpeft_app.wire.ledger import Ledger
 from fedpeft_app.wire.record import Order
 
@@ -33,6 +34,7 @@ class RoundPlan:
         fraction_evaluate: Share of the nodes that evaluate, in [0, 1].
         min_replies: Good replies a round needs.
         timeout_s: Seconds to wait for replies.
+        experiment: Name under which nodes keep parameters of their own; empty = they keep none.
     """
 
     rounds: int
@@ -41,6 +43,7 @@ class RoundPlan:
     fraction_evaluate: float
     min_replies: int
     timeout_s: float
+    experiment: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,9 +119,18 @@ def run_rounds(
     Guarantee:
         Replies are folded by partition, so their order of arrival does not matter.
     """
+    versions = Versions(experiment=plan.experiment)
     for round_number in range(1, plan.rounds + 1):
         result = run_round(
-            grid, strategy, members, state, plan, round_number, ledger=ledger, watcher=watcher
+            grid,
+            strategy,
+            members,
+            state,
+            plan,
+            round_number,
+            versions=versions,
+            ledger=ledger,
+            watcher=watcher,
         )
         state = result.state
         watcher.round_finished(result)
@@ -133,6 +145,7 @@ def run_round(
     plan: RoundPlan,
     round_number: int,
     *,
+    versions: Versions,
     ledger: Ledger,
     watcher: Watcher,
 ) -> RoundResult:
@@ -145,6 +158,7 @@ def run_round(
         state: The state to start from.
         plan: How rounds go.
         round_number: Round, from 1.
+        versions: What nodes keep for themselves; moves on with those whose replies are good.
         ledger: Told every message's size.
         watcher: Told what happens; `round_finished` is left to the caller.
 
@@ -159,20 +173,23 @@ def run_round(
         seed=plan.seed,
         round_number=round_number,
     )
-    asked = train_messages(strategy, round_number, state, cohort)
+    asked = train_messages(strategy, round_number, state, cohort, versions)
     watcher.round_started(round_number, list(asked))
     arrivals = _train_on_nodes(grid, asked, plan, round_number, ledger, watcher)
     good, rejected = _admit_all(arrivals, state, round_number)
     require_quorum(round_number, good, rejected, plan.min_replies)
     state = strategy.aggregate(round_number, state, good)
     _require_finite(state, strategy, round_number)
+    versions.advance(round_number, good)
     return RoundResult(
         round_number=round_number,
         state=state,
         good=good,
         rejected=rejected,
         seconds=max((arrival.seconds for arrival in arrivals), default=0.0),
-        client_metrics=_evaluate_on_nodes(grid, members, state, plan, round_number, ledger),
+        client_metrics=_evaluate_on_nodes(
+            grid, members, state, plan, round_number, versions, ledger
+        ),
     )
 
 
@@ -241,6 +258,7 @@ def _evaluate_on_nodes(
     state: AdapterState,
     plan: RoundPlan,
     round_number: int,
+    versions: Versions,
     ledger: Ledger,
 ) -> dict[int, dict[str, float]]:
     """Let a sample of the nodes judge the new state on what they hold out."""
@@ -254,10 +272,13 @@ def _evaluate_on_nodes(
         round_number=0,  # the same nodes every round: their figures decide which round is best
         purpose="evaluation-cohort",
     )
-    order = Order(state=state, round_number=round_number)
+    orders = {
+        member: Order(state=state, round_number=round_number, options=versions.options(member))
+        for member in cohort
+    }
     arrivals = exchange(
         grid,
-        order_messages("evaluate", dict.fromkeys(cohort, order)),
+        order_messages("evaluate", orders),
         ledger=ledger,
         round_number=round_number,
         kind="evaluate",

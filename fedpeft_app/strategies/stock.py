@@ -20,6 +20,7 @@ from fedpeft_app.strategies.orders import train_messages
 from fedpeft_app.strategies.rounds import train_loss
 from fedpeft_app.strategies.sampling import sample_cohort
 from fedpeft_app.strategies.strategy import Member, Reply, Strategy
+from fedpeft_app.strategies.versions import Versions
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class StockStrategy(FlowerStrategy):
             round_number=server_round,
         )
         self._state = from_arrays(self._spec, arrays)
-        self._asked = train_messages(self._strategy, server_round, self._state, cohort)
+        self._asked = train_messages(self._strategy, server_round, self._state, cohort, Versions())
         return list(self._asked.values())
 
     def aggregate_train(

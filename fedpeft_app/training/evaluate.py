@@ -1,36 +1,33 @@
-"""Evaluation of a model on tokenised examples."""
+"""Evaluation of a model on encoded examples."""
 
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from fedpeft_app.data.encoded import ExampleSet
-from fedpeft_app.data.tasks.task import Metrics, Task
+from fedpeft_app.data.tasks.task import Metrics, Outputs, Task
 from fedpeft_app.training.batches import sorted_batches
 from fedpeft_app.training.precision import arithmetic, autocast
 
 Progress = Callable[[float], None]
 
 
-def logits(
+def outputs(
     model: torch.nn.Module,
     task: Task,
     examples: ExampleSet,
     *,
-    pad: int,
     batch_size: int,
     precision: str = "fp32",
     progress: Progress = lambda share: None,
-) -> npt.NDArray[np.float32]:
+) -> Outputs:
     """Run a model over examples.
 
     Args:
         model: The torch module, with its adapter poured in.
-        task: Collation.
+        task: Collation, and what to give for each example.
         examples: What to run on, at least one.
-        pad: Padding token id.
         batch_size: Examples per forward pass.
         precision: "fp32", "bf16" or "fp16".
         progress: Told the share done, in (0, 1], after every batch.
@@ -46,16 +43,16 @@ def logits(
     """
     where = next(model.parameters()).device
     model.eval()
-    rows: npt.NDArray[np.float32] | None = None
+    rows: Outputs | None = None
     done = 0
     with torch.inference_mode(), autocast(arithmetic(model, precision), where):
         for positions in sorted_batches(examples.lengths, batch_size):
-            batch = task.collate(examples, positions, pad)
-            inputs = {key: value.to(where) for key, value in batch.items() if key != "labels"}
-            outputs = model(**inputs).logits.float().cpu().numpy()
+            batch = task.collate(examples, positions)
+            moved = {key: value.to(where) for key, value in batch.items()}
+            found = task.outputs(model, moved).float().cpu().numpy()
             if rows is None:
-                rows = np.empty((len(examples), outputs.shape[1]), dtype=np.float32)
-            rows[positions] = outputs
+                rows = np.empty((len(examples), found.shape[1]), dtype=np.float32)
+            rows[positions] = found
             done += len(positions)
             progress(done / len(examples))
     if rows is None:
@@ -68,19 +65,12 @@ def evaluate(
     task: Task,
     examples: ExampleSet,
     *,
-    pad: int,
     batch_size: int,
     precision: str = "fp32",
     progress: Progress = lambda share: None,
 ) -> Metrics:
-    """Judge a model on examples; arguments as for `logits`."""
-    outputs = logits(
-        model,
-        task,
-        examples,
-        pad=pad,
-        batch_size=batch_size,
-        precision=precision,
-        progress=progress,
+    """Judge a model on examples; arguments as for `outputs`."""
+    found = outputs(
+        model, task, examples, batch_size=batch_size, precision=precision, progress=progress
     )
-    return task.metrics(outputs, examples.selected_labels)
+    return task.metrics(found, examples.selected_labels)

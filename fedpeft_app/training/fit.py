@@ -83,7 +83,6 @@ def fit(
     examples: ExampleSet,
     settings: FitSettings,
     *,
-    pad: int,
     round_number: int,
     partition: int,
 ) -> FitReport:
@@ -94,7 +93,6 @@ def fit(
         task: Collation and loss.
         examples: The node's training examples, at least one.
         settings: The run's training settings.
-        pad: Padding token id.
         round_number: Round, from 1; decides where in the schedule this is.
         partition: The node's partition, from 0; with seed and round it decides batches
             and dropout.
@@ -117,12 +115,15 @@ def fit(
     scaler = torch.amp.GradScaler(where.type, enabled=precision == "fp16")
     losses: list[torch.Tensor] = []  # read once, after the loop: no synchronisation per step
     dropout = derive_seed(settings.seed, "dropout", round_number=round_number, partition=partition)
+    variation = numpy_generator(
+        settings.seed, "augmentation", round_number=round_number, partition=partition
+    )
     with _training_mode(adapted.model, dropout):
         for step, group in enumerate(groups):
             set_rate(optimizer, rate_factor(settings, round_number, step, len(groups)))
             size = sum(len(positions) for positions in group)
             for positions in group:
-                batch = _to(task.collate(examples, positions, pad), where)
+                batch = _to(task.collate(examples, positions, variation), where)
                 with autocast(precision, where):
                     loss = task.loss(adapted.model, batch)
                 scaler.scale(loss * (len(positions) / size)).backward()  # type: ignore[no-untyped-call]

@@ -39,7 +39,7 @@ def make_optimizer(
         for matrix, decay in ((True, weight_decay), (False, 0.0)):
             parameters = [
                 parameter
-                for parameter, tensor in zip(adapted.trainable, adapted.spec.tensors, strict=True)
+                for parameter, tensor in zip(adapted.trainable, adapted.tensors, strict=True)
                 if tensor.head == head and (len(tensor.shape) > 1) == matrix
             ]
             if parameters:

@@ -1,5 +1,6 @@
 """The warm worker: everything a node needs, loaded once per process, used every round."""
 
+import math
 import os
 import uuid
 from dataclasses import dataclass, replace
@@ -11,12 +12,26 @@ from fedpeft_app.adapters.algebra import difference, is_finite, norm
 from fedpeft_app.backbone.load import LOADS
 from fedpeft_app.data.encoded import ExampleSet
 from fedpeft_app.data.tasks.task import Metrics, Task
-from fedpeft_app.errors import DataError, TrainingError
+from fedpeft_app.errors import DataError, NodeStateError, TrainingError
 from fedpeft_app.methods.adapted import AdaptedModel
+from fedpeft_app.node.memory import NodeMemory
 from fedpeft_app.training.evaluate import evaluate
 from fedpeft_app.training.fit import FitReport, FitSettings, fit
 
 _PROCESS = uuid.uuid4().hex[:12]  # a process id that does not say where the process runs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Own:
+    """What a node keeps for itself, and how far it got.
+
+    Attributes:
+        memory: Where.
+        version: The round it goes on from; 0 = it has not taken part yet.
+    """
+
+    memory: NodeMemory
+    version: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +41,6 @@ class Worker:
     Attributes:
         adapted: The model, shared by all workers of the process.
         task: What it is trained to do.
-        pad: Padding token id.
         partition: The node's partition, from 0.
         train: The node's training examples.
         held_out: The node's own validation examples; may be empty.
@@ -36,7 +50,6 @@ class Worker:
 
     adapted: AdaptedModel
     task: Task
-    pad: int
     partition: int
     train: ExampleSet
     held_out: ExampleSet
@@ -44,13 +57,14 @@ class Worker:
     evaluate_batch_size: int
 
     def fit(
-        self, start: AdapterState, round_number: int, epochs: int = 0
+        self, start: AdapterState, round_number: int, *, own: Own | None = None, epochs: int = 0
     ) -> tuple[AdapterState, FitReport]:
         """Train from a state for one round.
 
         Args:
             start: The state to start from.
             round_number: Round, from 1.
+            own: Where this node keeps its personal parameters; needed if it has any.
             epochs: Passes over the data; 0 = as in the settings.
 
         Returns:
@@ -59,45 +73,93 @@ class Worker:
         Raises:
             AdapterMismatchError: If the state is for another adapter.
             DataError: If the node holds no training examples.
+            NodeStateError: If personal parameters are lost, or cannot be kept.
             TrainingError: If nothing moved, or something is not finite.
         """
         if not len(self.train):
             raise DataError(f"Node {self.partition} holds no training examples.")
         settings = replace(self.settings, epochs=epochs) if epochs else self.settings
-        self.adapted.pour(start)
-        report = fit(
-            self.adapted,
-            self.task,
-            self.train,
-            settings,
-            pad=self.pad,
-            round_number=round_number,
-            partition=self.partition,
-        )
+        self._pour(start, own)
+        report = self._train(settings, round_number)
         delta = difference(self.adapted.read(), start)
         _require_training(delta, report, self.partition, round_number)
+        if own is not None:
+            own.memory.keep(self.adapted.personal.read(), round_number, own.version)
         return delta, report
 
-    def evaluate(self, state: AdapterState) -> Metrics:
+    def evaluate(
+        self, state: AdapterState, round_number: int, *, own: Own | None = None, steps: int = 0
+    ) -> Metrics:
         """Judge a state on the examples this node holds out.
+
+        Args:
+            state: The state.
+            round_number: The round it came of, from 1.
+            own: Where this node keeps its personal parameters; needed if it has any.
+            steps: Optimizer steps on the node's training examples first, at the constant peak
+                rate; what they change is forgotten. 0 = none.
 
         Raises:
             DataError: If it holds none out.
+            NodeStateError: If personal parameters are lost.
         """
         if not len(self.held_out):
             raise DataError(
                 f"Node {self.partition} holds no validation examples. Set "
                 f"data.node-validation-fraction above 0, or evaluate on the server only."
             )
-        self.adapted.pour(state)
+        self._pour(state, own)
+        if steps:
+            self._train(personalising(self.settings, steps, len(self.train)), round_number)
         return evaluate(
             self.adapted.model,
             self.task,
             self.held_out,
-            pad=self.pad,
             batch_size=self.evaluate_batch_size,
             precision=self.settings.precision,
         )
+
+    def _pour(self, state: AdapterState, own: Own | None) -> None:
+        """Fill the model: what all nodes share, and what is this node's own."""
+        self.adapted.pour(state)
+        personal = self.adapted.personal
+        if not personal.parameters:
+            return
+        if own is None:
+            raise NodeStateError(
+                "The order does not say which of its own parameters this node goes on from; "
+                "the server runs another version of fedpeft, or another strategy loop."
+            )
+        personal.pour(own.memory.recall(personal.initial, own.version))
+
+    def _train(self, settings: FitSettings, round_number: int) -> FitReport:
+        """Train what is in the model."""
+        return fit(
+            self.adapted,
+            self.task,
+            self.train,
+            settings,
+            round_number=round_number,
+            partition=self.partition,
+        )
+
+
+def personalising(settings: FitSettings, steps: int, examples: int) -> FitSettings:
+    """Give the settings of a few steps for oneself, at a constant rate.
+
+    Args:
+        settings: The run's.
+        steps: Optimizer steps, from 1.
+        examples: Training examples of the node, from 1.
+    """
+    per_epoch = math.ceil(examples / (settings.batch_size * settings.accumulation))
+    return replace(
+        settings,
+        epochs=math.ceil(steps / per_epoch),
+        max_steps=steps,
+        schedule="constant",
+        warmup=0.0,
+    )
 
 
 def process_facts() -> dict[str, str | int]:

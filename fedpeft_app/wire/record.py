@@ -151,6 +151,11 @@ def message_bytes(message: Message) -> int:
     return sum(len(part.deflate()) for part in get_all_nested_objects(message).values())
 
 
+def content_bytes(content: RecordDict) -> int:
+    """Count the bytes of a message's content likewise, without the message around it."""
+    return sum(len(part.deflate()) for part in get_all_nested_objects(content).values())
+
+
 def _write(state: AdapterState, round_number: int, scalars: Mapping[str, Scalar]) -> RecordDict:
     """Pack a state and its scalars."""
     taken = sorted(_OWN & set(scalars))

@@ -10,7 +10,8 @@ import pytest
 import torch
 import transformers
 
-from fedpeft_app.backbone.load import LOADS, Backbone, load_model, load_tokenizer
+from fedpeft_app.backbone.load import LOADS, Backbone, load_model
+from fedpeft_app.backbone.processor import load_tokenizer
 from fedpeft_app.backbone.locate import locate
 from fedpeft_app.errors import BackboneError
 

@@ -85,7 +85,7 @@ def test_a_plug_in_that_cannot_be_imported_is_named(sound: dict[str, Any], key: 
 
 
 def test_a_missing_initial_adapter_is_refused(sound: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="found neither"):
+    with pytest.raises(RunFolderError, match="found none"):
         preflight(parse({**sound, "method.init-from": str(tmp_path / "adapter")}), 4)
 
 

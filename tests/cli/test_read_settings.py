@@ -9,7 +9,8 @@ from fedpeft_app.cli.settings import describe_settings, read_settings, to_toml
 from fedpeft_app.config import defaults, flatten, parse
 from fedpeft_app.errors import ConfigError, SourceError
 
-_RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
+_FOLDER = Path(__file__).parents[2] / "recipes"
+_RECIPES = sorted(set(_FOLDER.glob("*.toml")) - set(_FOLDER.glob("study-*.toml")))
 
 
 def given(*settings: str) -> dict[str, object]:

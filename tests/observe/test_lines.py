@@ -84,7 +84,12 @@ _SAID: list[tuple[dict[str, Any], str | None]] = [
         {
             **_ROUND,
             "test": {"accuracy": 0.5},
-            "clients": {"mean": 0.75, "worst": 0.25},
+            "clients": {
+                "mean": 0.75,
+                "worst": 0.25,
+                "worst_decile": 0.25,
+                "nodes": {"0": 1, "1": 2},
+            },
         },
         (
             "round 2/5 | clients 3 ok, 1 failed | train loss 0.123 | test accuracy 0.5000 | "

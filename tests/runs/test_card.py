@@ -1,20 +1,29 @@
 """Model cards and snippets, where names have awkward characters."""
 
 import ast
+import builtins
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from fedpeft_app.backbone.locate import LocatedModel
-from fedpeft_app.runs.card import loading_snippet, model_card
+from fedpeft_app.runs.card import Shape, loading_snippet, model_card
 from fedpeft_app.runs.export import FORMS, _moving
 
+KINDS = ("sequence-classification", "image-classification", "causal-lm")
 
-def card(**changes: object) -> str:
+
+def shape(form: str = "adapter", **changes: Any) -> Shape:
+    """Describe a PEFT adapter of a text classifier, but for the changes."""
+    return Shape(**{"kind": KINDS[0], "form": form, "peft": True, "dtype": "bfloat16", **changes})
+
+
+def card(**changes: Any) -> str:
     """Write a card, most of it given."""
-    arguments = {"base_id": "org/base", "labels": ["a", "b"], "snippet": "pass\n", "peft": True}
-    return model_card(**{**arguments, "facts": {"mode": "federated"}, "moving": "", **changes})
+    arguments = {"base_id": "org/base", "labels": ["a", "b"], "snippet": "pass\n", "moving": ""}
+    return model_card(shape(), **{**arguments, "facts": {"mode": "federated"}, **changes})
 
 
 @pytest.mark.parametrize("name", ["org/base", "a: b # c", "'\"{}", "yes", "模型"])
@@ -49,10 +58,38 @@ def test_the_card_claims_what_the_mode_did(mode: str, claim: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
+    ("kind", "pooling"), [*((kind, "model") for kind in KINDS), *((k, "mean") for k in KINDS[:2])]
+)
+@pytest.mark.parametrize("peft", [True, False])
+def test_a_snippet_names_nothing_that_it_has_not_made(
+    form: str, kind: str, peft: bool, pooling: str
+) -> None:
+    portable = ("bottleneck",) * (not peft and form != "merged")
+    portable += ("pooling",) * (pooling != "model")
+    what = shape(form, kind=kind, peft=peft, pooling=pooling, portable=portable)
+    tree = ast.parse(loading_snippet(what, Path("/tmp/a")))
+    names = {node.id: type(node.ctx) for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    imported = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    made = {
+        node.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+    assert set(names) <= made | imported | set(dir(builtins))
+    assert imported <= set(names)  # and nothing is imported in vain
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
     "folder", ["/tmp/run", '/tmp/it\'s "{labels}"', "C:\\new\\temp", "/tmp/é🌾"]
 )
 def test_a_snippet_is_python_for_any_folder(form: str, folder: str) -> None:
-    tree = ast.parse(loading_snippet(form, Path(folder), max_length=64, dtype="bfloat16"))
+    tree = ast.parse(loading_snippet(shape(form), Path(folder)))
     assigned = {
         node.targets[0].id: node.value
         for node in tree.body
@@ -63,12 +100,14 @@ def test_a_snippet_is_python_for_any_folder(form: str, folder: str) -> None:
 
 
 def test_only_a_bare_adapter_needs_the_frozen_dtype() -> None:
-    texts = {
-        form: loading_snippet(form, Path("/tmp/a"), max_length=64, dtype="bfloat16")
-        for form in FORMS
-    }
+    texts = {form: loading_snippet(shape(form), Path("/tmp/a")) for form in FORMS}
     assert [form for form in FORMS if 'dtype="bfloat16"' in texts[form]] == ["adapter"]
     assert all("max_length=64" in text for text in texts.values())
+
+
+def test_a_warning_is_not_to_be_missed() -> None:
+    assert "**Mind the gap.**" in card(warning="Mind the gap.")
+    assert "**" not in card()
 
 
 @pytest.mark.parametrize(
@@ -88,6 +127,6 @@ def test_the_card_says_how_to_move_an_adapter(origin: str, advice: str) -> None:
         fingerprint="0" * 16,
         weight_bytes=1,
     )
-    text = _moving("adapter", located, Path("/runs/adapter"))
+    text = _moving(shape(), located, Path("/runs/adapter"))
     assert text.endswith(advice)
     assert ("`/cache/base`" in text) == (origin != "hub")

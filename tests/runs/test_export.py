@@ -25,7 +25,7 @@ from fedpeft_app.errors import RunFolderError
 from fedpeft_app.restore import restore
 from fedpeft_app.runs import export as export_module
 from fedpeft_app.runs.directory import RunFolder
-from fedpeft_app.training.evaluate import logits
+from fedpeft_app.training.evaluate import outputs
 
 # Runs in a process of its own that cannot import fedpeft: for every folder, the code of its
 # README as it stands, then the texts through what that code has loaded.
@@ -80,7 +80,7 @@ _FORMS = {  # name → method, arguments of `fedpeft export`, one-liner, library
     "adapter": ("lora", [], "", "peft"),
     "self-contained": ("lora", ["--self-contained"], _PEFT, "peft"),
     "merged": ("lora", ["--merge"], _PLAIN, "transformers"),
-    "head": ("head", [], _PLAIN, "transformers"),
+    "head": ("head", [], "", "transformers"),
     "full": ("full", ["--self-contained"], _PLAIN, "transformers"),
 }
 
@@ -182,11 +182,11 @@ def own(
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("FEDPEFT_HOME", str(run.path.parent.parent))
             restored = restore(run, config, run.events()[-1]["round"])
-        ids = restored.tokenizer(test_set[0], truncation=True, max_length=16)["input_ids"]
-        from fedpeft_app.assembly import make_task
+        ids = restored.processor(test_set[0], truncation=True, max_length=16)["input_ids"]
+        from fedpeft_app.data_plan import make_task
 
-        found[config.method.name] = logits(
-            restored.adapted.model, make_task(config), example_set(ids), pad=0, batch_size=7
+        found[config.method.name] = outputs(
+            restored.adapted.model, make_task(config), example_set(ids), batch_size=7
         )
     return found
 
@@ -216,7 +216,7 @@ def test_the_accuracy_is_the_one_in_the_journal(
     assert float((computed[name].argmax(axis=1) == test_set[1]).mean()) == journalled
 
 
-@pytest.mark.parametrize("name", ["self-contained", "merged", "head", "full"])
+@pytest.mark.parametrize("name", ["self-contained", "merged", "full"])
 def test_labels_are_in_the_models_config(exported: dict[str, Exported], name: str) -> None:
     path = exported[name].path
     folder = path / "base" if name == "self-contained" else path
@@ -235,6 +235,7 @@ def test_a_folder_has_labels_tokenizer_and_weights(
     weights = {file for file in files if file.endswith(".safetensors")}
     wanted = {"adapter_model.safetensors"} if name in ("adapter", "self-contained") else set()
     wanted |= {"base/model.safetensors"} if name == "self-contained" else set()
+    wanted |= {"adapter.safetensors"} if name == "head" else set()
     assert weights == (wanted or {"model.safetensors"})
     assert json.loads((path / "labels.json").read_text(encoding="utf-8")) == list(LABELS)
 

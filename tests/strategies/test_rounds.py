@@ -28,6 +28,7 @@ from fedpeft_app.strategies.fedavg import FedAvg
 from fedpeft_app.strategies.orders import order_messages, train_messages
 from fedpeft_app.strategies.rounds import RoundPlan, RoundResult, run_rounds, train_loss
 from fedpeft_app.strategies.strategy import Member, Reply
+from fedpeft_app.strategies.versions import Versions
 from fedpeft_app.wire.ledger import Ledger
 from fedpeft_app.wire.record import Order, Scalar
 
@@ -250,5 +251,5 @@ def test_equal_orders_share_one_content(state: AdapterState) -> None:
     assert len({id(message.content) for message in plain.values()}) == 1
     assert [message.metadata.dst_node_id for message in plain.values()] == [9000, 8993, 8986]
     assert {message.metadata.group_id for message in plain.values()} == {"4"}
-    different = train_messages(Picky(), 4, state, cohort)
+    different = train_messages(Picky(), 4, state, cohort, Versions())
     assert len({id(message.content) for message in different.values()}) == 2

@@ -1,6 +1,7 @@
 """Evaluation: the order of examples and the size of batches do not matter."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from training_samples import PAD, make_adapted, make_examples
 from fedpeft_app.data.encoded import example_set
 from fedpeft_app.data.tasks.text_classification import TextClassification
 from fedpeft_app.methods.adapted import AdaptedModel
-from fedpeft_app.training.evaluate import evaluate, logits
+from fedpeft_app.training.evaluate import evaluate, outputs
 
 TASK = TextClassification()
 
@@ -23,7 +24,7 @@ def adapted(tiny_model: Path) -> AdaptedModel:
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 64])
 def test_a_row_belongs_to_its_example(adapted: AdaptedModel, batch_size: int) -> None:
     examples = make_examples(15)
-    found = logits(adapted.model, TASK, examples, pad=PAD, batch_size=batch_size)
+    found = outputs(adapted.model, TASK, examples, batch_size=batch_size)
     for position in range(15):
         ids = torch.from_numpy(examples.row(position).astype(np.int64))[None]
         with torch.inference_mode():
@@ -33,40 +34,41 @@ def test_a_row_belongs_to_its_example(adapted: AdaptedModel, batch_size: int) ->
 
 def test_a_selection_gives_the_rows_of_the_whole(adapted: AdaptedModel) -> None:
     examples, chosen = make_examples(15), np.array([11, 2, 7])
-    whole = logits(adapted.model, TASK, examples, pad=PAD, batch_size=4)
-    part = logits(adapted.model, TASK, examples.select(chosen), pad=PAD, batch_size=4)
+    whole = outputs(adapted.model, TASK, examples, batch_size=4)
+    part = outputs(adapted.model, TASK, examples.select(chosen), batch_size=4)
     np.testing.assert_allclose(part, whole[chosen], rtol=0, atol=1e-5)
 
 
 def test_the_padding_token_does_not_matter(adapted: AdaptedModel) -> None:
+    tasks = (TASK.bind(SimpleNamespace(pad_token_id=pad)) for pad in (PAD, 7))
     first, second = (
-        logits(adapted.model, TASK, make_examples(15), pad=pad, batch_size=15) for pad in (PAD, 7)
+        outputs(adapted.model, task, make_examples(15), batch_size=15) for task in tasks
     )
     np.testing.assert_allclose(first, second, rtol=0, atol=1e-5)
 
 
 def test_batches_of_any_size_measure_the_same(adapted: AdaptedModel) -> None:
     examples = make_examples(15)
-    whole = evaluate(adapted.model, TASK, examples, pad=PAD, batch_size=15)
-    parts = evaluate(adapted.model, TASK, examples, pad=PAD, batch_size=4)
+    whole = evaluate(adapted.model, TASK, examples, batch_size=15)
+    parts = evaluate(adapted.model, TASK, examples, batch_size=4)
     assert parts == pytest.approx(whole, abs=1e-5)
     assert {"loss", "accuracy"} <= set(whole)
 
 
 def test_progress_rises_to_the_whole(adapted: AdaptedModel) -> None:
     told: list[float] = []
-    logits(adapted.model, TASK, make_examples(10), pad=PAD, batch_size=4, progress=told.append)
+    outputs(adapted.model, TASK, make_examples(10), batch_size=4, progress=told.append)
     assert told == pytest.approx([0.4, 0.8, 1.0])
     assert told[-1] == 1.0
 
 
 def test_evaluation_leaves_weights_and_gradients_alone(adapted: AdaptedModel) -> None:
     before = adapted.read()
-    logits(adapted.model, TASK, make_examples(4), pad=PAD, batch_size=4)
+    outputs(adapted.model, TASK, make_examples(4), batch_size=4)
     assert adapted.read().vector.tobytes() == before.vector.tobytes()
     assert all(parameter.grad is None for parameter in adapted.model.parameters())
 
 
 def test_no_examples_are_refused(adapted: AdaptedModel) -> None:
     with pytest.raises(ValueError, match="at least one example"):
-        evaluate(adapted.model, TASK, example_set([]), pad=PAD, batch_size=4)
+        evaluate(adapted.model, TASK, example_set([]), batch_size=4)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training_samples import PAD, make_adapted, make_examples
+from training_samples import make_adapted, make_examples
 
 from fedpeft_app.adapters import AdapterState
 from fedpeft_app.adapters.algebra import difference, norm
@@ -56,7 +56,6 @@ def train(
         TASK,
         examples,
         settings,
-        pad=PAD,
         round_number=round_number,
         partition=partition,
     )
@@ -165,7 +164,7 @@ def test_the_reported_loss_is_the_mean_over_examples(
     examples = make_examples(20)
     still = replace(PLAIN, learning_rate=0.0, head_learning_rate=0.0)
     state, report = train(adapted, start, examples, still)
-    judged = evaluate(adapted.model, TASK, examples, pad=PAD, batch_size=20)
+    judged = evaluate(adapted.model, TASK, examples, batch_size=20)
     assert state.vector.tobytes() == start.vector.tobytes()
     assert report.loss == pytest.approx(judged["loss"], rel=1e-5)
 

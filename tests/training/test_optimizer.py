@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fedpeft_app.adapters import AdapterSpec, TensorSpec
-from fedpeft_app.methods.adapted import AdaptedModel
+from fedpeft_app.methods.adapted import AdaptedModel, Part
 from fedpeft_app.training.optimizer import make_optimizer, set_rate
 
 SHAPES = (
@@ -20,15 +20,26 @@ SHAPES = (
 
 @pytest.fixture
 def ones() -> AdaptedModel:
-    """A model of a matrix and a vector in body and head, all ones."""
+    """A model of a matrix and a vector in body and head, all ones; the head is personal."""
     nothing: Any = None
     return AdaptedModel(
         model=nothing,
         method=nothing,
+        adaptation=nothing,
         backbone=nothing,
+        shared=part(SHAPES[:2]),
+        personal=part(SHAPES[2:]),
+        frozen="",
+    )
+
+
+def part(shapes: tuple[TensorSpec, ...]) -> Part:
+    """Tensors of ones."""
+    nothing: Any = None
+    return Part(
+        spec=AdapterSpec(method="full", backbone="0", tensors=shapes, ranks={}),
+        parameters=tuple(torch.nn.Parameter(torch.ones(tensor.shape)) for tensor in shapes),
         initial=nothing,
-        spec=AdapterSpec(method="full", backbone="0", tensors=SHAPES, ranks={}),
-        trainable=tuple(torch.nn.Parameter(torch.ones(tensor.shape)) for tensor in SHAPES),
     )
 
 

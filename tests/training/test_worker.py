@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from training_samples import PAD, make_adapted, make_examples
+from training_samples import make_adapted, make_examples
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.adapters.algebra import norm
@@ -39,7 +39,6 @@ def worker(adapted: AdaptedModel) -> Worker:
     return Worker(
         adapted=adapted,
         task=TextClassification(),
-        pad=PAD,
         partition=3,
         train=make_examples(16),
         held_out=make_examples(9, seed=1),
@@ -59,7 +58,7 @@ def test_a_delta_is_local_minus_start(worker: Worker, start: AdapterState) -> No
 def test_what_ran_before_does_not_matter(worker: Worker, start: AdapterState) -> None:
     first, _ = worker.fit(start, round_number=1)
     worker.fit(start, round_number=2)
-    worker.evaluate(start)
+    worker.evaluate(start, 1)
     again, _ = worker.fit(start, round_number=1)
     assert first.vector.tobytes() == again.vector.tobytes()
 
@@ -95,14 +94,14 @@ def test_training_needs_examples(worker: Worker, start: AdapterState) -> None:
 def test_evaluation_judges_the_state_it_is_given(worker: Worker, start: AdapterState) -> None:
     nothing = AdapterState(spec=start.spec, vector=np.zeros(start.spec.size, dtype=np.float32))
     # With a head of zeros all three labels are equally likely, and the first is chosen.
-    assert worker.evaluate(nothing)["loss"] == pytest.approx(np.log(3.0), rel=1e-5)
-    assert worker.evaluate(nothing)["accuracy"] == pytest.approx(3 / 9)
-    assert worker.evaluate(start)["loss"] != pytest.approx(np.log(3.0), rel=1e-5)
+    assert worker.evaluate(nothing, 1)["loss"] == pytest.approx(np.log(3.0), rel=1e-5)
+    assert worker.evaluate(nothing, 1)["accuracy"] == pytest.approx(3 / 9)
+    assert worker.evaluate(start, 1)["loss"] != pytest.approx(np.log(3.0), rel=1e-5)
 
 
 def test_evaluation_needs_held_out_examples(worker: Worker, start: AdapterState) -> None:
     with pytest.raises(DataError, match="Node 3 holds no validation examples.*evaluate on the"):
-        replace(worker, held_out=example_set([])).evaluate(start)
+        replace(worker, held_out=example_set([])).evaluate(start, 1)
 
 
 @pytest.fixture

@@ -7,5 +7,7 @@ TASKS = Registry(
     group="fedpeft.tasks",
     builtin={
         "text-classification": "fedpeft_app.data.tasks.text_classification:TextClassification",
+        "image-classification": "fedpeft_app.data.tasks.image_classification:ImageClassification",
+        "causal-lm": "fedpeft_app.data.tasks.causal_lm:CausalLM",
     },
 )

@@ -1,54 +1,112 @@
 """The protocol that every task follows."""
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from fedpeft_app.data.encoded import ExampleSet
+from fedpeft_app.data.columns import Reads
+from fedpeft_app.data.encoded import ExampleSet, Values
+from fedpeft_app.data.labels import Labels
 
-Batch = dict[str, torch.Tensor]
+if TYPE_CHECKING:  # a run is checked before it starts, and torch takes seconds to import
+    import torch
+
+Batch = dict[str, "torch.Tensor"]
 Metrics = dict[str, float]
+Positions = npt.NDArray[np.int64]
+Outputs = npt.NDArray[np.float32]
+
+LOWER_IS_BETTER = frozenset({"loss", "perplexity"})  # of all other metrics more is better
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What a model makes of one input.
+
+    Attributes:
+        answer: A label, labels joined by commas, or a text.
+        probability: Of that label, or of exactly these labels, in [0, 1]; None for a text.
+    """
+
+    answer: str
+    probability: float | None
 
 
 class Task(Protocol):
     """What a model is trained to do.
 
+    The constructor takes the items of `task.options` as keyword arguments and raises
+    `ValueError` on a value that makes no sense; it is cheap and imports nothing heavy. What
+    depends on the model comes later, by `bind`.
+
     Attributes:
         model_kind: Which kind of model it needs (a key of `backbone.load.AUTO_CLASSES`).
+        reads: What it needs of a source.
+        metric_names: Every name that `metrics` may give.
     """
 
     model_kind: str
+    reads: Reads
+    metric_names: tuple[str, ...]
 
-    def encode(self, tokenizer: Any, texts: Sequence[str], max_length: int) -> list[list[int]]:
-        """Tokenise texts.
+    def bind(
+        self,
+        processor: Any,
+        *,
+        labels: Sequence[str] = (),
+        max_length: int = 64,
+    ) -> Self:
+        """Give a copy that knows the model it is for; only such a copy does what follows.
 
         Args:
-            tokenizer: The backbone's tokenizer.
-            texts: Raw texts.
+            processor: The model's tokenizer or image processor.
+            labels: Label names in the order of the model's outputs; empty where they are
+                not known yet, which is enough to encode.
             max_length: Tokens kept of each text, special tokens included.
 
-        Returns:
-            Token ids per text, not padded.
+        Raises:
+            DataError: If processor or labels do not suit the task.
         """
         ...
 
-    def collate(self, examples: ExampleSet, positions: npt.NDArray[np.int64], pad: int) -> Batch:
-        """Build one batch, padded on the right to its longest example.
+    def encode(self, inputs: Sequence[Any], threads: int = 1) -> Iterable[Values | None]:
+        """Turn inputs into what is stored of them.
 
         Args:
-            examples: Tokenised examples.
+            inputs: What `reads` asks for, all splits of a source.
+            threads: Threads to decode images with, from 1.
+
+        Yields:
+            A row per input: token ids `(tokens,)`, int32, or pixels `(height, width, 3)`,
+            uint8; None for an input that leaves nothing to learn.
+
+        Raises:
+            DataError: At the input that cannot be encoded.
+        """
+        ...
+
+    def collate(
+        self,
+        examples: ExampleSet,
+        positions: Positions,
+        generator: np.random.Generator | None = None,
+    ) -> Batch:
+        """Build one batch.
+
+        Args:
+            examples: Encoded examples.
             positions: Which of them, `(batch,)`, at least one.
-            pad: Padding token id; masked, and for a decoder the id its config names.
+            generator: Decides how examples are varied; given in training only.
 
         Returns:
             The model's inputs and "labels", all `(batch, …)`.
         """
         ...
 
-    def loss(self, model: Any, batch: Batch) -> torch.Tensor:
+    def loss(self, model: Any, batch: Batch) -> "torch.Tensor":
         """Give the mean loss over a batch.
 
         Args:
@@ -60,14 +118,39 @@ class Task(Protocol):
         """
         ...
 
-    def metrics(self, logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> Metrics:
+    def outputs(self, model: Any, batch: Batch) -> "torch.Tensor":
+        """Give what `metrics` judges.
+
+        Args:
+            model: The model, in evaluation mode.
+            batch: What `collate` gave.
+
+        Returns:
+            One row per example, `(batch, k)`, floating point.
+        """
+        ...
+
+    def metrics(self, outputs: Outputs, labels: Labels) -> Metrics:
         """Judge outputs against labels.
 
         Args:
-            logits: Outputs, one row per example.
-            labels: Label index per example.
+            outputs: What `outputs` gave, one row per example.
+            labels: Labels as an `ExampleSet` has them.
 
         Returns:
             Name → value; always has "loss" and "accuracy".
+        """
+        ...
+
+    def predict(self, model: Any, inputs: Sequence[str], batch_size: int) -> list[Prediction]:
+        """Answer inputs.
+
+        Args:
+            model: The model, in evaluation mode.
+            inputs: Texts, instructions, or paths of images, at least one.
+            batch_size: Inputs per forward pass.
+
+        Raises:
+            DataError: If an input cannot be read.
         """
         ...

@@ -1,83 +1,108 @@
-"""Text classification: one label per text."""
+"""Text classification: one label per text, or any number of them."""
 
-from collections.abc import Sequence
-from typing import Any
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch.nn.functional import cross_entropy
 
-from fedpeft_app.data.encoded import ExampleSet
-from fedpeft_app.data.tasks.task import Batch, Metrics
+from fedpeft_app.data.encoded import ExampleSet, Values
+from fedpeft_app.data.labels import Labels
+from fedpeft_app.data.tasks.padding import padded, padding_token
+from fedpeft_app.data.tasks.scores import Scores, label_tensor, scored
+from fedpeft_app.data.tasks.task import Batch, Metrics, Outputs, Positions, Prediction
 
-_BINARY = 2  # labels for which one score orders the examples
+if TYPE_CHECKING:
+    import torch
+
+_AT_ONCE = 1024  # texts a tokenizer gets at a time: it has threads of its own
 
 
 class TextClassification:
-    """Single-label classification of texts by a sequence classifier; arguments as in `Task`."""
+    """Classification of texts by a sequence classifier; methods as in `Task`.
+
+    Args:
+        multi_label: Whether a text has any number of labels.
+        separator: Between several labels in one cell of text; a list needs none.
+        class_weights: Weight of labels in the loss, by name; see `Scores`.
+
+    Raises:
+        ValueError: If an argument makes no sense.
+    """
 
     model_kind = "sequence-classification"
 
-    def encode(self, tokenizer: Any, texts: Sequence[str], max_length: int) -> list[list[int]]:
-        """Tokenise texts, cut at `max_length` tokens, special tokens included."""
-        encoded = tokenizer(
-            list(texts),
-            truncation=True,
-            max_length=max_length,
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )
-        ids: list[list[int]] = encoded["input_ids"]
-        return ids
+    def __init__(
+        self,
+        *,
+        multi_label: bool = False,
+        separator: str = ",",
+        class_weights: Mapping[str, float] | None = None,
+    ) -> None:
+        self._scores = Scores(many=multi_label, separator=separator, weights=class_weights)
+        self.metric_names = self._scores.metric_names
+        self.reads = self._scores.reads("text")
+        self._tokenizer: Any = None
+        self._pad = 0
+        self._max_length = 64
+        self._labels: tuple[str, ...] = ()
+        self._weights: tuple[float, ...] = ()
 
-    def collate(self, examples: ExampleSet, positions: npt.NDArray[np.int64], pad: int) -> Batch:
-        """Build one batch, padded to its longest example."""
+    def bind(self, processor: Any, *, labels: Sequence[str] = (), max_length: int = 64) -> Self:
+        """Take the tokenizer, its padding token and the labels."""
+        bound = copy.copy(self)
+        bound._tokenizer = processor
+        bound._pad = padding_token(processor)
+        bound._max_length = max_length
+        bound._labels = tuple(labels)
+        bound._weights = self._scores.weights(labels) if labels else ()
+        return bound
+
+    def encode(self, inputs: Sequence[str], threads: int = 1) -> Iterator[Values]:
+        """Tokenise texts, cut at the longest length, special tokens included."""
+        for start in range(0, len(inputs), _AT_ONCE):
+            encoded = self._tokenizer(
+                list(inputs[start : start + _AT_ONCE]),
+                truncation=True,
+                max_length=self._max_length,
+                padding=False,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )
+            yield from (np.array(row, dtype=np.int32) for row in encoded["input_ids"])
+
+    def collate(
+        self,
+        examples: ExampleSet,
+        positions: Positions,
+        generator: np.random.Generator | None = None,
+    ) -> Batch:
+        """Build one batch, padded on the right to its longest example."""
+        import torch
+
         rows = [examples.row(int(position)) for position in positions]
-        width = max(len(row) for row in rows)
-        ids = np.full((len(rows), width), pad, dtype=np.int64)
-        mask = np.zeros((len(rows), width), dtype=np.int64)
-        for index, row in enumerate(rows):
-            ids[index, : len(row)] = row
-            mask[index, : len(row)] = 1
         return {
-            "input_ids": torch.from_numpy(ids),
-            "attention_mask": torch.from_numpy(mask),
-            "labels": torch.from_numpy(examples.selected_labels[positions]),
+            "input_ids": torch.from_numpy(padded(rows, self._pad)),
+            "attention_mask": torch.from_numpy(padded([np.ones_like(row) for row in rows], 0)),
+            "labels": label_tensor(examples, positions),
         }
 
-    def loss(self, model: Any, batch: Batch) -> torch.Tensor:
+    def loss(self, model: Any, batch: Batch) -> "torch.Tensor":
         """Give the mean cross-entropy over a batch, computed in float32."""
-        return cross_entropy(self.logits(model, batch).float(), batch["labels"])
+        return self._scores.loss(self.outputs(model, batch), batch["labels"], self._weights)
 
-    def logits(self, model: Any, batch: Batch) -> torch.Tensor:
-        """Run the model.
-
-        Args:
-            model: A sequence classifier.
-            batch: What `collate` gave.
-
-        Returns:
-            Logits, `(batch, labels)`.
-        """
+    def outputs(self, model: Any, batch: Batch) -> "torch.Tensor":
+        """Give the logits, `(batch, labels)`."""
         inputs = {key: value for key, value in batch.items() if key != "labels"}
-        output: torch.Tensor = model(**inputs).logits
-        return output
+        logits: torch.Tensor = model(**inputs).logits
+        return logits
 
-    def metrics(self, logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> Metrics:
-        """Judge logits `(examples, labels)`: loss, accuracy, macro-F1; AUROC for two labels."""
-        from sklearn.metrics import f1_score, roc_auc_score  # slow to import; nodes do not judge
+    def metrics(self, outputs: Outputs, labels: Labels) -> Metrics:
+        """Judge logits `(examples, labels)`; see `Scores.metrics`."""
+        return self._scores.metrics(outputs, labels)
 
-        scores = logits.astype(np.float64)
-        shifted = scores - scores.max(axis=1, keepdims=True)
-        log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        predicted = scores.argmax(axis=1)
-        result = {
-            "loss": float(-log_probabilities[np.arange(len(labels)), labels].mean()),
-            "accuracy": float((predicted == labels).mean()),
-            "macro-f1": float(f1_score(labels, predicted, average="macro", zero_division=0.0)),
-        }
-        if logits.shape[1] == _BINARY and len(np.unique(labels)) == _BINARY:
-            result["auroc"] = float(roc_auc_score(labels, log_probabilities[:, 1]))
-        return result
+    def predict(self, model: Any, inputs: Sequence[str], batch_size: int) -> list[Prediction]:
+        """Give the label, or the labels, of each text."""
+        rows = list(self.encode(inputs))
+        found = scored(rows, self.collate, self.outputs, model, batch_size)
+        return self._scores.predictions(found, self._labels)

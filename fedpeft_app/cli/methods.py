@@ -1,0 +1,84 @@
+"""`fedpeft methods`: what each PEFT method trains and sends on a model."""
+
+from collections.abc import Sequence
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from fedpeft_app.config import RunConfig
+from fedpeft_app.costs import MethodCost, cost_of, shape_source
+from fedpeft_app.methods.catalogue import METHODS, find_method
+
+_COLUMNS = ("method", "body", "head", "of all", "MiB", "bytes in a message", "full is")
+_MIB = 2**20
+
+
+def print_methods(config: RunConfig, labels: int, names: Sequence[str], console: Console) -> None:
+    """Print the table: aligned on a terminal, tab-separated where output is piped.
+
+    Args:
+        config: Model, pooling, task and the methods' settings.
+        labels: Outputs of a classifier's head.
+        names: Methods; empty = all that are known.
+        console: Where to print.
+
+    Raises:
+        FedPeftError: If the model is not to be had.
+    """
+    from fedpeft_app.assembly import method_settings
+    from fedpeft_app.data_plan import make_task
+
+    fresh_config, known_kind = shape_source(config.model.name, config.model.revision)
+    kind = known_kind or make_task(config).model_kind
+    costs = [
+        cost_of(
+            find_method(name),
+            fresh_config(),
+            kind,
+            settings=method_settings(config),
+            labels=labels,
+            pooling=config.model.pooling,
+        )
+        for name in names or METHODS.names()
+    ]
+    fitting = [cost for cost in costs if not cost.refused]
+    rows = [_row(cost) for cost in sorted(fitting, key=lambda cost: -cost.total)]
+    if console.is_terminal:
+        _print_table(rows, console)
+    else:
+        for row in (_COLUMNS, *rows):
+            typer.echo("\t".join(row), file=console.file)
+    for cost in costs:
+        if cost.refused:
+            line = f"{cost.name}: {cost.refused}"
+            console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_table(rows: Sequence[tuple[str, ...]], console: Console) -> None:
+    """Draw the table, and say what its columns mean."""
+    columns = (Column(name, justify="left" if name == "method" else "right") for name in _COLUMNS)
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
+    console.print(
+        "body, head: trained parameters · of all: their share of the model's · MiB: one message's "
+        "values in float32 · bytes in a message: measured as Flower serialises its content · "
+        "full is: how many times more full fine-tuning sends",
+        style="dim",
+    )
+
+
+def _row(cost: MethodCost) -> tuple[str, ...]:
+    """Write one method's figures."""
+    return (
+        cost.name,
+        f"{cost.body:,}",
+        f"{cost.head:,}",
+        f"{cost.total / cost.model:.3%}",
+        f"{cost.payload_bytes / _MIB:.3f}",
+        f"{cost.message_bytes:,}" if cost.message_bytes else "–",
+        f"{cost.model / cost.total:,.0f}×",
+    )

@@ -1,0 +1,224 @@
+"""`fedpeft study`: run a study's cells, each as a command of its own, and print its table."""
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+
+from fedpeft_app.cli.launch import interruptible
+from fedpeft_app.cli.settings import check_settings, read_arguments, shipped, to_toml
+from fedpeft_app.cli.superlink import DIE_WITH_PARENT, executable
+from fedpeft_app.config import defaults, flatten
+from fedpeft_app.config.flat import Scalar
+from fedpeft_app.errors import ConfigError, Fault, LaunchError
+from fedpeft_app.registry import near_miss
+from fedpeft_app.runs.atomic import write_bytes, write_json
+from fedpeft_app.runs.directory import RunFolder, list_runs, runs_parent
+from fedpeft_app.studies.conduct import Standing, conduct, is_left, standing
+from fedpeft_app.studies.grid import Entry
+from fedpeft_app.studies.plan import Cell, Plan, load_plan
+from fedpeft_app.studies.provenance import provenance
+from fedpeft_app.studies.record import Archive, Ending
+from fedpeft_app.studies.table import lines, to_csv, to_markdown
+
+_PATIENCE_S = 60.0  # a run that is stopped ends Flower and Ray in order
+
+
+def run_study(
+    file: Path,
+    console: Console,
+    *,
+    to: Path | None,
+    only: Sequence[str],
+    seeds: str,
+    dry_run: bool,
+    retry_failed: bool,
+) -> None:
+    """Run what is left of a study, then write and print its table.
+
+    Args:
+        file: The study file, or the name of one that comes with fedpeft.
+        console: Where to print.
+        to: Folder of the results; None = `results/<name>` in the working directory.
+        only: "KEY=VALUE" each: run only cells that have all of these.
+        seeds: Run only these seeds, separated by commas; empty = all.
+        dry_run: Whether to say what would be run, and stop.
+        retry_failed: Whether to run cells again that failed.
+
+    Raises:
+        ConfigError: If the study is not sound, or a filter fits nothing.
+        LaunchError: If cells that were asked for have not finished.
+    """
+    plan = load_plan(shipped(file), lambda settings: flatten(check_settings(settings)))
+    wanted = _filter(plan, only, seeds)
+    folder = (to or Path("results") / plan.study.name).expanduser().absolute()
+    archive = Archive(folder)
+
+    def tell(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    if dry_run:
+        _announce(plan, standing(plan, archive), wanted, retry_failed=retry_failed, tell=tell)
+        return
+    with interruptible():
+        now = conduct(
+            plan,
+            archive,
+            run_cell,
+            wanted=wanted,
+            retry_failed=retry_failed,
+            made_with=provenance(),
+            tell=tell,
+        )
+    _publish(plan, now, folder, tell)
+    _require_finished(now, wanted)
+
+
+def run_cell(cell: Cell, archive: Archive) -> Ending:
+    """Run a cell by `fedpeft run`, as a process that ends when this one does.
+
+    Args:
+        cell: The cell.
+        archive: Where its recipe and log are kept.
+
+    Returns:
+        How it ended.
+    """
+    name = cell.run_name
+    recipe, log = archive.path(cell.id, "toml"), archive.path(cell.id, "log")
+    settings = to_toml({**cell.config, "output.name": name})
+    recipe.write_text(f"# {cell.name}\n{settings}", encoding="utf-8")
+    parent = runs_parent(str(cell.config["output.dir"]))
+    before = {run.path for run in _runs(parent, name)}
+    command = [sys.executable, "-c", DIE_WITH_PARENT, executable("fedpeft"), "run"]
+    command += ["--recipe", str(recipe), "--nodes", str(cell.nodes)]
+    status = _run(command, log)
+    made = [run for run in _runs(parent, name) if run.path not in before]
+    return Ending(
+        exit_status=status,
+        run=made[0] if made else None,
+        message=_last_words(log.read_text(encoding="utf-8", errors="replace")),
+    )
+
+
+def _run(command: Sequence[str], log: Path) -> int:
+    """Run a command to its end; if we are interrupted, end it in order first."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches us alone
+        )
+    try:
+        return process.wait()
+    except BaseException:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_PATIENCE_S)
+        process.kill()
+        raise
+
+
+def _runs(parent: Path, name: str) -> list[RunFolder]:
+    """List the runs of a name, newest first."""
+    return [run for run in list_runs(parent) if f"-{name}-" in run.path.name]
+
+
+def _last_words(log: str) -> str:
+    """Take the error from a log; its last line where it names none."""
+    said = log.rstrip().splitlines()
+    errors = [number for number, line in enumerate(said) if line.startswith("error: ")]
+    if errors:
+        return "\n".join(said[errors[-1] :]).removeprefix("error: ")
+    return said[-1] if said else ""
+
+
+def _filter(plan: Plan, only: Sequence[str], seeds: str) -> Callable[[Entry, int], bool]:
+    """Make a filter of entries and seeds; refuse what fits nothing."""
+    settings, faults = read_arguments(only)
+    for key in settings.keys() - defaults().keys():
+        hint = near_miss(key, defaults())
+        faults.append(
+            Fault(key=f"--only {key}", value=settings[key], problem=f"unknown key.{hint}")
+        )
+    known = {seed for entry in plan.entries for seed in entry.seeds}
+    chosen = {int(part) if part.strip().isdecimal() else part for part in seeds.split(",") if part}
+    if wrong := chosen - known:
+        problem = f"not in the study: {', '.join(map(str, wrong))}. It has {sorted(known)}."
+        faults.append(Fault(key="--seeds", value=seeds, problem=problem))
+    if faults:
+        raise ConfigError(faults, where="the filter")
+
+    def wanted(entry: Entry, seed: int) -> bool:
+        full: Mapping[str, Scalar] = {**defaults(), **entry.settings}
+        fits = all(full[key] == value for key, value in settings.items())
+        return fits and (not chosen or seed in chosen)
+
+    if not any(wanted(entry, seed) for entry in plan.entries for seed in entry.seeds):
+        problem = "fits no cell of the study. See them with --dry-run."
+        raise ConfigError([Fault(key="--only", value=list(only), problem=problem)], "the filter")
+    return wanted
+
+
+def _announce(
+    plan: Plan,
+    now: Standing,
+    wanted: Callable[[Entry, int], bool],
+    *,
+    retry_failed: bool,
+    tell: Callable[[str], None],
+) -> None:
+    """Say what would be run."""
+    left = 0
+    for cell, record in now.trials:
+        state = (
+            "left"
+            if is_left(record, retry_failed=retry_failed)
+            else record.status
+            if record
+            else ""
+        )
+        left += state == "left"
+        tell(f"{cell.id}  {state:<8}  {cell.name}")
+    for slot in now.slots:
+        if not wanted(slot.entry, slot.seed):
+            continue
+        is_open = is_left(slot.record, retry_failed=retry_failed)
+        state = "left" if is_open or slot.record is None else slot.record.status
+        left += is_open
+        name = slot.cell.name if slot.cell else f"{slot.entry.name}, seed {slot.seed}, once tuned"
+        tell(f"{slot.cell.id if slot.cell else '-' * 12}  {state:<8}  {name}")
+    tell(f"{left} runs left in '{plan.study.name}'")
+
+
+def _publish(plan: Plan, now: Standing, folder: Path, tell: Callable[[str], None]) -> None:
+    """Write the table, and what tuning chose, and print them."""
+    text = to_markdown(plan.study, now)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bytes(folder / "table.md", text.encode())
+    write_bytes(folder / "table.csv", to_csv(lines(plan.study, now)).encode())
+    if plan.study.tuning:
+        choices = [
+            {"for": choice.group, "chosen": choice.chosen, "scores": choice.scores}
+            for choice in now.choices
+        ]
+        write_json(folder / "tuning.json", {**asdict(plan.study.tuning), "choices": choices})
+    tell(f"\n{text}\nwritten to {folder}")
+
+
+def _require_finished(now: Standing, wanted: Callable[[Entry, int], bool]) -> None:
+    """End with the truth about what was asked for, tuning included."""
+    asked = [slot.record for slot in now.slots if wanted(slot.entry, slot.seed)]
+    asked += [record for _, record in now.trials if record]
+    bad = [record for record in asked if record is None or record.status != "finished"]
+    if bad:
+        raise LaunchError(
+            f"{len(bad)} of {len(asked)} runs have not finished. Their logs are beside their "
+            f"JSON files; --retry-failed runs those that failed again."
+        )

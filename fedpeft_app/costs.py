@@ -1,0 +1,119 @@
+"""What every method would train and send on a model, found out without any weights."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fedpeft_app.adapters import AdapterSpec, AdapterState, TensorSpec
+from fedpeft_app.backbone.empty import config_of, empty_model, known_config
+from fedpeft_app.backbone.known import KNOWN
+from fedpeft_app.backbone.locate import locate
+from fedpeft_app.errors import BackboneError
+from fedpeft_app.methods.method import Method, MethodSettings
+from fedpeft_app.wire.record import Order, content_bytes, write_order
+
+_FLOAT32_BYTES = 4
+_MEASURABLE = 64 * 2**20  # bytes; larger messages are not built only to be weighed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodCost:
+    """What one method would cost.
+
+    Attributes:
+        name: The method's.
+        body: Parameters that train outside the head.
+        head: Parameters of the head.
+        model: Parameters of the whole model, head included.
+        message_bytes: Size of a train message as Flower serialises its content, head
+            included; 0 if it is too large to be built for that.
+        refused: Why the method does not fit the model; empty if it does.
+    """
+
+    name: str
+    body: int = 0
+    head: int = 0
+    model: int = 0
+    message_bytes: int = 0
+    refused: str = ""
+
+    @property
+    def total(self) -> int:
+        """Parameters that train, head included."""
+        return self.body + self.head
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of the float32 values alone, as papers count."""
+        return _FLOAT32_BYTES * self.total
+
+
+def shape_source(name: str, revision: str = "") -> tuple[Callable[[], Any], str]:
+    """Find a model's config: a known architecture's, or that of a model on this machine.
+
+    Args:
+        name: A key of `KNOWN`, or what `locate` takes.
+        revision: Hub revision; empty for the default branch.
+
+    Returns:
+        A function that makes a fresh config, and the kind of model a known architecture is
+        for; empty for others.
+
+    Raises:
+        SourceError: If there is no such model.
+    """
+    if name in KNOWN:
+        return lambda: known_config(name), KNOWN[name].kind
+    located = locate(name, revision)
+    return lambda: config_of(located), ""
+
+
+def cost_of(
+    method: Method,
+    config: Any,
+    kind: str,
+    *,
+    settings: MethodSettings,
+    labels: int,
+    pooling: str,
+) -> MethodCost:
+    """Put a method on a model without weights and count.
+
+    Args:
+        method: The method.
+        config: A fresh transformers config.
+        kind: A key of `backbone.load.AUTO_CLASSES`.
+        settings: The method's settings.
+        labels: Outputs of a classifier's head.
+        pooling: "model", "mean" or "cls".
+
+    Returns:
+        The counts; or the reason why the method does not fit.
+    """
+    model, head = empty_model(config, kind, labels=labels, pooling=pooling)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    try:
+        adapted = method.adapt(model, head, settings).model
+    except BackboneError as error:
+        return MethodCost(name=method.name, model=sum(sizes.values()), refused=str(error))
+    total = sum(value.numel() for value in adapted.parameters() if value.requires_grad)
+    in_head = sum(sizes[name] for name in head)
+    return MethodCost(
+        name=method.name,
+        body=total - in_head,
+        head=in_head,
+        model=sum(sizes.values()),
+        message_bytes=_measure(total),
+    )
+
+
+def _measure(values: int) -> int:
+    """Build a train message's content with so many values, and weigh it."""
+    if values * _FLOAT32_BYTES > _MEASURABLE:
+        return 0
+    tensor = TensorSpec(name="adapter", shape=(values,))
+    spec = AdapterSpec(method="", backbone="", tensors=(tensor,), ranks={})
+    state = AdapterState(spec=spec, vector=np.zeros(values, dtype=np.float32))
+    return content_bytes(write_order(Order(state=state, round_number=1)))

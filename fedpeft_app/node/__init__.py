@@ -1,0 +1,1 @@
+"""Who a node is, and what it keeps for itself between rounds."""

@@ -1,0 +1,152 @@
+"""What a node keeps for itself between rounds, on its own disk, by version.
+
+The server names the version that a node starts from: the last round in which it accepted a
+reply of this node. So a node whose reply was lost or rejected goes on from what the server
+knows of, and both sides stay in step.
+"""
+
+import hashlib
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from fedpeft_app.adapters import AdapterState
+from fedpeft_app.errors import AdapterMismatchError, NodeStateError
+from fedpeft_app.mirrors import home
+
+_EXPERIMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_FORMAT = "fedpeft-personal-1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeMemory:
+    """One node's own folder in one experiment.
+
+    Attributes:
+        folder: Where versions lie, one file a round; made when something is first kept.
+    """
+
+    folder: Path
+
+    def rounds(self) -> list[int]:
+        """List the rounds whose version is kept, rising."""
+        names = (path.stem.removeprefix("round-") for path in self.folder.glob("round-*"))
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def recall(self, initial: AdapterState, version: int) -> AdapterState:
+        """Read what was kept after a round.
+
+        Args:
+            initial: What the node has before its first round; says what is expected.
+            version: Round, from 1; 0 = the node has not taken part yet.
+
+        Returns:
+            The state that `keep` was given, bit for bit; `initial` for version 0.
+
+        Raises:
+            NodeStateError: If that version is missing, damaged, or of another adapter.
+        """
+        if version == 0:
+            return initial
+        path = self._path(version)
+        try:
+            with safe_open(path, framework="numpy") as file:
+                meta = file.metadata() or {}
+                vector = np.ascontiguousarray(file.get_tensor("vector"))
+            _require_sound(meta, vector, initial)
+            return AdapterState(spec=initial.spec, vector=vector)
+        except (SafetensorError, OSError, ValueError, AdapterMismatchError) as error:
+            kept = ", ".join(map(str, self.rounds())) or "none"
+            raise NodeStateError(
+                f"Expected this node's own parameters of round {version} in {self.folder}, "
+                f"found versions: {kept} ({error}). What only this node had is lost; it cannot "
+                f"go on in this run."
+            ) from error
+
+    def keep(self, state: AdapterState, version: int, base: int) -> None:
+        """Write what the node has after a round, and forget all but that and its base.
+
+        Args:
+            state: The node's own parameters.
+            version: The round they were trained in, from 1.
+            base: The version they were trained from; kept until the server moves on.
+
+        Raises:
+            NodeStateError: If it cannot be written.
+        """
+        meta = {
+            "format": _FORMAT,
+            "spec": state.spec.fingerprint,
+            "sha256": hashlib.sha256(state.vector.tobytes()).hexdigest(),
+        }
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _replace(self._path(version), save({"vector": state.vector}, metadata=meta))
+            for other in set(self.rounds()) - {version, base}:
+                self._path(other).unlink(missing_ok=True)
+        except OSError as error:
+            raise NodeStateError(
+                f"Cannot keep this node's own parameters in {self.folder}: {error}. "
+                f"Make room there, or set FEDPEFT_HOME."
+            ) from error
+
+    def _path(self, version: int) -> Path:
+        """Name a version's file."""
+        return self.folder / f"round-{version:06d}.safetensors"
+
+
+def experiment_folder(experiment: str) -> Path:
+    """Give the folder that holds the nodes of an experiment on this machine.
+
+    Args:
+        experiment: What the server calls it: letters, digits, dots, dashes, underscores.
+
+    Raises:
+        NodeStateError: If that is no such name; it comes over the network, so it is no path.
+    """
+    if not _EXPERIMENT.fullmatch(experiment):
+        raise NodeStateError(f"Expected the name of an experiment, got {experiment!r}.")
+    return home() / "nodes" / experiment
+
+
+def memory_of(experiment: str, partition: int) -> NodeMemory:
+    """Give a node's memory in an experiment.
+
+    Args:
+        experiment: As for `experiment_folder`.
+        partition: The node's partition, from 0.
+
+    Raises:
+        NodeStateError: If the name is none.
+    """
+    return NodeMemory(folder=experiment_folder(experiment) / f"node-{partition:04d}")
+
+
+def _require_sound(meta: dict[str, str], vector: np.ndarray, initial: AdapterState) -> None:
+    """Check a file against its own header and against what is expected."""
+    if meta.get("format") != _FORMAT:
+        raise ValueError(f"expected format '{_FORMAT}', got {meta.get('format')!r}")
+    if meta.get("spec") != initial.spec.fingerprint:
+        raise ValueError("it belongs to another adapter")
+    if hashlib.sha256(vector.tobytes()).hexdigest() != meta.get("sha256"):
+        raise ValueError("its values do not have the digest in its header")
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file atomically: beside it, fsync, rename."""
+    descriptor, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except BaseException:
+        os.unlink(scratch)
+        raise

@@ -1,0 +1,210 @@
+"""A run's data, encoded for its model and opened once per process; what each node has of it."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from fedpeft_app.backbone.locate import LocatedModel, locate
+from fedpeft_app.backbone.processor import load_processor
+from fedpeft_app.config import RunConfig
+from fedpeft_app.data.encoded import EncodedSource, ExampleSet, encoded
+from fedpeft_app.data.folders import stamp
+from fedpeft_app.data.read import image_files, read
+from fedpeft_app.data.sources import find_source
+from fedpeft_app.data.splits import Splits, capped, carve
+from fedpeft_app.data.tasks.image_input import set_size
+from fedpeft_app.data.tasks.task import Task
+from fedpeft_app.data_plan import columns, make_task, shares, splits
+from fedpeft_app.errors import DataError
+from fedpeft_app.mirrors.digest import file_sha256
+
+# Files that decide how examples are encoded: those of tokenizers, and of processors.
+_DECISIVE = ("*token*", "vocab*", "merges*", "*.model", "*piece*", "*processor*", "chat_template*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeData:
+    """What one node has.
+
+    Attributes:
+        partition: Its number, from 0.
+        train: What it trains on.
+        held_out: What it judges on; may be empty.
+        labels: Label names in the order of the model's outputs; may be empty.
+    """
+
+    partition: int
+    train: ExampleSet
+    held_out: ExampleSet
+    labels: tuple[str, ...]
+
+
+@lru_cache(maxsize=4)
+def find_model(name: str, revision: str) -> LocatedModel:
+    """Find and fingerprint the backbone, once per process."""
+    return locate(name, revision)
+
+
+def processor(config: RunConfig) -> Any:
+    """Give the run's tokenizer or image processor."""
+    located = find_model(config.model.name, config.model.revision)
+    return _processor(located, make_task(config).model_kind, config.data.image_size)
+
+
+@lru_cache(maxsize=4)
+def _processor(located: LocatedModel, kind: str, image_size: int) -> Any:
+    """Load the tokenizer or image processor of a model, once per process."""
+    loaded = load_processor(located, kind)
+    if kind == "image-classification" and image_size:
+        set_size(loaded, image_size)  # in the processor, for it is exported with the model
+    return loaded
+
+
+def bound_task(config: RunConfig, labels: Sequence[str] = ()) -> Task:
+    """Make the run's task for its model.
+
+    Args:
+        config: The run's configuration.
+        labels: Label names in order; empty where they are not known yet.
+
+    Raises:
+        ConfigError: If `task.options` does not suit the task.
+        DataError: If the model or the labels do not.
+    """
+    return make_task(config).bind(
+        processor(config),
+        labels=labels,
+        max_length=config.data.max_length,
+    )
+
+
+def open_data(config: RunConfig, name: str, threads: int = 0) -> EncodedSource:
+    """Open a source encoded for this run's model, making it first where it is missing.
+
+    Args:
+        config: The run's configuration.
+        name: The source, as `find_source` takes it.
+        threads: Threads to decode images with; 0 = as many as there are CPUs.
+
+    Raises:
+        FedPeftError: If there is no such source, or something is wrong with it.
+    """
+    source = find_source(name, config.data.subset)
+    fingerprint = source.fingerprint
+    if source.kind == "tables" and make_task(config).model_kind == "image-classification":
+        examples, _ = read(source, columns(config), make_task(config).reads)
+        fingerprint += stamp(image_files(list(examples.values())))  # changed, the table not
+    return _encoded(config, name, fingerprint, threads or os.cpu_count() or 1)
+
+
+@lru_cache(maxsize=4)
+def _encoded(config: RunConfig, name: str, fingerprint: str, threads: int) -> EncodedSource:
+    """Open or make an encoded source, once per process."""
+    task = bound_task(config)
+    key = [
+        fingerprint,
+        columns(config),
+        config.task,
+        config.task_options,
+        config.data.max_length,
+        config.data.image_size,
+        _decisive(find_model(config.model.name, config.model.revision)),
+    ]
+    return encoded(
+        [str(part) for part in key],
+        lambda: read(find_source(name, config.data.subset), columns(config), task.reads),
+        lambda inputs: task.encode(inputs, threads),
+    )
+
+
+def _decisive(located: LocatedModel) -> str:
+    """Fingerprint a tokenizer or image processor by the files that define it."""
+    files = {file for pattern in _DECISIVE for file in located.path.glob(pattern)}
+    return ",".join(file_sha256(file) for file in sorted(files) if file.is_file())
+
+
+def server_splits(config: RunConfig) -> Splits:
+    """Give the run's training, validation and test examples, as every process sees them."""
+    return splits(config, open_data(config, config.data.name))
+
+
+@lru_cache(maxsize=8)
+def _shares(config: RunConfig, nodes: int) -> tuple[ExampleSet, ...]:
+    """Share the training examples out among simulated nodes, once per process."""
+    return tuple(shares(config, server_splits(config).train, nodes))
+
+
+def node_data(config: RunConfig, node_config: Mapping[str, Any]) -> NodeData:
+    """Give what one node learns from, and what it judges on.
+
+    Args:
+        config: The run's configuration.
+        node_config: Flower's node configuration. With "data-path", the node's own data is
+            read from there, whole; otherwise "partition-id" of "num-partitions" parts of
+            the run's public data is. "workers" decode images; "validation-fraction" holds
+            out that share instead of the run's.
+
+    Returns:
+        The node's data. Nothing is held out unless nodes evaluate; a validation split of
+        its own data is held out then, or a share. `data.max-examples-per-node` caps what is
+        left for training.
+
+    Raises:
+        FedPeftError: If its data cannot be read, or its configuration makes no sense.
+    """
+    number, labels, whole, validation = _own_or_share(config, node_config)
+    train, held_out = whole, whole.select(np.zeros(0, dtype=np.int64))
+    if config.strategy.fraction_evaluate and validation is not None:
+        held_out = validation
+    elif config.strategy.fraction_evaluate:
+        usual = config.data.node_validation_fraction
+        share = own_setting(node_config, "validation-fraction", usual, below=1.0)
+        train, held_out = carve(whole, share, config.seed, "node-validation", number)
+    most = config.data.max_examples_per_node
+    train = capped(train, most, config.seed, "max-examples-per-node", number)
+    return NodeData(partition=number, train=train, held_out=held_out, labels=labels)
+
+
+def own_setting(
+    node_config: Mapping[str, Any], key: str, usual: float, *, least: float = 0, below: float = 0
+) -> float:
+    """Read what a node's owner set for this node alone.
+
+    Args:
+        node_config: Flower's node configuration.
+        key: The key, such as "batch-size".
+        usual: What holds if it is not set.
+        least: The smallest value allowed.
+        below: What it must be less than; 0 = no such limit.
+
+    Raises:
+        DataError: If it is not a number in that range.
+    """
+    value = node_config.get(key, usual)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or value < least or (below and value >= below):
+        limit = f" and less than {below:g}" if below else ""
+        raise DataError(
+            f"Expected a number of at least {least:g}{limit} for {key} in this node's "
+            f"--node-config, got {value!r}."
+        )
+    return float(value)
+
+
+def _own_or_share(
+    config: RunConfig, node_config: Mapping[str, Any]
+) -> tuple[int, tuple[str, ...], ExampleSet, ExampleSet | None]:
+    """Give a node's number, labels, examples, and validation split if it has its own data."""
+    number = int(node_config.get("partition-id", 0))
+    threads = int(own_setting(node_config, "workers", 0))
+    if path := str(node_config.get("data-path", "")):
+        source = open_data(config, path, threads)
+        splits = source.splits
+        return number, source.label_names, splits["train"], splits.get("validation")
+    labels = open_data(config, config.data.name, threads).label_names
+    parts = _shares(config, int(node_config.get("num-partitions", 1)))
+    return number, labels, parts[number if len(parts) > 1 else 0], None

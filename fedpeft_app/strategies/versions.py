@@ -1,0 +1,35 @@
+"""Which version of its own parameters each node goes on from: the last one that counted."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from fedpeft_app.strategies.strategy import Member, Reply
+from fedpeft_app.wire.record import Scalar
+
+
+@dataclass(slots=True, kw_only=True)
+class Versions:
+    """The server's account of what nodes keep for themselves.
+
+    Attributes:
+        experiment: Name under which nodes keep it; empty if nothing stays on the nodes.
+        accepted: Partition → last round in which a reply of the node was good.
+    """
+
+    experiment: str = ""
+    accepted: dict[int, int] = field(default_factory=dict)
+
+    def options(self, member: Member) -> Mapping[str, Scalar]:
+        """Tell a node in its order where to go on; nothing if it keeps nothing."""
+        if not self.experiment:
+            return {}
+        return {"experiment": self.experiment, "base": self.accepted.get(member.partition, 0)}
+
+    def advance(self, round_number: int, good: Iterable[Reply]) -> None:
+        """Note whose new version counts.
+
+        Args:
+            round_number: Round, from 1.
+            good: The replies that were folded in it.
+        """
+        self.accepted.update((reply.member.partition, round_number) for reply in good)

@@ -1,0 +1,186 @@
+"""Run what is left of a study, one cell after the other, and see how it stands."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from fedpeft_app.studies.grid import Entry
+from fedpeft_app.studies.plan import Cell, Plan
+from fedpeft_app.studies.record import Archive, Ending, Record, make_record
+from fedpeft_app.studies.study import Settings
+from fedpeft_app.studies.tuning import Choice, choose, group_of, trials
+
+Tell = Callable[[str], None]
+
+
+class Runner(Protocol):
+    """Runs one cell, for example as a process of its own."""
+
+    def __call__(self, cell: Cell, archive: Archive) -> Ending:
+        """Run a cell to its end.
+
+        Args:
+            cell: The cell.
+            archive: Where its log goes.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """A place for one run's numbers.
+
+    Attributes:
+        entry: The field of the table.
+        seed: The run's seed.
+        cell: The run; None while tuning has chosen nothing for it.
+        record: How it ended; None if it did not yet.
+    """
+
+    entry: Entry
+    seed: int
+    cell: Cell | None
+    record: Record | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How a study stands.
+
+    Attributes:
+        slots: The study's own runs, in the order of its entries and seeds.
+        choices: What tuning chose, for the groups whose trials have all ended.
+        trials: The runs of tuning, with their records.
+    """
+
+    slots: tuple[Slot, ...]
+    choices: tuple[Choice, ...]
+    trials: tuple[tuple[Cell, Record | None], ...]
+
+
+def conduct(
+    plan: Plan,
+    archive: Archive,
+    runner: Runner,
+    *,
+    wanted: Callable[[Entry, int], bool],
+    retry_failed: bool,
+    made_with: Mapping[str, str],
+    tell: Tell,
+) -> Standing:
+    """Run what has not ended yet: first the tuning, then the study's own cells.
+
+    Args:
+        plan: The study.
+        archive: Its records; what is there is kept.
+        runner: Runs a cell.
+        wanted: Says which runs are asked for now, by entry and seed.
+        retry_failed: Whether to run cells again that failed for a reason they gave; those
+            that crashed without one are always run again.
+        made_with: Library → version, for the records.
+        tell: Told what happens.
+
+    Returns:
+        How the study stands then. A cell that fails does not stop the others.
+    """
+
+    def run(cells: Iterable[Cell]) -> None:
+        left = {
+            cell.id: cell
+            for cell in cells
+            if is_left(archive.get(cell.id), retry_failed=retry_failed)
+        }
+        for number, cell in enumerate(left.values(), 1):
+            tell(f"[{number}/{len(left)}] {cell.name}")
+            record = make_record(cell, runner(cell, archive), made_with)
+            archive.put(record)
+            tell(f"    {summary(record)}")
+
+    asked = [entry for entry in plan.entries if any(wanted(entry, seed) for seed in entry.seeds)]
+    run(cell for trial in trials(plan.study, asked) for cell in plan.trial_cells(trial))
+    before = standing(plan, archive)
+    run(slot.cell for slot in before.slots if slot.cell and wanted(slot.entry, slot.seed))
+    return standing(plan, archive)
+
+
+def standing(plan: Plan, archive: Archive) -> Standing:
+    """See how a study stands, running nothing.
+
+    Args:
+        plan: The study.
+        archive: Its records.
+    """
+    records = {
+        cell.id: (cell, archive.get(cell.id))
+        for trial in trials(plan.study, plan.entries)
+        for cell in plan.trial_cells(trial)
+    }
+    choices = _choices(plan, archive)
+    slots = tuple(
+        _slot(plan, archive, entry, seed, _tuned(plan, entry, choices))
+        for entry in plan.entries
+        for seed in entry.seeds
+    )
+    return Standing(slots=slots, choices=choices, trials=tuple(records.values()))
+
+
+def is_left(record: Record | None, *, retry_failed: bool = False) -> bool:
+    """Say whether a cell is to be run.
+
+    Args:
+        record: How it ended; None if it did not.
+        retry_failed: Whether failures count as left.
+    """
+    if record is None or record.status == "crashed":
+        return True
+    return retry_failed and record.status == "failed"
+
+
+def summary(record: Record) -> str:
+    """Sum a cell up in a line.
+
+    Args:
+        record: The cell's record.
+    """
+    if record.measured is None:
+        return f"{record.status}: {record.problem}"
+    shown = record.measured.test or record.measured.validation
+    kind = "test" if record.measured.test else "validation"
+    numbers = ", ".join(f"{kind} {name} {value:.4f}" for name, value in shown.items())
+    return f"{numbers or 'nothing judged'} ({record.measured.seconds:.0f} s)"
+
+
+def _slot(plan: Plan, archive: Archive, entry: Entry, seed: int, tuned: Settings | None) -> Slot:
+    cell = plan.cell(entry, seed, tuned) if tuned is not None else None
+    record = archive.get(cell.id) if cell else None
+    return Slot(entry=entry, seed=seed, cell=cell, record=record)
+
+
+def _tuned(plan: Plan, entry: Entry, choices: Sequence[Choice]) -> Settings | None:
+    """Give what tuning adds to an entry; None while that is not known."""
+    if entry.search is None or plan.study.tuning is None:
+        return {}
+    group = group_of(plan.study.tuning, entry)
+    return next((choice.chosen for choice in choices if choice.group == group), None)
+
+
+def _choices(plan: Plan, archive: Archive) -> tuple[Choice, ...]:
+    """Choose for the groups whose trials have all ended."""
+    tried = [
+        (trial, [archive.get(cell.id) for cell in plan.trial_cells(trial)])
+        for trial in trials(plan.study, plan.entries)
+    ]
+    waiting = [trial.group for trial, runs in tried if any(map(is_left, runs))]
+    ended = [(trial, _score(plan, runs)) for trial, runs in tried if trial.group not in waiting]
+    return choose(ended)
+
+
+def _score(plan: Plan, runs: Sequence[Record | None]) -> float | None:
+    """Rate a trial by validation data alone; None if one of its runs failed."""
+    measured = [run.measured for run in runs if run and run.measured]
+    if plan.study.tuning is None or len(measured) < len(runs):
+        return None
+    from fedpeft_app.recorder import score  # the rule that chooses rounds; imports torch
+
+    metric = plan.study.tuning.metric
+    return sum(score(run.validation, metric) for run in measured) / len(measured)

@@ -1,0 +1,156 @@
+"""All runs of a study, every one checked before the first is started."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedpeft_app.config.flat import Scalar
+from fedpeft_app.errors import ConfigError, Fault
+from fedpeft_app.studies.grid import Entry, expand, grid_faults
+from fedpeft_app.studies.read import read_study
+from fedpeft_app.studies.study import Settings, Study
+from fedpeft_app.studies.tuning import Trial, trials, tuning_faults
+
+Check = Callable[[Settings], Mapping[str, Scalar]]
+"""Settings → the full flat configuration; raises ConfigError with every fault."""
+
+_ID_DIGITS = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One run.
+
+    Attributes:
+        study: The study's name.
+        name: What a person reads: row, column and seed.
+        config: The full flat configuration.
+        nodes: Simulated nodes.
+    """
+
+    study: str
+    name: str
+    config: Mapping[str, Scalar]
+    nodes: int
+
+    @property
+    def id(self) -> str:
+        """Name the cell by all that its numbers depend on, but for fedpeft's version."""
+        telling = {k: v for k, v in self.config.items() if not k.startswith("output.")}
+        text = json.dumps({"nodes": self.nodes, **telling}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:_ID_DIGITS]
+
+    @property
+    def run_name(self) -> str:
+        """Name the cell's runs, `output.name`, so that they are found again."""
+        return f"{self.study}-{self.id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A study whose every configuration was found sound.
+
+    Attributes:
+        study: What the file says.
+        entries: The fields of its table.
+        check: Completes settings.
+    """
+
+    study: Study
+    entries: tuple[Entry, ...]
+    check: Check
+
+    def cell(self, entry: Entry, seed: int, tuned: Settings) -> Cell:
+        """Give a run of an entry.
+
+        Args:
+            entry: The entry.
+            seed: Its seed.
+            tuned: What tuning chose for it.
+        """
+        return self._cell(entry.name, {**entry.settings, **tuned}, seed)
+
+    def trial_cells(self, trial: Trial) -> tuple[Cell, ...]:
+        """Give the runs of a trial, one per tuning seed.
+
+        Args:
+            trial: The trial.
+        """
+        seeds = self.study.tuning.seeds if self.study.tuning else ()
+        return tuple(self._cell(trial.name, trial.settings, seed) for seed in seeds)
+
+    def _cell(self, name: str, settings: Settings, seed: int) -> Cell:
+        config = self.check({**settings, "seed": seed})
+        return Cell(
+            study=self.study.name,
+            name=f"{name}, seed {seed}",
+            config=config,
+            nodes=self.study.nodes,
+        )
+
+
+def load_plan(path: Path, check: Check) -> Plan:
+    """Read a study and check all of it.
+
+    Args:
+        path: The study file.
+        check: Completes settings.
+
+    Returns:
+        The plan.
+
+    Raises:
+        SourceError: If the file cannot be read.
+        ConfigError: With every fault: of the file, of the grid, and of each configuration,
+            with the cells that have it.
+    """
+    study, faults = read_study(path)
+    entries = expand(study)
+    faults += [*grid_faults(study, entries), *tuning_faults(study, entries)]
+    faults += _config_faults(study, entries, check)
+    if faults:
+        raise ConfigError(faults, where=f"the study {path}")
+    return Plan(study=study, entries=entries, check=check)
+
+
+def _config_faults(study: Study, entries: Sequence[Entry], check: Check) -> list[Fault]:
+    """Check the configurations of all entries and trials; each fault once, with its cells."""
+    tried = trials(study, entries)
+    named = [(entry.name, entry.settings) for entry in entries]
+    named += [(trial.name, trial.settings) for trial in tried]
+    found: dict[tuple[str, str, str], tuple[Fault, list[str]]] = {}
+    for name, settings in named:
+        try:
+            check(settings)
+        except ConfigError as error:
+            for fault in error.faults:
+                key = (fault.key, repr(fault.value), fault.problem)
+                found.setdefault(key, (fault, []))[1].append(name)
+    return [
+        Fault(key=fault.key, value=fault.value, problem=_with_cells(fault.problem, names, named))
+        for fault, names in found.values()
+    ]
+
+
+def _with_cells(problem: str, names: Sequence[str], all_: Sequence[object]) -> str:
+    """Say which cells have a problem."""
+    if len(names) == len(all_):
+        return f"{problem} (In every cell.)"
+    rest = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{problem} (In {names[0]}{rest}.)"
+
+
+def differing(config: Mapping[str, Scalar], usual: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Give the settings that are not the usual ones, but for where the run goes.
+
+    Args:
+        config: A full flat configuration.
+        usual: The defaults.
+    """
+    return {
+        key: value
+        for key, value in config.items()
+        if value != usual.get(key) and not key.startswith("output.")
+    }

@@ -1,0 +1,269 @@
+"""What a cell of a study left behind: one JSON file, never a number that was not measured."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fedpeft_app.config import defaults
+from fedpeft_app.config.flat import Scalar
+from fedpeft_app.errors import RunFolderError
+from fedpeft_app.runs.atomic import write_json
+from fedpeft_app.runs.directory import RunFolder
+from fedpeft_app.studies.plan import Cell, differing
+
+_FORMAT = "fedpeft-cell-1"
+_KEPT_OF_A_ROUND = (
+    "round",
+    "train_loss",
+    "examples",
+    "down",
+    "up",
+    "seconds",
+    "validation",
+    "test",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """The numbers of a finished run, as its journal has them.
+
+    Attributes:
+        test: Metric → value of the chosen state; in mode = "local", the mean over nodes.
+        validation: Metric → value of the chosen round; the mean over nodes where the server
+            holds no validation data, or in mode = "local".
+        round: The chosen round, from 1.
+        chosen: Why this round.
+        rounds: What each round measured; empty in mode = "local".
+        examples: Training examples processed, all rounds and nodes.
+        down: Bytes from the server to nodes.
+        up: Bytes from nodes to the server.
+        bytes_per_message: Mean of the train messages, both directions.
+        trainable: Parameters that train.
+        parameters: Parameters of the model, head included.
+        seconds: From the roll call to the end.
+    """
+
+    test: Mapping[str, float]
+    validation: Mapping[str, float]
+    round: int
+    chosen: str
+    rounds: Sequence[Mapping[str, Any]]
+    examples: int
+    down: int
+    up: int
+    bytes_per_message: int
+    trainable: int
+    parameters: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One cell, ended one way or another.
+
+    Attributes:
+        id: The cell's id.
+        name: Row, column and seed, as the study had them.
+        status: "finished"; "failed", for a reason that the run gave; or "crashed", without.
+        problem: Why it did not finish; empty if it did.
+        settings: What differs from the defaults, the seed apart.
+        seed: The seed.
+        nodes: Simulated nodes.
+        run: Name of the run's folder; empty if it never had one.
+        measured: The numbers; None unless finished.
+        made_with: Library → version, and the commit of fedpeft where there is one.
+    """
+
+    id: str
+    name: str
+    status: str
+    problem: str
+    settings: Mapping[str, Scalar]
+    seed: int
+    nodes: int
+    run: str
+    measured: Measured | None
+    made_with: Mapping[str, str]
+
+    @property
+    def federated(self) -> bool:
+        """Whether messages of this run would travel over a network."""
+        return self.settings.get("mode", "federated") == "federated"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a run's command ended.
+
+    Attributes:
+        exit_status: 0 for a finished run; below 0 if a signal ended it.
+        run: The folder that it made; None if it got no further than its checks.
+        message: Its last words.
+    """
+
+    exit_status: int
+    run: RunFolder | None
+    message: str
+
+
+def make_record(cell: Cell, ending: Ending, made_with: Mapping[str, str]) -> Record:
+    """Sum a run up.
+
+    Args:
+        cell: What was run.
+        ending: How it ended.
+        made_with: Library → version.
+
+    Raises:
+        RunFolderError: If a finished run's journal lacks what it must have.
+    """
+    events = ending.run.events() if ending.run else []
+    status, problem = _outcome(ending, events)
+    settings = differing(cell.config, defaults())
+    settings.pop("seed", None)
+    return Record(
+        id=cell.id,
+        name=cell.name,
+        status=status,
+        problem=problem,
+        settings=settings,
+        seed=int(cell.config["seed"]),
+        nodes=cell.nodes,
+        run=ending.run.path.name if ending.run else "",
+        measured=measure(events) if status == "finished" else None,
+        made_with=made_with,
+    )
+
+
+def measure(events: Sequence[Mapping[str, Any]]) -> Measured:
+    """Read a finished run's numbers from its journal.
+
+    Args:
+        events: The journal.
+
+    Raises:
+        RunFolderError: If it lacks one that it must have.
+    """
+    try:
+        started = _only(events, "run_started")
+        finished = _only(events, "run_finished")
+        alone = [event for event in events if event["event"] == "node_finished"]
+        rounds = [event for event in events if event["event"] == "round_finished"]
+        return Measured(
+            test=_mean(node["test"] for node in alone) if alone else finished["test"],
+            validation=_validation(alone, rounds, finished["round"]),
+            round=finished["round"],
+            chosen=f"mean over {len(alone)} nodes" if alone else finished["chosen"],
+            rounds=[{k: event[k] for k in _KEPT_OF_A_ROUND if k in event} for event in rounds],
+            examples=sum(int(event["examples"]) for event in rounds)
+            + sum(int(node["train"]["examples-trained"]) for node in alone),
+            down=finished["down"],
+            up=finished["up"],
+            bytes_per_message=finished["bytes_per_message"],
+            trainable=started["trainable"],
+            parameters=started["parameters"],
+            seconds=finished["seconds"],
+        )
+    except KeyError as error:
+        raise RunFolderError(f"Expected {error} in the journal of a finished run.") from error
+
+
+class Archive:
+    """The records of a study, a JSON file each, beside the recipes and logs of their runs.
+
+    Args:
+        folder: Where they are; made when needed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "cells"
+
+    def path(self, identifier: str, ending: str) -> Path:
+        """Name a cell's file, and make the folder.
+
+        Args:
+            identifier: The cell's id.
+            ending: "json", "log" or "toml".
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self._folder / f"{identifier}.{ending}"
+
+    def put(self, record: Record) -> None:
+        """Keep a record, atomically.
+
+        Args:
+            record: Takes the place of an older one.
+        """
+        write_json(self.path(record.id, "json"), {"format": _FORMAT, **asdict(record)})
+
+    def get(self, identifier: str) -> Record | None:
+        """Read a record.
+
+        Args:
+            identifier: The cell's id.
+
+        Returns:
+            The record; None if the cell has not ended yet.
+
+        Raises:
+            RunFolderError: If the file is damaged, or made by another version.
+        """
+        path = self._folder / f"{identifier}.json"
+        try:
+            return _from_json(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise RunFolderError(
+                f"Cannot read {path}: {error}. Delete it to run its cell again."
+            ) from error
+
+
+def _from_json(fields: dict[str, Any]) -> Record:
+    """Read what `put` wrote."""
+    if fields.pop("format") != _FORMAT:
+        raise ValueError(f"expected the format '{_FORMAT}'")
+    measured = fields.pop("measured")
+    return Record(**fields, measured=Measured(**measured) if measured else None)
+
+
+def _outcome(ending: Ending, events: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """Tell an end with a reason from one without, which a second try may mend."""
+    if ending.exit_status == 0:
+        return "finished", ""
+    stated = [event["problem"] for event in events if event["event"] == "run_failed"]
+    if stated:
+        return "failed", str(stated[-1])
+    refused = ending.exit_status == 1 and ending.run is None
+    return "failed" if refused else "crashed", ending.message or f"exit {ending.exit_status}"
+
+
+def _validation(
+    alone: Sequence[Mapping[str, Any]], rounds: Sequence[Mapping[str, Any]], chosen: int
+) -> Mapping[str, float]:
+    """Find what was measured on validation data: by the server, or else by nodes."""
+    if alone:
+        return _mean(node["validation"] for node in alone)
+    event = next((event for event in rounds if event["round"] == chosen), {})
+    if event.get("validation"):
+        judged: Mapping[str, float] = event["validation"]
+        return judged
+    return {"accuracy": event["clients"]["mean"]} if event.get("clients") else {}
+
+
+def _only(events: Iterable[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
+    """Give the last event of a kind."""
+    found = [event for event in events if event["event"] == name]
+    if not found:
+        raise KeyError(name)
+    return found[-1]
+
+
+def _mean(measured: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Average metrics that all have, each node counting the same."""
+    nodes = list(measured)
+    names = [name for name in nodes[0] if all(name in node for node in nodes)]
+    return {name: sum(node[name] for node in nodes) / len(nodes) for name in names}

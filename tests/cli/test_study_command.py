@@ -1,0 +1,172 @@
+"""`fedpeft study`: what it prints, what it leaves, and how it ends."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from fedpeft_app.cli import study as command
+from fedpeft_app.cli.main import app
+from fedpeft_app.cli.settings import check_settings, read_settings
+from fedpeft_app.config import flatten
+from fedpeft_app.errors import ConfigError, LaunchError
+from fedpeft_app.runs.directory import create_run
+from fedpeft_app.studies.plan import Cell, load_plan
+from fedpeft_app.studies.record import Archive, Ending
+
+SMALL = """
+name = "small"
+nodes = 4
+seeds = [0, 1]
+[grid]
+method.name = ["lora", "head"]
+"""
+STUDIES = sorted((Path(__file__).parents[2] / "recipes").glob("study-*.toml"))
+REFUSED = Ending(exit_status=1, run=None, message="no such model")
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A study file, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Cell]:
+    """Remember the cells that would have been run, and refuse all but LoRA's."""
+    cells: list[Cell] = []
+
+    def pretend(cell: Cell, archive: Archive) -> Ending:
+        cells.append(cell)
+        return REFUSED
+
+    monkeypatch.setattr(command, "run_cell", pretend)
+    return cells
+
+
+def fedpeft(*arguments: str) -> Result:
+    """Run a command whose errors are looked at as they are."""
+    done = CliRunner().invoke(app, ["study", *arguments])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done
+
+
+def test_a_dry_run_lists_what_is_left_and_runs_nothing(small: Path, asked: list[Cell]) -> None:
+    done = fedpeft(str(small), "--dry-run")
+    rows = done.output.splitlines()
+    assert [row.split("  ", 1)[1] for row in rows[:4]] == [
+        "left      lora, seed 0",
+        "left      lora, seed 1",
+        "left      head, seed 0",
+        "left      head, seed 1",
+    ]
+    assert rows[4:] == ["4 runs left in 'small'"]
+    assert asked == []
+    assert not Path("results").exists()
+
+
+def test_failures_are_recorded_and_the_exit_tells_the_truth(small: Path, asked: list[Cell]) -> None:
+    with pytest.raises(LaunchError, match="4 of 4 runs have not finished"):
+        fedpeft(str(small))
+    assert len(asked) == 4
+    records = [json.loads(path.read_text()) for path in Path("results/small/cells").glob("*.json")]
+    assert {(record["status"], record["problem"]) for record in records} == {
+        ("failed", "no such model")
+    }
+    assert all(record["measured"] is None for record in records)
+    assert "| lora | – | 0 of 2 |" in Path("results/small/table.md").read_text(encoding="utf-8")
+    with pytest.raises(LaunchError):
+        fedpeft(str(small))  # said again, run no more
+    assert len(asked) == 4
+
+
+def test_results_go_where_they_are_told(small: Path, asked: list[Cell]) -> None:
+    with pytest.raises(LaunchError):
+        fedpeft(str(small), "--to", "elsewhere", "--seeds", "1", "--only", "method.name=head")
+    assert [cell.name for cell in asked] == ["head, seed 1"]
+    assert Path("elsewhere/table.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "method.nam=lora"], "Did you mean 'method.name'?"),
+        (["--only", "lora"], "lora = '': expected KEY=VALUE"),
+        (["--only", "method.name=full"], "fits no cell of the study"),
+        (["--seeds", "0,7"], "not in the study: 7"),
+        (["--seeds", "one"], "not in the study: one"),
+    ],
+)
+def test_a_filter_that_fits_nothing_is_refused(
+    small: Path, asked: list[Cell], arguments: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        fedpeft(str(small), *arguments)
+    assert message in str(caught.value)
+    assert asked == []
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=[path.stem for path in STUDIES])
+def test_a_shipped_study_is_sound(path: Path) -> None:
+    plan = load_plan(path, lambda settings: flatten(check_settings(settings)))
+    assert plan.study.name == path.stem.removeprefix("study-")
+
+
+# ------------------------------------------------------------------ the process
+
+
+def a_cell(**settings: Any) -> Cell:
+    return Cell(
+        study="small", name="lora, seed 0", config=flatten(check_settings(settings)), nodes=4
+    )
+
+
+def pretend_fedpeft(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """Put a program in the place of `fedpeft`, to which a cell's arguments are given."""
+    program = folder / "fedpeft"
+    program.write_text(f"#!{sys.executable}\nimport sys, os, time\n{code}\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setattr(command, "executable", lambda name: str(folder / name))
+
+
+def test_a_cell_is_run_by_its_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_fedpeft(tmp_path, monkeypatch, "print(sys.argv[1:]); print('error: a\\nb'); exit(1)")
+    cell, archive = a_cell(rounds=3), Archive(tmp_path)
+    ending = command.run_cell(cell, archive)
+    recipe = archive.path(cell.id, "toml")
+    assert (ending.exit_status, ending.run, ending.message) == (1, None, "a\nb")
+    log = archive.path(cell.id, "log").read_text(encoding="utf-8")
+    assert log.startswith(f"['run', '--recipe', '{recipe}', '--nodes', '4']")
+    told = flatten(read_settings(recipe, []))
+    assert told == {**cell.config, "output.name": f"small-{cell.id}"}
+
+
+def test_only_a_new_run_folder_is_the_cells_own(
+    tmp_path: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell, archive = a_cell(), Archive(tmp_path)
+    create_run(own_home / "runs", cell.run_name, 1, {})
+    pretend_fedpeft(tmp_path, monkeypatch, "exit(1)")
+    assert command.run_cell(cell, archive).run is None
+    new = own_home / "runs" / f"20990101T000000Z-{cell.run_name}-00000002"
+    code = f"os.makedirs({str(new / 'checkpoints')!r})\n"
+    code += f"open({str(new / 'config.json')!r}, 'w').write('{{}}')"
+    pretend_fedpeft(tmp_path, monkeypatch, code)
+    ending = command.run_cell(cell, archive)
+    assert ending.run is not None
+    assert ending.run.path == new
+
+
+def test_a_killed_run_is_told_by_its_signal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_fedpeft(tmp_path, monkeypatch, "print('working', flush=True); os.kill(os.getpid(), 9)")
+    ending = command.run_cell(a_cell(), Archive(tmp_path))
+    assert (ending.exit_status, ending.message) == (-9, "working")

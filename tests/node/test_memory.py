@@ -1,0 +1,174 @@
+"""A node's memory: bits come back, the base outlives its successor, and damage is named."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from fedpeft_app.adapters import AdapterSpec, AdapterState, TensorSpec
+from fedpeft_app.errors import NodeStateError
+from fedpeft_app.node.memory import NodeMemory, experiment_folder, memory_of
+
+FLOATS = st.floats(width=32, allow_nan=False)
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> NodeMemory:
+    return NodeMemory(folder=tmp_path / "node")
+
+
+def state_of(spec: AdapterSpec, value: float) -> AdapterState:
+    """Make a state of one value throughout."""
+    return AdapterState(spec=spec, vector=np.full(spec.size, value, dtype=np.float32))
+
+
+def only_file(memory: NodeMemory) -> Path:
+    (path,) = memory.folder.glob("round-*")
+    return path
+
+
+@given(vector=arrays(np.float32, 7, elements=FLOATS), version=st.integers(1, 10**7))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+def test_what_is_kept_comes_back_bit_for_bit(
+    memory: NodeMemory, state: AdapterState, vector: np.ndarray, version: int
+) -> None:
+    memory.keep(AdapterState(spec=state.spec, vector=vector), version, base=0)
+    recalled = memory.recall(state, version)
+    assert recalled.vector.tobytes() == vector.tobytes()
+    assert recalled.spec == state.spec
+    assert memory.rounds() == [version]
+
+
+def test_version_0_is_what_the_node_started_with(memory: NodeMemory, state: AdapterState) -> None:
+    assert memory.recall(state, 0) is state
+    memory.keep(state_of(state.spec, 1.0), 3, base=0)
+    assert memory.recall(state, 0) is state
+
+
+def test_nothing_is_made_before_something_is_kept(memory: NodeMemory, state: AdapterState) -> None:
+    assert memory.rounds() == []
+    memory.recall(state, 0)
+    assert not memory.folder.exists()
+
+
+def test_the_newest_and_its_base_stay_and_all_others_go(
+    memory: NodeMemory, spec: AdapterSpec
+) -> None:
+    kept = []
+    # The reply of round 4 is lost: the server lets round 6 start from 2 again.
+    for version, base in ((1, 0), (2, 1), (4, 2), (6, 2), (7, 6)):
+        memory.keep(state_of(spec, version), version, base)
+        kept.append(memory.rounds())
+    assert kept == [[1], [1, 2], [2, 4], [2, 6], [6, 7]]
+    assert memory.recall(state_of(spec, 0.0), 6).vector[0] == 6.0
+
+
+def test_a_round_that_is_done_again_replaces_its_version(
+    memory: NodeMemory, spec: AdapterSpec
+) -> None:
+    memory.keep(state_of(spec, 1.0), 1, base=0)
+    memory.keep(state_of(spec, 2.0), 2, base=1)
+    memory.keep(state_of(spec, 3.0), 2, base=1)
+    assert memory.rounds() == [1, 2]
+    assert memory.recall(state_of(spec, 0.0), 2).vector[0] == 3.0
+
+
+def test_a_missing_version_is_named_with_those_that_are_kept(
+    memory: NodeMemory, spec: AdapterSpec, state: AdapterState
+) -> None:
+    memory.keep(state_of(spec, 3.0), 3, base=0)
+    memory.keep(state_of(spec, 5.0), 5, base=3)
+    with pytest.raises(NodeStateError) as caught:
+        memory.recall(state, 4)
+    assert f"parameters of round 4 in {memory.folder}, found versions: 3, 5" in str(caught.value)
+
+
+def test_a_node_that_lost_everything_is_refused(memory: NodeMemory, state: AdapterState) -> None:
+    with pytest.raises(NodeStateError, match="found versions: none"):
+        memory.recall(state, 1)
+
+
+@pytest.mark.parametrize("end", [0, 20, -1])
+def test_a_truncated_file_is_refused(memory: NodeMemory, state: AdapterState, end: int) -> None:
+    memory.keep(state, 1, base=0)
+    path = only_file(memory)
+    path.write_bytes(path.read_bytes()[:end])
+    with pytest.raises(NodeStateError, match=r"found versions: 1 \("):
+        memory.recall(state, 1)
+
+
+def test_one_flipped_bit_is_refused(memory: NodeMemory, state: AdapterState) -> None:
+    memory.keep(state, 1, base=0)
+    path = only_file(memory)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # the values stand at the end
+    path.write_bytes(content)
+    with pytest.raises(NodeStateError, match="do not have the digest in its header"):
+        memory.recall(state, 1)
+
+
+def test_another_adapters_file_is_refused(memory: NodeMemory, state: AdapterState) -> None:
+    memory.keep(state, 1, base=0)
+    other = AdapterSpec(
+        method="lora",
+        backbone=state.spec.backbone,
+        tensors=(TensorSpec(name="other", shape=(7,)),),
+        ranks={},
+    )
+    with pytest.raises(NodeStateError, match="belongs to another adapter"):
+        memory.recall(state_of(other, 0.0), 1)
+
+
+def test_a_file_of_another_format_is_refused(memory: NodeMemory, state: AdapterState) -> None:
+    from safetensors.numpy import save_file
+
+    memory.keep(state, 1, base=0)
+    save_file({"vector": state.vector}, only_file(memory))
+    with pytest.raises(NodeStateError, match="expected format 'fedpeft-personal-1', got None"):
+        memory.recall(state, 1)
+
+
+def test_what_cannot_be_written_says_what_to_do(tmp_path: Path, state: AdapterState) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NodeStateError, match="Cannot keep .* set FEDPEFT_HOME"):
+        NodeMemory(folder=tmp_path / "file" / "node").keep(state, 1, base=0)
+
+
+def test_a_failing_write_leaves_the_former_versions_and_no_litter(
+    memory: NodeMemory, state: AdapterState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory.keep(state, 1, base=0)
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(NodeStateError, match="No space left"):
+        memory.keep(state_of(state.spec, 9.0), 2, base=1)
+    assert os.listdir(memory.folder) == ["round-000001.safetensors"]
+    assert memory.recall(state, 1).vector.tobytes() == state.vector.tobytes()
+
+
+def test_nodes_and_experiments_do_not_share(state: AdapterState) -> None:
+    memory_of("run-a", 0).keep(state, 1, base=0)
+    assert memory_of("run-a", 0).rounds() == [1]
+    assert memory_of("run-a", 1).rounds() == memory_of("run-b", 0).rounds() == []
+
+
+def test_memories_lie_in_the_home_folder(own_home: Path) -> None:
+    assert memory_of("run-a", 12).folder == own_home / "nodes" / "run-a" / "node-0012"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "../runs", "a/b", "/etc", ".hidden", "a\\b", "a\0", "a\n", "é", "x" * 129],
+)
+def test_what_is_no_plain_name_is_no_experiment(name: str) -> None:
+    with pytest.raises(NodeStateError, match="Expected the name of an experiment, got"):
+        experiment_folder(name)
+    with pytest.raises(NodeStateError, match="Expected the name of an experiment, got"):
+        memory_of(name, 0)

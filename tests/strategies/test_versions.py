@@ -1,0 +1,153 @@
+"""What nodes keep for themselves: each goes on from its last reply that counted."""
+
+import math
+
+import pytest
+from flwr.app import Message
+from strategy_samples import (
+    Learner,
+    ScriptedGrid,
+    failure,
+    ledger,
+    members,
+    numbers,
+    plan,
+    reply_of,
+    state_of,
+    update,
+)
+
+from fedpeft_app.adapters import AdapterSpec, AdapterState
+from fedpeft_app.strategies.fedavg import FedAvg
+from fedpeft_app.strategies.orders import train_messages
+from fedpeft_app.strategies.rounds import RoundPlan, run_round
+from fedpeft_app.strategies.versions import Versions
+from fedpeft_app.wire.record import Scalar, read_order
+
+
+class Keeper(Learner):
+    """A node that fails in given rounds, or replies values that are not finite.
+
+    Attributes:
+        asked: What its orders said, evaluations among them: (message type, options).
+    """
+
+    def __init__(self, spec: AdapterSpec, *, fails: int = 0, raves: int = 0) -> None:
+        super().__init__(spec, 1.0)
+        self.asked: list[tuple[str, dict[str, Scalar]]] = []
+        self._adapter, self._fails, self._raves = spec, fails, raves
+
+    def __call__(self, message: Message) -> Message:
+        order, kind = read_order(message.content, self._adapter), message.metadata.message_type
+        self.asked.append((kind, dict(order.options)))
+        if kind == "train" and order.round_number == self._fails:
+            return failure(message, "out of memory")
+        if kind == "train" and order.round_number == self._raves:
+            wild = state_of(self._adapter, math.inf)
+            return update(message, wild, order.round_number, numbers())
+        return super().__call__(message)
+
+    def bases(self, kind: str) -> list[Scalar]:
+        """The versions that orders of a kind named."""
+        return [options["base"] for asked, options in self.asked if asked == kind]
+
+
+def run(nodes: list[Keeper], state: AdapterState, settings: RoundPlan, versions: Versions) -> None:
+    """Run the plan's rounds over nodes, by partition."""
+    everyone = members(len(nodes))
+    grid = ScriptedGrid({m.node_id: node for m, node in zip(everyone, nodes, strict=True)})
+    for number in range(1, settings.rounds + 1):
+        result = run_round(
+            grid,
+            FedAvg(),
+            everyone,
+            state,
+            settings,
+            number,
+            versions=versions,
+            ledger=ledger(),
+            watcher=Deaf(),
+        )
+        state = result.state
+
+
+class Deaf:
+    """A watcher that heeds nothing."""
+
+    def round_started(self, *_: object) -> None: ...
+
+    def reply_arrived(self, *_: object) -> None: ...
+
+    def round_finished(self, *_: object) -> None: ...
+
+
+def test_orders_say_nothing_where_nodes_keep_nothing(state: AdapterState) -> None:
+    versions = Versions()
+    (member,) = members(1)
+    versions.advance(3, [reply_of(member, state, 1)])
+    assert versions.options(member) == {}
+
+
+def test_a_node_starts_at_0_and_goes_on_from_its_last_good_reply(state: AdapterState) -> None:
+    versions, (first, second) = Versions(experiment="run"), members(2)
+    versions.advance(1, [reply_of(first, state, 1)])
+    versions.advance(4, [reply_of(first, state, 1)])
+    assert versions.options(first) == {"experiment": "run", "base": 4}
+    assert versions.options(second) == {"experiment": "run", "base": 0}
+
+
+def test_versions_go_beside_the_strategys_own_options(state: AdapterState) -> None:
+    class Eager(FedAvg):
+        def configure(self, _: int, __: AdapterState, cohort: object) -> dict[int, dict[str, int]]:
+            return {member.node_id: {"epochs": 2} for member in cohort}  # type: ignore[attr-defined]
+
+    cohort = members(2)
+    versions = Versions(experiment="run", accepted={1: 3})
+    messages = train_messages(Eager(), 4, state, cohort, versions)
+    orders = [read_order(messages[member].content, state.spec) for member in cohort]
+    assert [order.options for order in orders] == [
+        {"epochs": 2, "experiment": "run", "base": 0},
+        {"epochs": 2, "experiment": "run", "base": 3},
+    ]
+
+
+@pytest.mark.parametrize("trouble", ["fails", "raves"])
+def test_after_a_rejected_reply_a_node_goes_on_from_before_it(
+    spec: AdapterSpec, state: AdapterState, trouble: str
+) -> None:
+    nodes = [Keeper(spec), Keeper(spec, **{trouble: 2})]
+    versions = Versions(experiment="run")
+    run(nodes, state, plan(rounds=4, fraction_evaluate=1.0), versions)
+    assert nodes[0].bases("train") == [0, 1, 2, 3]
+    assert nodes[1].bases("train") == [0, 1, 1, 3]
+    assert versions.accepted == {0: 4, 1: 4}
+
+
+def test_a_round_is_judged_with_what_it_made_of_each_node(
+    spec: AdapterSpec, state: AdapterState
+) -> None:
+    nodes = [Keeper(spec), Keeper(spec, fails=2)]
+    run(nodes, state, plan(rounds=3, fraction_evaluate=1.0), Versions(experiment="run"))
+    assert nodes[0].bases("evaluate") == [1, 2, 3]
+    assert nodes[1].bases("evaluate") == [1, 1, 3]
+
+
+def test_nodes_that_were_not_asked_stay_where_they_were(
+    spec: AdapterSpec, state: AdapterState
+) -> None:
+    nodes = [Keeper(spec) for _ in range(4)]
+    versions = Versions(experiment="run")
+    run(nodes, state, plan(rounds=5, fraction_train=0.5), versions)
+    trained = [[order.round_number for order in node.orders] for node in nodes]
+    assert sum(map(len, trained)) == 10
+    for partition, (node, rounds) in enumerate(zip(nodes, trained, strict=True)):
+        assert node.bases("train") == ([0, *rounds][:-1] if rounds else [])
+        assert versions.accepted.get(partition, 0) == max(rounds, default=0)
+
+
+def test_without_an_experiment_no_order_names_a_version(
+    spec: AdapterSpec, state: AdapterState
+) -> None:
+    node = Keeper(spec)
+    run([node], state, plan(rounds=2, fraction_evaluate=1.0), Versions())
+    assert node.asked == [("train", {}), ("evaluate", {})] * 2

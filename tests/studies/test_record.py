@@ -1,0 +1,49 @@
+"""Numbers are read from journals, and none is made up."""
+
+from typing import Any
+
+import pytest
+from study_samples import journal
+
+from fedpeft_app.errors import RunFolderError
+from fedpeft_app.studies.record import measure
+
+CONFIG = {"method.name": "lora", "rounds": 2}
+
+
+def test_validation_is_that_of_the_chosen_round() -> None:
+    events = journal(CONFIG, 0.8)
+    other = {**events[1], "round": 1, "validation": {"accuracy": 0.1}}
+    assert measure([events[0], other, *events[1:]]).validation["accuracy"] == pytest.approx(0.7)
+
+
+def test_nodes_judge_where_the_server_does_not() -> None:
+    events = journal(CONFIG, 0.8)
+    del events[1]["validation"]
+    events[1]["clients"] = {"mean": 0.6, "worst": 0.1}
+    assert measure(events).validation == {"accuracy": 0.6}
+
+
+def test_examples_are_counted_over_all_rounds() -> None:
+    events = journal(CONFIG, 0.8)
+    assert measure([*events, {**events[1], "round": 1, "examples": 11}]).examples == 111
+
+
+def test_nodes_alone_count_the_same_each() -> None:
+    def node(number: int, test: float, examples: int) -> dict[str, Any]:
+        judged = {"validation": {"accuracy": test - 0.1}, "test": {"accuracy": test}}
+        train = {"examples-trained": float(examples)}
+        return {"event": "node_finished", "node": number, "train": train, **judged}
+
+    start, _, end = journal(CONFIG, 0.9)
+    found = measure([start, node(0, 0.5, 10), node(1, 0.9, 90), {**end, "round": 1}])
+    assert found.test["accuracy"] == pytest.approx(0.7)  # not .9, the best node's
+    assert found.validation["accuracy"] == pytest.approx(0.6)
+    assert (found.examples, found.chosen, found.rounds) == (100, "mean over 2 nodes", [])
+
+
+@pytest.mark.parametrize("missing", ["run_started", "run_finished"])
+def test_a_journal_without_the_numbers_is_refused(missing: str) -> None:
+    events = [event for event in journal(CONFIG, 0.8) if event["event"] != missing]
+    with pytest.raises(RunFolderError, match=f"Expected '{missing}' in the journal"):
+        measure(events)
