@@ -22,6 +22,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
     4: (  # each may import those before it
         "names",
         "data_plan",
+        "run_data",
         "assembly",
         "recorder",
         "session",
@@ -47,6 +48,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {  # third-party library → rooms and m
     "datasets": ("data",),
     "flwr_datasets": ("data",),
     "pandas": ("data",),
+    "PIL": ("data.images",),
     "sklearn": ("data.tasks",),
     "safetensors": ("runs",),
     "scipy": ("studies.intervals",),
@@ -69,14 +71,14 @@ LIBRARIES: dict[str, tuple[str, ...]] = {  # third-party library → rooms and m
         "strategies",
         "runs",
         "data_plan",
-        "assembly",
+        "run_data",
         "recorder",
-        "restore",
     ),
 }
 KNOWS_THE_CONFIG = {  # every other component takes ordinary arguments
     "config",
     "data_plan",
+    "run_data",
     "assembly",
     "cli",
     "coordinator",

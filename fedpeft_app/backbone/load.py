@@ -190,8 +190,10 @@ def _count(model: Any) -> int:
 def _checkpoint_activations(model: Any) -> None:
     """Forget activations of every layer and compute them again in the backward pass."""
     inner = getattr(model, "body", model)
+    enable = getattr(inner, "activation_checkpointing_enable", None)  # its older name warns
+    enable = enable or inner.gradient_checkpointing_enable
     try:
-        inner.gradient_checkpointing_enable({"use_reentrant": False})
+        enable({"use_reentrant": False})
     except ValueError as error:
         raise BackboneError(
             f"train.gradient-checkpointing: {type(inner).__name__} does not support it "

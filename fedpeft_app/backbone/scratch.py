@@ -21,6 +21,7 @@ from fedpeft_app.registry import near_miss
 
 PREFIX = "scratch:"
 _SEED = 0  # one body for every seed of a study
+_WRITING = ("ForCausalLM", "LMHeadModel")  # classes whose output layer belongs to the body
 _SPECIAL = ("<bos>", "<eos>", "<pad>", "<unk>")
 
 
@@ -85,11 +86,12 @@ def _save_model(config: Mapping[str, Any], folder: Path) -> None:
 
     try:
         settings = transformers.AutoConfig.for_model(**config)
-        names = config.get("architectures") or []
-        known = getattr(transformers, names[0], None) if names else None
+        names = config.get("architectures") or [""]
+        writes = names[0].endswith(_WRITING) and hasattr(transformers, names[0])
+        build = getattr(transformers, names[0]) if writes else transformers.AutoModel.from_config
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(_SEED)
-            model = known(settings) if known else transformers.AutoModel.from_config(settings)
+            model = build(settings)  # no classifier: its head is drawn by the seed of the run
     except Exception as error:  # transformers lets through whatever its parsers raise
         raise BackboneError(f"Cannot build a model from {dict(config)}: {error}") from error
     with quiet():

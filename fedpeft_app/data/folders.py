@@ -85,7 +85,7 @@ def class_folders_in(folder: Path) -> dict[str, Path]:
         where it has no "train"; empty where there are no sub-folders.
 
     Raises:
-        DataError: If a split has two folders.
+        DataError: If a split has two folders, or there is none for training.
     """
     found = {}
     for split, names in SPLIT_NAMES.items():
@@ -94,7 +94,12 @@ def class_folders_in(folder: Path) -> dict[str, Path]:
             raise DataError(f"Expected one {split} folder in {folder}, got {len(candidates)}.")
         if candidates:
             found[split] = candidates[0]
-    if "train" in found:
+    if found and "train" not in found:
+        raise DataError(
+            f"Expected in {folder} a folder train beside {', '.join(map(str, found.values()))}, "
+            f"found none."
+        )
+    if found:
         return found
     return {"train": folder} if _sub_folders(folder) else {}
 

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -103,10 +104,7 @@ def pixels_of(picture: Picture, geometry: Geometry | None = None) -> Pixels:
         DataError: If it cannot be read, or has more than 8 bits a colour.
     """
     with _opened(picture) as image:
-        try:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-        except Exception as error:  # Pillow's decoders raise what they like on damaged files
-            raise _unreadable(picture, error) from error
+        upright = ImageOps.exif_transpose(image).convert("RGB")
     if geometry is None:
         return np.asarray(upright)
     size = (upright.height, upright.width)
@@ -134,22 +132,31 @@ def in_threads(
             yield from pool.map(read, pictures[start : start + step])
 
 
-def _opened(picture: Picture) -> Image.Image:
-    """Open an image without decoding it, refusing what 8 bits cannot hold."""
+@contextmanager
+def _opened(picture: Picture) -> Iterator[Image.Image]:
+    """Open an image, refusing what 8 bits cannot hold, and naming it if it is damaged."""
     content = picture.content
     try:
         if isinstance(content, np.ndarray):
             image = Image.fromarray(content)
         else:
             image = Image.open(io.BytesIO(content) if isinstance(content, bytes) else content)
-    except Exception as error:  # as above
+        with image:
+            _require_bytes(image, picture)
+            yield image
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's decoders raise what they like on damaged files
         raise _unreadable(picture, error) from error
+
+
+def _require_bytes(image: Image.Image, picture: Picture) -> None:
+    """Refuse an image of more than 8 bits a colour."""
     if image.mode.startswith(_DEEP):
         raise DataError(
             f"Expected an image of 8 bits a colour, got mode '{image.mode}' of Pillow in "
             f"{picture.name}. Convert it first."
         )
-    return image
 
 
 def _unreadable(picture: Picture, error: Exception) -> DataError:

@@ -60,6 +60,9 @@ def read(
     places = {split: str(source.files.get(split, source.name)) for split in tables}
     for split, table in tables.items():
         _require_rows(table, places[split])
+    inputs = {
+        split: _inputs(table, columns, reads, places[split]) for split, table in tables.items()
+    }
     label_cells = {
         split: _label_cells(table, columns, reads, places[split]) for split, table in tables.items()
     }
@@ -68,7 +71,7 @@ def read(
     splits = {
         split: Examples(
             where=places[split],
-            inputs=_inputs(table, columns, reads, places[split]),
+            inputs=inputs[split],
             labels=look_up(label_cells[split], names, places[split]),
             groups=_groups(table, columns, places[split]),
         )

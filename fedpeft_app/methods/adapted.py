@@ -229,7 +229,8 @@ def _frozen_digest(model: Any, original: set[str], head: frozenset[str]) -> str:
         for name, tensor in _tensors(model)
         if not tensor.requires_grad
         and ".original_module." not in name
-        and ((plain := _plain(name)) in head or plain not in original)
+        # where PEFT adds no "model." of its own (prompts), `_plain` took that of Llama away
+        and ((plain := _plain(name)) in head or not {plain, f"model.{plain}"} & original)
     }
     if not drawn:
         return ""

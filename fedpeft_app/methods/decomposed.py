@@ -57,8 +57,8 @@ class Decomposed:
         """
         if self.name == "olora" and any(is_transposed(module) for module in model.modules()):
             raise BackboneError(
-                f"PEFT initialises OLoRA wrongly on {type(model).__name__}, whose layers store "
-                f"their weights transposed (Conv1D). Use method.name = 'pissa'."
+                f"method.name = '{self.name}' does not fit {type(model).__name__}: PEFT initialises "
+                f"OLoRA wrongly where layers store weights transposed (Conv1D). Use 'pissa'."
             )
         if getattr(model, "quantization_method", None) is not None:
             raise BackboneError(

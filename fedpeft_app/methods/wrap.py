@@ -6,11 +6,18 @@ from typing import Any
 
 import peft
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import ModulesToSaveWrapper
 
 from fedpeft_app.errors import BackboneError
 from fedpeft_app.methods.method import MethodSettings
 
 ADAPTER = "default"  # the name that PEFT gives an adapter, and looks for in a folder
+_BESIDE_THE_POINT = (  # what PEFT warns of and then does right
+    ".*fan_in_fan_out",  # set as GPT-2's Conv1D needs it
+    "Unsupported layer type",  # the sizes of a norm, which nobody asks for
+    "Failed to load the CUDA extension",  # BOFT has the same in Python,
+    "Setting boft_n_butterfly_factor",  # with one butterfly, as is its default
+)
 _PREFIX = "base_model.model."  # what PEFT puts before the names of the model's modules
 _TASK_TYPES = {
     "SequenceClassification": "SEQ_CLS",
@@ -52,7 +59,8 @@ def wrap(
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 on transformers 5
-            warnings.filterwarnings("ignore", ".*fan_in_fan_out")  # set by peft for GPT-2
+            for message in _BESIDE_THE_POINT:
+                warnings.filterwarnings("ignore", message)
             return peft.get_peft_model(model, config)
     except Exception as error:  # peft raises many kinds, NotImplementedError among them
         raise BackboneError(
@@ -96,6 +104,22 @@ def wrap_layers(
             f"method.targets and method.layers, not by method.options."
         )
     return wrapped
+
+
+def merged(wrapped: Any) -> Any:
+    """Fold an adapter into the model it was put on.
+
+    Args:
+        wrapped: A PEFT model of a method that merges; it is taken apart.
+
+    Returns:
+        The plain model. PEFT's own `merge_and_unload` leaves the head of LN tuning wrapped.
+    """
+    model = wrapped.merge_and_unload()
+    for name, module in list(model.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):
+            model.set_submodule(name, module.modules_to_save[ADAPTER])
+    return model
 
 
 def adapted_modules(wrapped: Any) -> list[str]:

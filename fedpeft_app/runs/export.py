@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
+from peft.utils import ModulesToSaveWrapper
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -218,7 +219,7 @@ def _own_tensors(adapted: AdaptedModel) -> dict[str, Any]:
 
 def _save_merged(adapted: AdaptedModel, folder: Path, shape: Shape) -> None:
     """Save a plain model with the adapter folded in; a head of our own lies beside it."""
-    model = adapted.model.merge_and_unload() if shape.peft else adapted.model
+    model = _merged(adapted.model) if shape.peft else adapted.model
     if not shape.pooled:
         model.save_pretrained(folder)
         return
@@ -229,6 +230,16 @@ def _save_merged(adapted: AdaptedModel, folder: Path, shape: Shape) -> None:
     }
     model.body.save_pretrained(folder)
     save_file(head, folder / _TENSORS, metadata={"format": "pt"})
+
+
+def _merged(model: PeftModel) -> Any:
+    """Fold the adapter in, the head too: PEFT's LayerNorm tuning leaves it wrapped."""
+    plain = model.merge_and_unload()
+    for path, module in list(plain.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):
+            parent, _, name = path.rpartition(".")
+            setattr(plain.get_submodule(parent), name, module.modules_to_save["default"])
+    return plain
 
 
 def _copy_base(adapted: AdaptedModel, folder: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from fedpeft_app.errors import ConfigError, Fault
 from fedpeft_app.studies.grid import Entry
 from fedpeft_app.studies.plan import Cell, Plan
 from fedpeft_app.studies.record import Archive, Ending, Record, make_record
@@ -82,6 +83,10 @@ def conduct(
 
     Returns:
         How the study stands then. A cell that fails does not stop the others.
+
+    Raises:
+        ConfigError: If the tuning runs did not measure what is to choose among them.
+        RunFolderError: If a record, or the journal of a finished run, cannot be read.
     """
 
     def run(cells: Iterable[Cell]) -> None:
@@ -151,6 +156,7 @@ def summary(record: Record) -> str:
 
 
 def _slot(plan: Plan, archive: Archive, entry: Entry, seed: int, tuned: Settings | None) -> Slot:
+    """Look a run up."""
     cell = plan.cell(entry, seed, tuned) if tuned is not None else None
     record = archive.get(cell.id) if cell else None
     return Slot(entry=entry, seed=seed, cell=cell, record=record)
@@ -176,11 +182,19 @@ def _choices(plan: Plan, archive: Archive) -> tuple[Choice, ...]:
 
 
 def _score(plan: Plan, runs: Sequence[Record | None]) -> float | None:
-    """Rate a trial by validation data alone; None if one of its runs failed."""
+    """Rate a trial by validation data alone; None if one of its runs failed.
+
+    Raises:
+        ConfigError: If the runs did not measure what is to choose.
+    """
     measured = [run.measured for run in runs if run and run.measured]
     if plan.study.tuning is None or len(measured) < len(runs):
         return None
     from fedpeft_app.recorder import score  # the rule that chooses rounds; imports torch
 
     metric = plan.study.tuning.metric
+    if metric not in measured[0].validation:
+        known = ", ".join(measured[0].validation) or "nothing"
+        problem = f"tuning runs measured this on validation data: {known}. They are kept."
+        raise ConfigError([Fault(key="tune.metric", value=metric, problem=problem)], "the study")
     return sum(score(run.validation, metric) for run in measured) / len(measured)

@@ -123,6 +123,7 @@ def _points(grid: Mapping[str, tuple[Scalar, ...]]) -> Iterator[dict[str, Scalar
 
 
 def _entry(study: Study, given: Settings, row: str, seeds: tuple[int, ...]) -> Entry:
+    """Complete what is given for an entry."""
     settings = with_overrides(study, given)
     return Entry(
         row=row,
@@ -197,6 +198,7 @@ def _rival_searches(study: Study) -> Iterator[Fault]:
 
 
 def _nothing(entries: Sequence[Entry]) -> Iterator[Fault]:
+    """A study has cells."""
     if not entries:
         yield Fault(key="grid", value={}, problem="there is no cell: give [grid] or [[cell]].")
 
@@ -227,6 +229,7 @@ def _doubles(study: Study, entries: Sequence[Entry]) -> Iterator[Fault]:
 
 
 def _baseline(study: Study, entries: Sequence[Entry]) -> Iterator[Fault]:
+    """The baseline is one of the rows."""
     rows = list(dict.fromkeys(entry.row for entry in entries))
     name = study.layout.baseline
     if name and name not in rows:

@@ -82,6 +82,7 @@ class Plan:
         return tuple(self._cell(trial.name, trial.settings, seed) for seed in seeds)
 
     def _cell(self, name: str, settings: Settings, seed: int) -> Cell:
+        """Complete settings."""
         config = self.check({**settings, "seed": seed})
         return Cell(
             study=self.study.name,

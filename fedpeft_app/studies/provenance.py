@@ -34,6 +34,7 @@ def _commit(file: Path) -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str:
+    """Ask git; empty where it, or what was asked for, is not there."""
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *arguments],  # noqa: S607  the user's own git

@@ -93,6 +93,7 @@ class _Reader:
         )
 
     def _extra(self, place: str, item: Mapping[str, Any]) -> Extra:
+        """Read a [[cell]]."""
         row = self._text(item, "row", f"{place}.row", "")
         if not row:
             self._fault(f"{place}.row", row, "must name the row that the cell is in.")
@@ -101,6 +102,7 @@ class _Reader:
         return Extra(row=row, settings=settings, seeds=seeds)
 
     def _tuning(self, raw: Mapping[str, Any], default: tuple[str, ...]) -> Tuning:
+        """Read [tune]; entries are told apart by `default` where it does not say."""
         table = self._table(raw, "tune")
         searches = [
             Search(
@@ -122,6 +124,7 @@ class _Reader:
         )
 
     def _layout(self, table: Mapping[str, Any], grid: Mapping[str, Any]) -> Layout:
+        """Read [table]; rows are all keys of the grid that are no columns."""
         columns = self._keys(table.get("columns", []), "table.columns")
         rows = [key for key in grid if key not in columns]
         return Layout(
@@ -210,6 +213,7 @@ class _Reader:
         return placed
 
     def _name(self, value: Any) -> str:
+        """Read the study's name, which becomes part of file names."""
         if not isinstance(value, str) or not _NAME.fullmatch(value):
             problem = "must be 1 to 50 letters, digits, '.', '_' or '-', no mark first."
             self._fault("name", value, problem)
@@ -217,6 +221,7 @@ class _Reader:
         return value
 
     def _text(self, table: Mapping[str, Any], key: str, place: str, default: str) -> str:
+        """Read text."""
         value = table.get(key, default)
         if not isinstance(value, str):
             self._fault(place, value, "must be text.")
@@ -224,6 +229,7 @@ class _Reader:
         return value
 
     def _positive(self, raw: Mapping[str, Any], key: str, default: int) -> int:
+        """Read a count."""
         value = raw.get(key, default)
         if type(value) is not int or value < 1:
             self._fault(key, value, "must be a whole number from 1.")
@@ -231,6 +237,7 @@ class _Reader:
         return value
 
     def _seeds(self, value: Any, place: str) -> tuple[int, ...]:
+        """Read seeds."""
         whole = isinstance(value, list) and all(
             type(seed) is int and 0 <= seed < 2**63 for seed in value
         )
@@ -240,6 +247,7 @@ class _Reader:
         return tuple(value)
 
     def _scalar(self, value: Any, place: str) -> bool:
+        """Say whether a value is one that a configuration key can have."""
         if isinstance(value, str | int | float | bool):
             return True
         self._fault(place, value, "must be text, a number, true or false.")
@@ -252,4 +260,5 @@ class _Reader:
                 self._fault(f"{prefix}{key}", value, f"unknown key.{near_miss(key, known)}")
 
     def _fault(self, key: str, value: object, problem: str) -> None:
+        """Note what is wrong."""
         self.faults.append(Fault(key=key, value=value, problem=problem))

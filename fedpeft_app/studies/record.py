@@ -43,7 +43,7 @@ class Measured:
         bytes_per_message: Mean of the train messages, both directions.
         trainable: Parameters that train.
         parameters: Parameters of the model, head included.
-        seconds: From the roll call to the end.
+        seconds: From the start of the server app to the end.
     """
 
     test: Mapping[str, float]

@@ -279,16 +279,19 @@ def _budget_note(study: Study, standing: Standing) -> str:
 
 
 def _plus_minus(mean: float | None, half_width: float | None, *, sign: str = "") -> str:
+    """Write a mean with its half-width."""
     if mean is None:
         return _ABSENT
     return f"{mean:{sign}.4f}" + (f" ± {half_width:.4f}" if half_width is not None else "")
 
 
 def _shown(value: float | None, form: str) -> str:
+    """Write a number, or that there is none."""
     return _ABSENT if value is None else f"{value:{form}}"
 
 
 def _markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """Write a table."""
     rows = [head, ["---"] * len(head), *body]
     return "\n".join(f"| {' | '.join(_cell(value) for value in row)} |" for row in rows)
 

@@ -81,10 +81,10 @@ class Worker:
         settings = replace(self.settings, epochs=epochs) if epochs else self.settings
         self._pour(start, own)
         report = self._train(settings, round_number)
-        delta = difference(self.adapted.read(), start)
-        _require_training(delta, report, self.partition, round_number)
+        delta, personal = difference(self.adapted.read(), start), self.adapted.personal.read()
+        _require_training(delta, personal, report, self.partition, round_number)
         if own is not None:
-            own.memory.keep(self.adapted.personal.read(), round_number, own.version)
+            own.memory.keep(personal, round_number, own.version)
         return delta, report
 
     def evaluate(
@@ -190,11 +190,15 @@ def _assigned_cpus() -> int:
 
 
 def _require_training(
-    delta: AdapterState, report: FitReport, partition: int, round_number: int
+    delta: AdapterState,
+    personal: AdapterState,
+    report: FitReport,
+    partition: int,
+    round_number: int,
 ) -> None:
     """Refuse a round in which training did not happen."""
     where = f"Node {partition}, round {round_number}"
-    if not is_finite(delta):
+    if not (is_finite(delta) and is_finite(personal)):
         raise TrainingError(
             f"{where}: the trained adapter has values that are not finite (training loss "
             f"{report.loss:.4g}). Lower train.learning-rate, or use train.precision = 'fp32'."

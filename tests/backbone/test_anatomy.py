@@ -3,19 +3,24 @@
 import pytest
 import torch
 import transformers
-from tiny_configs import CONFIGS
+from tiny_configs import CAUSAL, CONFIGS, IMAGE, TEXT
 
 from fedpeft_app.backbone.anatomy import body, head, require_encoder
 from fedpeft_app.backbone.load import AUTO_CLASSES
 from fedpeft_app.errors import BackboneError
 
-TEXT, IMAGE, CAUSAL = "sequence-classification", "image-classification", "causal-lm"
 ONE_LAYER = {"classifier.weight", "classifier.bias"}
 HEADS = [
     ("bert", TEXT, "bert.", ONE_LAYER),
-    ("roberta", TEXT, "roberta.", {f"classifier.{name}" for name in (
-        "dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias"
-    )}),
+    (
+        "roberta",
+        TEXT,
+        "roberta.",
+        {
+            f"classifier.{name}"
+            for name in ("dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias")
+        },
+    ),
     ("distilbert", TEXT, "distilbert.", ONE_LAYER | {f"pre_{name}" for name in ONE_LAYER}),
     ("gpt2", TEXT, "transformer.", {"score.weight"}),
     ("vit", IMAGE, "vit.", ONE_LAYER),

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import transformers
-from tiny_configs import CONFIGS
+from tiny_configs import CAUSAL, CONFIGS, IMAGE, TEXT
 
 from fedpeft_app.backbone.empty import config_of, empty_model, known_config
 from fedpeft_app.backbone.known import KNOWN
@@ -14,7 +13,6 @@ from fedpeft_app.backbone.load import AUTO_CLASSES, load_model
 from fedpeft_app.backbone.locate import LocatedModel, locate
 from fedpeft_app.errors import BackboneError
 
-TEXT, IMAGE, CAUSAL = "sequence-classification", "image-classification", "causal-lm"
 CASES = [
     ("bert", TEXT, "model"),
     ("bert", TEXT, "mean"),

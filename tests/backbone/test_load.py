@@ -11,8 +11,8 @@ import torch
 import transformers
 
 from fedpeft_app.backbone.load import LOADS, Backbone, load_model
-from fedpeft_app.backbone.processor import load_tokenizer
 from fedpeft_app.backbone.locate import locate
+from fedpeft_app.backbone.processor import load_tokenizer
 from fedpeft_app.errors import BackboneError
 
 HEAD = {"classifier.weight", "classifier.bias"}

@@ -5,6 +5,7 @@ from typing import Any
 
 import transformers
 
+TEXT, IMAGE, CAUSAL = "sequence-classification", "image-classification", "causal-lm"
 _SMALL: dict[str, Any] = {
     "hidden_size": 8,
     "num_hidden_layers": 1,
@@ -37,9 +38,4 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "clip": lambda: transformers.CLIPConfig(
         text_config={**_SMALL, **_WORDS}, vision_config={**_SMALL, **_IMAGES}
     ),
-}
-KINDS = {
-    "text": "sequence-classification",
-    "image": "image-classification",
-    "causal": "causal-lm",
 }

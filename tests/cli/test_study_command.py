@@ -1,6 +1,7 @@
 """`fedpeft study`: what it prints, what it leaves, and how it ends."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ seeds = [0, 1]
 method.name = ["lora", "head"]
 """
 STUDIES = sorted((Path(__file__).parents[2] / "recipes").glob("study-*.toml"))
+DOCUMENT = Path(__file__).parents[2] / "docs" / "studies.md"
 REFUSED = Ending(exit_status=1, run=None, message="no such model")
 
 
@@ -119,6 +121,15 @@ def test_a_shipped_study_is_sound(path: Path) -> None:
     assert plan.study.name == path.stem.removeprefix("study-")
 
 
+def test_the_documented_study_is_sound(tmp_path: Path) -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 2
+    path = tmp_path / "skew.toml"
+    path.write_text("".join(blocks), encoding="utf-8")
+    plan = load_plan(path, lambda settings: flatten(check_settings(settings)))
+    assert len(plan.entries) == 2 * 3 - 1 + 1
+
+
 # ------------------------------------------------------------------ the process
 
 
@@ -170,3 +181,16 @@ def test_a_killed_run_is_told_by_its_signal(
     pretend_fedpeft(tmp_path, monkeypatch, "print('working', flush=True); os.kill(os.getpid(), 9)")
     ending = command.run_cell(a_cell(), Archive(tmp_path))
     assert (ending.exit_status, ending.message) == (-9, "working")
+
+
+def test_an_interrupt_ends_the_run_in_order_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = tmp_path / "done"
+    code = "import signal, pathlib\n"
+    code += f"signal.signal(15, lambda *_: (pathlib.Path({str(done)!r}).touch(), exit(130)))\n"
+    code += "os.kill(os.getppid(), 2); time.sleep(60)"
+    pretend_fedpeft(tmp_path, monkeypatch, code)
+    with pytest.raises(KeyboardInterrupt):
+        command.run_cell(a_cell(), Archive(tmp_path))
+    assert done.exists()

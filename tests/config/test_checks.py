@@ -32,6 +32,57 @@ CLASHES = [  # what is given, the key to blame, what to change instead
         {"evaluate.server": True},
         id="local runs need a judge",
     ),
+    pytest.param(
+        {"model.dtype": "bfloat16", "train.precision": "fp32"},
+        "train.precision",
+        {"train.precision": "auto"},
+        id="half a base needs its own precision",
+    ),
+    pytest.param(
+        {"method.head": "personal", "strategy.fraction-evaluate": 0.5},
+        "evaluate.server",
+        {"evaluate.server": False},
+        id="personal heads are not judged on the server",
+    ),
+    pytest.param(
+        {"method.head": "personal", "evaluate.server": False},
+        "strategy.fraction-evaluate",
+        {"strategy.fraction-evaluate": 0.5},
+        id="personal heads are judged on the nodes",
+    ),
+    pytest.param(
+        {"method.head": "personal", "mode": "central"},
+        "method.head",
+        {"method.head": "train"},
+        id="a central baseline has no nodes to keep heads",
+    ),
+    pytest.param(
+        {"method.head": "personal", "mode": "local"},
+        "method.head",
+        {"method.head": "frozen"},
+        id="nor has a local one",
+    ),
+    pytest.param(
+        {"method.head": "frozen", "method.name": "head"},
+        "method.head",
+        {"method.head": "train"},
+        id="the head method sends the head",
+    ),
+    *(
+        pytest.param(
+            {"model.quantization": quantization, "method.name": method},
+            "model.quantization",
+            {"method.name": "lora"},
+            id=f"{quantization} weights are not changed by {method}",
+        )
+        for quantization, method in [("int8", "full"), ("nf4", "full"), ("nf4", "pissa")]
+    ),
+    pytest.param(
+        {"evaluate.personal-steps": 3},
+        "evaluate.personal-steps",
+        {"strategy.fraction-evaluate": 0.1},
+        id="steps for oneself need a judgement on nodes",
+    ),
 ]
 Flat = dict[str, object]
 
@@ -50,12 +101,39 @@ def test_clashes_blame_keys_of_the_schema(given: Flat, blamed: str, cure: Flat) 
 
 
 def test_all_clashes_are_reported_together() -> None:
-    together: Flat = {}
-    for clash in CLASHES:
-        together |= clash.values[0]  # type: ignore[arg-type]
+    together: Flat = {
+        "data.partitioner": "natural",
+        "strategy.min-replies": 3,
+        "mode": "local",
+        "evaluate.server": False,
+        "model.quantization": "nf4",
+        "method.name": "full",
+        "evaluate.personal-steps": 1,
+    }
     with pytest.raises(ConfigError) as caught:
         parse(together)
-    assert {fault.key for fault in caught.value.faults} == {clash.values[1] for clash in CLASHES}
+    assert [fault.key for fault in caught.value.faults] == [
+        "data.partition-column",
+        "strategy.min-replies",
+        "evaluate.server",
+        "model.quantization",
+        "evaluate.personal-steps",
+    ]
+
+
+def test_a_personal_head_alone_says_all_that_it_needs() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse({"method.head": "personal"})
+    keys = ["evaluate.server", "strategy.fraction-evaluate"]
+    assert [fault.key for fault in caught.value.faults] == keys
+
+
+@pytest.mark.parametrize("head", ["personal", "frozen"])
+def test_the_head_method_cannot_keep_what_it_sends(head: str) -> None:
+    given = {"method.name": "head", "method.head": head, "evaluate.server": False}
+    with pytest.raises(ConfigError, match="sends the head and nothing else") as caught:
+        parse({**given, "strategy.fraction-evaluate": 1.0})
+    assert [fault.key for fault in caught.value.faults] == ["method.head"]
 
 
 def test_the_defaults_do_not_clash() -> None:

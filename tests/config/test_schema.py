@@ -109,6 +109,10 @@ EDGES = [  # key, smallest or largest value allowed, first value beyond
     ("method.alpha", 5e-324, 0.0),
     ("method.dropout", 0.0, -0.1),
     ("method.dropout", 0.99, 1.0),
+    ("method.width", 0, -1),
+    ("method.prompt-length", 1, 0),
+    ("method.targets", "x", ""),
+    ("evaluate.personal-steps", 0, -1),
     ("data.max-length", 4, 3),
     ("data.max-examples", 0, -1),
     ("data.partitioner", "x", ""),
@@ -137,6 +141,38 @@ EDGES = [  # key, smallest or largest value allowed, first value beyond
 def test_ranges_end_where_they_say(key: str, inside: object, outside: object) -> None:
     assert accepts(key, inside)
     assert not accepts(key, outside)
+
+
+@pytest.mark.parametrize(
+    "choice", ["all", "first:1", "last:12", "0", "3,5", "0-3", "0-3,5,7-11", "10-12"]
+)
+def test_layers_are_chosen_by_words_or_numbers(choice: str) -> None:
+    assert accepts("method.layers", choice)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    ["", "none", "last", "last:0", "first:-1", "middle:2", "-1", "0-", "1,", "1, 2", "a-b", "0:3"],
+)
+def test_layers_are_chosen_by_nothing_else(choice: str) -> None:
+    with pytest.raises(ConfigError, match="must be 'all', 'first:K', 'last:K', or numbers and ran"):
+        parse({"method.layers": choice})
+
+
+CHOICES = {
+    "model.pooling": ["model", "mean", "cls"],
+    "model.quantization": ["none", "int8", "nf4"],
+    "method.head": ["train", "frozen", "personal"],
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [(key, value) for key in CHOICES for value in CHOICES[key]]
+)
+def test_choices_are_taken_as_written(key: str, value: str) -> None:
+    assert accepts(key, value)
+    with pytest.raises(ConfigError, match=f"Did you mean '{value}'"):
+        parse({key: f"{value}s"})
 
 
 @pytest.mark.parametrize("key", OPTIONS)

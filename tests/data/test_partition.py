@@ -243,3 +243,10 @@ class Broken:
 def test_a_failing_plug_in_is_named() -> None:
     with pytest.raises(DataError, match=r"test_partition:Broken' cannot split.*plug-in's own"):
         split(f"{__name__}:Broken")
+
+
+@pytest.mark.parametrize("name", ["dirichlet", "pathological", "shard"])
+def test_spreading_by_label_needs_two_labels(name: str) -> None:
+    settings = PartitionSettings(name=name, min_examples=1)
+    with pytest.raises(DataError, match="spreads examples by label.*Use 'iid' or 'natural'"):
+        partition(np.zeros(40, np.int64), NONE, 4, settings, seed=0)

@@ -10,10 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedpeft_app.data.read import Columns, Examples, read
+from fedpeft_app.data.columns import Columns, Reads
+from fedpeft_app.data.images import pixels_of
+from fedpeft_app.data.read import Examples, image_files, read
 from fedpeft_app.data.sources import Source, find_source
 from fedpeft_app.errors import DataError
 
+TEXT = Reads(inputs=(("text",),))
 TEXTS = ["plain", 'commas, "quotes"', "two\nlines", "Ünïcødé 小麦 🌾", "  spaced  ", "NA", "null"]
 LABELS = ["b", "a", "b", "ä", "a", "None", "b"]
 FORMATS = ("csv", "json", "jsonl", "parquet")
@@ -35,7 +38,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 def load(path: Path, **columns: Any) -> tuple[Examples, tuple[str, ...]]:
     """Read a file's only split."""
-    splits, names = read(find_source(str(path)), Columns(**columns))
+    splits, names = read(find_source(str(path)), Columns(**columns), TEXT)
     assert list(splits) == ["train"]
     return splits["train"], names
 
@@ -51,7 +54,7 @@ def load_text(tmp_path: Path, name: str, content: str | bytes, **columns: Any) -
 def test_every_format_gives_the_same_examples(tmp_path: Path, suffix: str) -> None:
     rows = [{"text": text, "label": label} for text, label in zip(TEXTS, LABELS, strict=True)]
     examples, names = load(write(tmp_path / f"data.{suffix}", rows))
-    assert examples.texts == TEXTS
+    assert examples.inputs == TEXTS
     assert names == ("None", "a", "b", "ä")  # by code point, on every machine
     assert examples.labels.tolist() == [2, 1, 2, 3, 1, 0, 2]
     assert examples.groups == []
@@ -91,7 +94,7 @@ def test_given_labels_set_the_order(tmp_path: Path) -> None:
 def test_labels_of_every_split_count(tmp_path: Path) -> None:
     write(tmp_path / "train.csv", [{"text": "t", "label": "b"}, {"text": "u", "label": "c"}])
     write(tmp_path / "test.csv", [{"text": "v", "label": "a"}])
-    splits, names = read(find_source(str(tmp_path)), Columns())
+    splits, names = read(find_source(str(tmp_path)), Columns(), TEXT)
     assert names == ("a", "b", "c")
     assert splits["test"].labels.tolist() == [0]
 
@@ -110,8 +113,8 @@ def test_odd_column_names_and_groups(tmp_path: Path) -> None:
     for suffix in FORMATS:
         path = write(tmp_path / f"d.{suffix}", rows)
         examples, _ = load(path, text="the text, all of it", label="y", group="Ünit")
-        assert (examples.texts, examples.groups) == (["t", "u"], ["7", "8"])
-        assert load(path, text="date", label="y")[0].texts == ["2020-01-01", "2021"]
+        assert (examples.inputs, examples.groups) == (["t", "u"], ["7", "8"])
+        assert load(path, text="date", label="y")[0].inputs == ["2020-01-01", "2021"]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "json", "jsonl"])
@@ -119,7 +122,7 @@ def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path: Path, suffix: str) -
     rows = [{"text": "t", "label": "p"}, {"text": "u", "label": "q"}]
     path = write(tmp_path / f"d.{suffix}", rows)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert load(path)[0].texts == ["t", "u"]
+    assert load(path)[0].inputs == ["t", "u"]
 
 
 def test_json_may_be_an_object_of_columns(tmp_path: Path) -> None:
@@ -128,13 +131,13 @@ def test_json_may_be_an_object_of_columns(tmp_path: Path) -> None:
         {"text": {"0": "t", "1": "u"}, "label": {"0": 1, "1": 2}},
     ):
         examples, names = load_text(tmp_path, "d.json", json.dumps(value))
-        assert (examples.texts, names) == (["t", "u"], ("1", "2"))
+        assert (examples.inputs, names) == (["t", "u"], ("1", "2"))
 
 
 def test_json_values_are_kept_as_written(tmp_path: Path) -> None:
     lines = '{"text": 12, "label": true}\n\n{"text": 1.50, "label": false}\n'
     examples, names = load_text(tmp_path, "d.jsonl", lines)
-    assert (examples.texts, names) == (["12", "1.5"], ("False", "True"))
+    assert (examples.inputs, names) == (["12", "1.5"], ("False", "True"))
 
 
 @pytest.mark.parametrize(
@@ -226,7 +229,7 @@ def test_formats_agree_on_any_text(tmp_path: Path, rows: list[tuple[str, str]]) 
         return
     for suffix in FORMATS:
         examples, names = load(write(tmp_path / f"any.{suffix}", written))
-        assert examples.texts == [text for text, _ in rows]
+        assert examples.inputs == [text for text, _ in rows]
         assert [names[label] for label in examples.labels] == stripped
 
 
@@ -238,15 +241,15 @@ def cardoso(tmp_path: Path, body: str) -> Source:
 
 def test_cardoso_lines_are_label_tab_text(tmp_path: Path) -> None:
     body = "grain\twheat \x85 corn\tbarley\ncrude\toil\u2028barrel\n"  # no line ends, those
-    splits, names = read(cardoso(tmp_path, body), Columns(text="ignored", group="ignored"))
+    splits, names = read(cardoso(tmp_path, body), Columns(text="ignored", group="ignored"), TEXT)
     assert names == ("crude", "grain")
-    assert splits["train"].texts == ["wheat \x85 corn\tbarley", "oil\u2028barrel"]
+    assert splits["train"].inputs == ["wheat \x85 corn\tbarley", "oil\u2028barrel"]
     assert splits["train"].labels.tolist() == [1, 0]
 
 
 def test_cardoso_line_without_tab_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train\.tab, line 5: expected 'label<TAB>text'"):
-        read(cardoso(tmp_path, "grain\twheat\nbroken\n"), Columns())
+        read(cardoso(tmp_path, "grain\twheat\nbroken\n"), Columns(), TEXT)
 
 
 class HubSplit:
@@ -254,7 +257,12 @@ class HubSplit:
 
     def __init__(self, labels: list[int], names: list[str] | None) -> None:
         self.features = {"text": SimpleNamespace(), "label": SimpleNamespace(names=names)}
+        self.column_names = ["text", "label"]
         self._labels = labels
+
+    def select_columns(self, names: list[str]) -> "HubSplit":
+        assert names == ["text", "label"]
+        return self
 
     def to_pandas(self) -> pd.DataFrame:
         texts = [f"t{index}" for index in range(len(self._labels))]
@@ -264,13 +272,15 @@ class HubSplit:
 def from_hub(monkeypatch: pytest.MonkeyPatch, loaded: Any) -> Any:
     import datasets
 
-    def load_dataset(name: str) -> Any:
+    def load_dataset(name: str, subset: str | None) -> Any:
+        assert (name, subset) == ("org/set", "part")
         if isinstance(loaded, Exception):
             raise loaded
         return loaded
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    return read(Source(name="org/set", kind="hub", files={}, fingerprint="hub:org/set"), Columns())
+    source = Source(name="org/set", kind="hub", files={}, subset="part", fingerprint="hub")
+    return read(source, Columns(), TEXT)
 
 
 def test_hub_labels_become_names_and_other_splits_are_left(
@@ -302,3 +312,137 @@ def test_hub_failure_is_one_line(monkeypatch: pytest.MonkeyPatch, error: Excepti
     with pytest.raises(DataError, match="Cannot load 'org/set' from the hub") as caught:
         from_hub(monkeypatch, error)
     assert "\n" not in str(caught.value)
+
+
+def tagged_images(folder: Path) -> Any:
+    """Make a hub set of images with lists of class labels, by the real library."""
+    import datasets
+    from PIL import Image
+
+    Image.new("RGB", (3, 2), (9, 9, 9)).save(folder / "a.png")
+    features = datasets.Features(
+        {
+            "img": datasets.Image(),
+            "tags": datasets.List(datasets.ClassLabel(names=["sea", "sky", "dog"])),
+            "huge": datasets.Value("string"),
+        }
+    )
+    rows = {"img": [str(folder / "a.png")] * 2, "tags": [[0, 2], []], "huge": ["x", "y"]}
+    return {"train": datasets.Dataset.from_dict(rows, features=features)}
+
+
+def test_hub_images_stay_encoded_and_label_names_keep_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    loaded = tagged_images(tmp_path)
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, subset: loaded)
+    source = Source(name="org/set", kind="hub", files={}, fingerprint="hub:org/set")
+    columns = Columns(image="img", label="tags")
+    splits, names = read(source, columns, Reads(inputs=(("image",),), labels="many"))
+    assert names == ("sea", "sky", "dog")
+    assert splits["train"].labels.tolist() == [[1, 0, 1], [0, 0, 0]]
+    pixels = [pixels_of(picture) for picture in splits["train"].inputs]
+    assert [image.shape for image in pixels] == [(2, 3, 3)] * 2
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_many_labels_from_lists_or_cells_with_a_separator(tmp_path: Path, suffix: str) -> None:
+    lists: list[Any] = [["b", "a"], [], ["c"]]
+    if suffix == "csv":
+        lists = ["b| a", "", "c"]
+    rows = [{"text": f"t{at}", "label": labels} for at, labels in enumerate(lists)]
+    path = write(tmp_path / f"d.{suffix}", rows)
+    many = Reads(inputs=(("text",),), labels="many", separator="|")
+    splits, names = read(find_source(str(path)), Columns(), many)
+    assert names == ("a", "b", "c")
+    assert splits["train"].labels.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
+    with pytest.raises(DataError, match=r"row 3: label 'c' is not one of \['a', 'b'\]"):
+        read(find_source(str(path)), Columns(labels=("a", "b")), many)
+
+
+ANY_FORM = Reads(inputs=(("messages",), ("prompt", "response"), ("text",)), labels="optional")
+
+
+@pytest.mark.parametrize(
+    ("there", "expected"),
+    [
+        (("messages", "prompt", "response", "text"), [{"role": "user", "content": "hi"}]),
+        (("prompt", "response", "text"), ("p", "r")),
+        (("prompt", "text"), "t"),
+    ],
+)
+def test_the_first_form_whose_columns_are_there_is_read(
+    tmp_path: Path, there: tuple[str, ...], expected: Any
+) -> None:
+    turn = {"role": "user", "content": "hi", "more": 1}
+    row = {"messages": [turn], "prompt": "p", "response": "r", "text": "t"}
+    path = write(tmp_path / "d.jsonl", [{name: row[name] for name in there}] * 2)
+    splits, names = read(find_source(str(path)), Columns(), ANY_FORM)
+    assert splits["train"].inputs == [expected] * 2
+    assert (splits["train"].labels.tolist(), names) == ([0, 0], ())
+
+
+def test_optional_labels_are_categories_without_names(tmp_path: Path) -> None:
+    rows = [{"text": "t", "label": label} for label in ("q", "p", "q")]
+    splits, names = read(find_source(str(write(tmp_path / "d.csv", rows))), Columns(), ANY_FORM)
+    assert (splits["train"].labels.tolist(), names) == ([1, 0, 1], ())
+
+
+@pytest.mark.parametrize(
+    "cell", ["hi", [], [{"role": "user"}], [{"role": "user", "content": ["part"]}], ["hi"]]
+)
+def test_what_is_no_conversation_names_its_row(tmp_path: Path, cell: Any) -> None:
+    good = [{"role": "user", "content": "hi"}]
+    path = write(tmp_path / "d.jsonl", [{"messages": good}, {"messages": cell}])
+    with pytest.raises(DataError, match=r"d\.jsonl, row 2: expected in column 'messages' a list"):
+        read(find_source(str(path)), Columns(), ANY_FORM)
+
+
+def test_no_form_of_input_lists_all_of_them(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.jsonl", [{"prompt": "p", "body": "t"}])
+    with pytest.raises(DataError) as caught:
+        read(find_source(str(path)), Columns(text="essay"), ANY_FORM)
+    for part in (
+        "'messages' (data.messages-column)",
+        "'prompt' (data.prompt-column) and 'response' (data.response-column)",
+        "'essay' (data.text-column)",
+        "It has: prompt, body.",
+    ):
+        assert part in str(caught.value)
+
+
+IMAGE = Reads(inputs=(("image",),))
+
+
+def test_a_table_may_name_image_files_beside_it(tmp_path: Path) -> None:
+    from PIL import Image
+
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (3, 2)).save(tmp_path / "pictures" / "a.png")
+    rows = [{"file": "pictures/a.png", "label": label} for label in ("p", "q")]
+    path = write(tmp_path / "d.csv", rows)
+    splits, _ = read(find_source(str(path)), Columns(image="file"), IMAGE)
+    assert image_files(list(splits.values())) == [tmp_path / "pictures" / "a.png"] * 2
+    write(path, [*rows, {"file": "pictures/b.png", "label": "p"}])
+    with pytest.raises(DataError, match=r"d\.csv, row 3: column 'file' names '.*b\.png', which"):
+        read(find_source(str(path)), Columns(image="file"), IMAGE)
+
+
+def test_a_table_may_hold_encoded_images(tmp_path: Path) -> None:
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (3, 2)).save(buffer, "PNG")
+    cells: list[Any] = [buffer.getvalue(), {"bytes": buffer.getvalue(), "path": None}]
+    for number, cell in enumerate(cells):
+        rows = [{"image": cell, "label": label} for label in ("p", "q")]
+        path = write(tmp_path / f"{number}.parquet", rows)
+        splits, _ = read(find_source(str(path)), Columns(), IMAGE)
+        assert pixels_of(splits["train"].inputs[0]).shape == (2, 3, 3)
+    write(tmp_path / "d.jsonl", [{"image": 5, "label": "p"}])
+    with pytest.raises(DataError, match=r"row 1: expected in column 'image' a path or the bytes"):
+        read(find_source(str(tmp_path / "d.jsonl")), Columns(), IMAGE)

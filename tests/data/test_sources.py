@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from fedpeft_app.data import sources
-from fedpeft_app.data.sources import FORMATS, find_source
+from fedpeft_app.data.folders import TABLES
+from fedpeft_app.data.sources import find_source
 from fedpeft_app.errors import DataError, SourceError
 
 
@@ -25,12 +26,12 @@ def test_a_pinned_model_is_no_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_source("sentence-transformers/all-MiniLM-L6-v2").kind == "hub"
 
 
-@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("suffix", TABLES)
 def test_a_file_is_all_training_data(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"notes{suffix}"
     path.write_text("content")
     source = find_source(str(path))
-    assert (source.kind, dict(source.files)) == ("files", {"train": path})
+    assert (source.kind, dict(source.files)) == ("tables", {"train": path})
 
 
 @pytest.mark.parametrize("validation", ["validation", "valid", "dev"])
@@ -65,6 +66,7 @@ def test_missing_path_is_refused_with_what_there_is(name: str) -> None:
 def test_other_names_are_hub_ids_not_looked_up_yet(name: str) -> None:
     source = find_source(name)
     assert (source.kind, source.files, source.fingerprint) == ("hub", {}, f"hub:{name}")
+    assert find_source(name, "part").fingerprint == f"hub:{name}:part"
 
 
 def test_unknown_format_is_refused(tmp_path: Path) -> None:

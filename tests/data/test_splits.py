@@ -65,6 +65,15 @@ def test_the_carved_test_set_does_not_depend_on_the_other_settings() -> None:
     assert numbers(capped.test) == numbers(plain.test)
 
 
+def test_capped_test_examples_are_the_same_for_every_seed() -> None:
+    data = source(train=examples(20), test=examples(50, 100))
+    settings = SplitSettings(max_test_examples=8)
+    kept = [numbers(make_splits(data, settings, seed).test) for seed in range(3)]
+    assert kept[0] == kept[1] == kept[2] == sorted(set(kept[0]))
+    assert len(kept[0]) == 8
+    assert len(make_splits(data, SplitSettings(max_test_examples=99), 0).test) == 50
+
+
 def test_splits_that_a_source_brings_are_taken_as_they_are() -> None:
     data = source(train=examples(20), validation=examples(4, 100), test=examples(5, 200))
     splits = make_splits(data, SplitSettings(), 0)

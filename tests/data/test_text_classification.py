@@ -20,6 +20,10 @@ from fedpeft_app.data.tasks.text_classification import TextClassification
 TASK = TextClassification()
 
 
+def padding_with(token: int | None) -> TextClassification:
+    return TASK.bind(SimpleNamespace(pad_token_id=token))
+
+
 def test_the_catalogue_knows_it() -> None:
     assert TASKS.get("text-classification") is TextClassification
 
@@ -32,14 +36,15 @@ def test_encode_cuts_with_special_tokens_inside_the_limit(tiny_model: Path) -> N
         tokenizer.convert_tokens_to_ids(token) for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
     )
     wheat = tokenizer.convert_tokens_to_ids("wheat")
-    rows = TASK.encode(tokenizer, ["wheat", "wheat strange wheat wheat"], 5)
+    bound = TASK.bind(tokenizer, max_length=5)
+    rows = [row.tolist() for row in bound.encode(["wheat", "wheat strange wheat wheat"])]
     assert rows == [[cls, wheat, sep], [cls, wheat, unknown, wheat, sep]]
     assert all(pad not in row for row in rows)
 
 
 def test_collate_pads_on_the_right_to_the_longest_of_the_batch() -> None:
     examples = example_set([[5, 6, 7], [8], [9, 10], [1] * 9], np.array([2, 0, 1, 0]))
-    batch = TASK.collate(examples, np.array([2, 0, 1]), pad=99)
+    batch = padding_with(99).collate(examples, np.array([2, 0, 1]))
     assert batch["input_ids"].tolist() == [[9, 10, 99], [5, 6, 7], [8, 99, 99]]
     assert batch["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1], [1, 0, 0]]
     assert batch["labels"].tolist() == [1, 2, 0]
@@ -48,7 +53,7 @@ def test_collate_pads_on_the_right_to_the_longest_of_the_batch() -> None:
 
 def test_collate_counts_positions_within_a_selection() -> None:
     examples = example_set([[1], [2], [3]], np.array([0, 1, 2])).select(np.array([2, 1]))
-    batch = TASK.collate(examples, np.array([0]), pad=0)
+    batch = TASK.collate(examples, np.array([0]))
     assert (batch["input_ids"].tolist(), batch["labels"].tolist()) == ([[3]], [2])
 
 
@@ -92,12 +97,19 @@ def test_metrics_agree_with_scikit_learn(count: int, data: st.DataObject) -> Non
     assert metrics["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
     expected = f1_score(labels, predicted, average="macro", zero_division=0.0)
     assert metrics["macro-f1"] == pytest.approx(expected)
-    if count == 2 and len(set(labels.tolist())) == 2:
+    complete = len(set(labels.tolist())) == count
+    assert ("auroc" in metrics) == complete
+    if complete and count == 2:
         assert metrics["auroc"] == pytest.approx(roc_auc_score(labels, probabilities[:, 1]))
+    elif complete:
+        one_against_rest = [
+            roc_auc_score(labels == label, probabilities[:, label]) for label in range(count)
+        ]
+        assert metrics["auroc"] == pytest.approx(np.mean(one_against_rest))
 
 
 @pytest.mark.parametrize(("count", "labels"), [(3, [0, 1, 0]), (2, [1, 1, 1]), (2, [0, 0, 0])])
-def test_auroc_needs_two_labels_and_both_of_them(count: int, labels: list[int]) -> None:
+def test_auroc_needs_every_label(count: int, labels: list[int]) -> None:
     logits = np.zeros((3, count), dtype=np.float32)
     assert "auroc" not in TASK.metrics(logits, np.array(labels))
 

@@ -14,7 +14,8 @@ from fedpeft_app.backbone.load import load_model
 from fedpeft_app.backbone.locate import locate
 from fedpeft_app.errors import BackboneError, FedPeftError
 from fedpeft_app.methods.adapted import AdaptedModel
-from fedpeft_app.methods.lora import head_modules, linear_modules
+from fedpeft_app.methods.targets import linear_modules
+from fedpeft_app.methods.wrap import head_modules
 
 
 @pytest.fixture(scope="module")
@@ -139,14 +140,6 @@ def test_a_target_that_is_no_module_of_the_body_is_refused(bert: Path, targets: 
     assert "some of: dense, key, query, value." in str(caught.value)  # the head is no choice
 
 
-def test_an_architecture_peft_does_not_know_needs_targets(zoo: dict[str, Path]) -> None:
-    with pytest.raises(BackboneError) as caught:
-        make(zoo["distilbert"], "lora", targets="auto")
-    assert "'all-linear', or some of: k_lin, lin1, lin2, out_lin, q_lin, v_lin." in str(
-        caught.value
-    )
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -161,13 +154,14 @@ def test_an_architecture_peft_does_not_know_needs_targets(zoo: dict[str, Path]) 
 def test_options_that_do_not_fit_are_refused(bert: Path, options: dict[str, Any]) -> None:
     with pytest.raises(FedPeftError) as caught:
         make(bert, "lora", options=options)
-    assert "LoRA does not fit" in str(caught.value) or "stay untrained" in str(caught.value)
+    message = str(caught.value)
+    assert "'lora' does not fit" in message or "untrained" in message or "Expected PEFT" in message
 
 
 def test_head_modules_are_whole_outside_the_body_and_exact_inside(zoo: dict[str, Path]) -> None:
     expected = {
         "bert": ["classifier"],
-        "bert-without-pooler": ["bert.pooler.dense", "classifier"],
+        "bert-without-pooler": ["bert.pooler", "classifier"],
         "gpt2": ["score"],
         "distilbert": ["classifier", "pre_classifier"],
         "roberta": ["classifier"],
@@ -177,16 +171,51 @@ def test_head_modules_are_whole_outside_the_body_and_exact_inside(zoo: dict[str,
         assert head_modules(backbone.model, backbone.head) == modules
 
 
-def test_linear_modules_lists_last_names_once(zoo: dict[str, Path]) -> None:
+def test_linear_modules_have_full_names_and_spare_the_head(zoo: dict[str, Path]) -> None:
     model = make(zoo["gpt2"], "head").backbone.model
-    assert linear_modules(model) == ["c_attn", "c_fc", "c_proj", "score"]
-    assert linear_modules(model, frozenset({"score.weight"})) == ["c_attn", "c_fc", "c_proj"]
+    names = [f"transformer.h.{n}.{layer}" for n in (0, 1) for layer in GPT2_LAYERS]
+    assert linear_modules(model) == [*names, "score"]
+    assert linear_modules(model, frozenset({"score.weight"})) == names
+
+
+GPT2_LAYERS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 
 
 def test_peft_is_told_that_the_task_is_classification(bert: Path) -> None:
     assert make(bert, "lora").model.peft_config["default"].task_type == "SEQ_CLS"
 
 
-def test_initialisations_that_rewrite_the_frozen_model_are_refused(bert: Path) -> None:
-    with pytest.raises(BackboneError, match="rewrites the frozen weights"):
-        make(bert, "lora", options={"init_lora_weights": "pissa"})
+@pytest.mark.parametrize(
+    "start", ["pissa", "pissa_niter_4", "olora", "corda", "eva", "loftq", "lora_ga", "mica"]
+)
+def test_initialisations_from_frozen_weights_or_data_are_refused(bert: Path, start: str) -> None:
+    with pytest.raises(BackboneError, match=f"'{start}' sets out from the frozen weights"):
+        make(bert, "lora", options={"init_lora_weights": start})
+
+
+def test_biases_of_all_modules_are_refused_because_peft_cannot_save_them(bert: Path) -> None:
+    with pytest.raises(BackboneError, match="method.name = 'bias'"):
+        make(bert, "lora", options={"bias": "all"})
+    biases = [t for t in make(bert, "lora", options={"bias": "lora_only"}).tensors if not t.head]
+    assert len(biases) == 3 * 4  # A, B and the bias of query and value in two layers
+
+
+def test_orthogonal_factors_are_not_zero_but_their_product_is(bert: Path) -> None:
+    adapted = make(bert, "lora-orthogonal", rank=4)
+    tensors = adapted.initial.tensors()
+    for name in adapted.spec.ranks:
+        a, b = (tensors[f"{name}.lora_{x}.default.weight"] for x in "AB")
+        assert min(np.abs(a).max(), np.abs(b).max()) > 0.01
+        assert np.abs(b @ a).max() < 1e-6
+
+
+def test_a_frozen_a_is_drawn_from_the_seed_and_does_not_travel(bert: Path) -> None:
+    adapted, again, other = (make(bert, "lora-fa", seed=seed) for seed in (0, 0, 1))
+    body = [tensor.name for tensor in adapted.tensors if not tensor.head]
+    assert len(body) == 4
+    assert all(name.endswith("lora_B.default.weight") for name in body)
+    path = body[0].replace("lora_B", "lora_A")
+    a, same, different = (m.model.get_parameter(path) for m in (adapted, again, other))
+    assert torch.equal(a, same)
+    assert not torch.equal(a, different)
+    assert not a.requires_grad

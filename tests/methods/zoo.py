@@ -11,7 +11,7 @@ import transformers
 from fedpeft_app.backbone.load import load_model
 from fedpeft_app.backbone.locate import locate
 from fedpeft_app.methods.adapted import AdaptedModel, adapt
-from fedpeft_app.methods.catalogue import METHODS
+from fedpeft_app.methods.catalogue import find_method
 from fedpeft_app.methods.method import MethodSettings
 
 WORDS, WIDTH = 20, 16
@@ -32,7 +32,7 @@ class Animal:
 
     Attributes:
         build: Makes the model whose weights are saved.
-        targets: What `method.targets` has to say; "auto" where PEFT knows the architecture.
+        targets: What `method.targets` is to say.
         adapted: Last names of the modules that LoRA then adapts, in each of the two layers.
         head: The parameters that the checkpoint does not hold, or that lie outside the body.
     """
@@ -79,7 +79,7 @@ ZOO = {
         adapted=("c_attn",),
         head=("score.weight",),
     ),
-    "distilbert": Animal(  # unknown to PEFT; one head module's name ends with the other's
+    "distilbert": Animal(  # unknown to PEFT's own table; one head module's name ends with the other's
         build=lambda: transformers.DistilBertModel(
             transformers.DistilBertConfig(
                 vocab_size=WORDS,
@@ -91,7 +91,7 @@ ZOO = {
                 initializer_range=0.3,
             )
         ),
-        targets="q_lin, v_lin",
+        targets="auto",
         adapted=("q_lin", "v_lin"),
         head=(
             "classifier.bias",
@@ -132,7 +132,7 @@ def make(folder: Path, method: str, *, seed: int = 0, **settings: Any) -> Adapte
         seed=seed,
         **base,
     )
-    return adapt(backbone, METHODS.get(method)(), MethodSettings(**settings), seed)
+    return adapt(backbone, find_method(method), MethodSettings(**settings), seed)
 
 
 def batch() -> dict[str, torch.Tensor]:

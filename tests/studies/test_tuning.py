@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from study_samples import TUNED, Pretence, conducted, plan_of
 
+from fedpeft_app.errors import ConfigError
 from fedpeft_app.studies.plan import Cell
 from fedpeft_app.studies.record import Ending
 from fedpeft_app.studies.tuning import Choice, trials
@@ -65,6 +66,12 @@ def test_a_loss_is_better_when_it_is_lower(tmp_path: Path) -> None:
     ((_, low), (_, high)) = now.choices[0].scores
     assert (low, high) == (pytest.approx(-0.4), pytest.approx(-0.1))
     assert now.choices[0].chosen == {"train.learning-rate": 1e-2}
+
+
+def test_a_metric_that_nothing_measured_chooses_nothing(tmp_path: Path) -> None:
+    text = TUNED.replace("[tune]\n", '[tune]\nmetric = "f2"\n')
+    with pytest.raises(ConfigError, match=r"tune\.metric = 'f2'.*: accuracy, loss"):
+        conducted(plan_of(tmp_path, text), tmp_path, Pretence(tmp_path / "runs"))
 
 
 def test_the_first_of_equals_is_chosen() -> None:
