@@ -107,7 +107,13 @@ def _own_parameters(
             f"'personal'). Leave --node out."
         )
     memory = memory_of(run.path.name, node)
+    counted = {
+        event["round"]
+        for event in run.events()
+        if event["event"] == "round_finished" and str(node) in event["nodes"]
+    }
     kept = [version for version in memory.rounds() if version <= round_number]
+    kept = [version for version in kept if version in counted]  # rejected replies lie there too
     if not kept:
         found = ", ".join(map(str, memory.rounds())) or "none"
         raise NodeStateError(

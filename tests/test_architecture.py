@@ -16,8 +16,8 @@ ROOT = "fedpeft_app"
 # A room is a sub-package or a module of the package itself. Imports lead to lower layers.
 LAYERS: dict[int, tuple[str, ...]] = {
     0: ("errors", "registry", "seeds"),
-    1: ("config", "adapters", "mirrors"),  # mirrors: both backbone and data fetch through it
-    2: ("wire", "backbone", "methods", "data"),
+    1: ("config", "adapters", "portable", "mirrors"),  # backbone and data both fetch
+    2: ("wire", "backbone", "methods", "data", "node"),
     3: ("training", "strategies", "runs", "observe"),
     4: (  # each may import those before it
         "names",
@@ -28,6 +28,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
         "session",
         "coordinator",
         "restore",
+        "costs",
         "studies",
         "cli",
         "watchdog",
@@ -42,20 +43,21 @@ WITHIN_A_LAYER = {  # the only imports among rooms of one layer below the top, a
 LIBRARIES: dict[str, tuple[str, ...]] = {  # third-party library → rooms and modules that use it
     "flwr": ("client_app", "server_app", "wire", "strategies", "coordinator", "session"),
     "peft": ("methods", "runs"),
-    "transformers": ("backbone", "data.tasks"),
-    "torch": ("backbone", "methods", "data.tasks", "training", "cli.doctor"),
+    "transformers": ("backbone", "data.tasks", "portable"),
+    "torch": ("backbone", "methods", "portable", "data.tasks", "training", "cli.doctor"),
     "ray": ("training.worker",),
     "datasets": ("data",),
     "flwr_datasets": ("data",),
     "pandas": ("data",),
     "PIL": ("data.images",),
     "sklearn": ("data.tasks",),
-    "safetensors": ("runs",),
+    "tokenizers": ("backbone.scratch",),
+    "safetensors": ("runs", "node"),
     "scipy": ("studies.intervals",),
     "huggingface_hub": ("backbone.locate", "cli.doctor"),
     "pydantic": ("config",),
     "pydantic_core": ("config",),
-    "filelock": ("mirrors", "data"),
+    "filelock": ("mirrors", "backbone.scratch", "data"),
     "typer": ("cli",),
     "rich": ("cli", "observe"),
     "psutil": ("cli",),
@@ -66,15 +68,19 @@ LIBRARIES: dict[str, tuple[str, ...]] = {  # third-party library → rooms and m
         "seeds",
         "adapters",
         "wire",
+        "methods",
         "data",
+        "node",
         "training",
         "strategies",
         "runs",
         "data_plan",
         "run_data",
         "recorder",
+        "costs",
     ),
 }
+CARRIED = {"torch", "transformers"}  # what exported folders may need beside themselves
 KNOWS_THE_CONFIG = {  # every other component takes ordinary arguments
     "config",
     "data_plan",
@@ -267,6 +273,13 @@ def test_every_library_has_its_rooms() -> None:
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_library_stays_in_its_rooms(library: str) -> None:
     assert not {module for module in uses(library) if not within(module, LIBRARIES[library])}
+
+
+def test_what_exports_carry_needs_nothing_of_ours() -> None:
+    carried = [found for found in imports() if room_of(found.importer) == "portable"]
+    assert {found.importer for found in carried} >= {"portable.pooling", "portable.bottleneck"}
+    foreign = {found.library for found in carried} - sys.stdlib_module_names
+    assert foreign == CARRIED
 
 
 @pytest.mark.parametrize("module", ["coordinator", "session"])

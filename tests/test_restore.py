@@ -84,4 +84,5 @@ def test_a_run_comes_back_with_its_bits_and_predicts(tiny_settings: dict[str, An
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     best = probabilities.argmax(axis=1)
     assert [one.answer for one in found] == [restored.labels[index] for index in best]
-    np.testing.assert_allclose([one.probability for one in found], probabilities.max(axis=1), atol=1e-6)
+    sure = [one.probability for one in found]
+    np.testing.assert_allclose(sure, probabilities.max(axis=1), atol=1e-6)

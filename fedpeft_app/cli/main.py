@@ -174,10 +174,13 @@ def export_run(
 @app.command()
 def predict(
     run: Reference,
-    texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="texts to classify")],
+    texts: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT...", help="texts, instructions, or paths of images"),
+    ],
     node: Node = None,
 ) -> None:
-    """Classify texts with a run's adapter."""
+    """Classify texts or images, or answer instructions, with a run's adapter."""
     from fedpeft_app.cli.results import predict_texts
 
     predict_texts(run, texts, Console(), node=node)

@@ -150,11 +150,11 @@ def export_adapter(
 def predict_texts(
     reference: str, texts: list[str], console: Console, *, node: int | None = None
 ) -> None:
-    """Print a line for each text: label, its probability, and the beginning of the text.
+    """Print for each input the answer, its probability if it is a label, and its beginning.
 
     Args:
         reference: The run.
-        texts: At least one.
+        texts: Texts, instructions, or paths of images; at least one.
         console: Where to print.
         node: Partition of the node whose own parameters are used; None = nobody's.
 

@@ -1,9 +1,10 @@
 """LoRA that starts from a part of the frozen weights.
 
-That part, s·B₀A₀, is taken out of the frozen weight: W_res = W − s·B₀A₀. It is the projection
-of W onto a subspace that W alone determines (PiSSA: its r largest singular directions; OLoRA:
-the span of its first r columns), so every node has the same W_res up to rounding, whatever
-its seed or the signs its decomposition chose; A and B come from the server.
+That part, s·B₀A₀, is taken out of the frozen weight: W_res = W − s·B₀A₀. It is a multiple of
+the projection of W onto a subspace that W alone determines (PiSSA: once, its r largest singular
+directions; OLoRA: s times, the span of its first r columns), so every node has the same W_res
+up to rounding, whatever its seed or the signs its decomposition chose; A and B come from the
+server.
 
 References:
     Meng et al. 2024, arXiv 2404.02948, equations 2 to 4 (PiSSA).
@@ -57,7 +58,7 @@ class Decomposed:
         """
         if self.name == "olora" and any(is_transposed(module) for module in model.modules()):
             raise BackboneError(
-                f"method.name = '{self.name}' does not fit {type(model).__name__}: PEFT initialises "
+                f"method.name = '{self.name}' does not fit {type(model).__name__}: PEFT starts "
                 f"OLoRA wrongly where layers store weights transposed (Conv1D). Use 'pissa'."
             )
         if getattr(model, "quantization_method", None) is not None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import peft
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import ModulesToSaveWrapper
 
 from fedpeft_app.errors import BackboneError
 from fedpeft_app.methods.method import MethodSettings
@@ -15,7 +14,7 @@ ADAPTER = "default"  # the name that PEFT gives an adapter, and looks for in a f
 _BESIDE_THE_POINT = (  # what PEFT warns of and then does right
     ".*fan_in_fan_out",  # set as GPT-2's Conv1D needs it
     "Unsupported layer type",  # the sizes of a norm, which nobody asks for
-    "Failed to load the CUDA extension",  # BOFT has the same in Python,
+    "Failed to load the CUDA extension",  # BOFT has the same in Python
     "Setting boft_n_butterfly_factor",  # with one butterfly, as is its default
 )
 _PREFIX = "base_model.model."  # what PEFT puts before the names of the model's modules
@@ -104,22 +103,6 @@ def wrap_layers(
             f"method.targets and method.layers, not by method.options."
         )
     return wrapped
-
-
-def merged(wrapped: Any) -> Any:
-    """Fold an adapter into the model it was put on.
-
-    Args:
-        wrapped: A PEFT model of a method that merges; it is taken apart.
-
-    Returns:
-        The plain model. PEFT's own `merge_and_unload` leaves the head of LN tuning wrapped.
-    """
-    model = wrapped.merge_and_unload()
-    for name, module in list(model.named_modules()):
-        if isinstance(module, ModulesToSaveWrapper):
-            model.set_submodule(name, module.modules_to_save[ADAPTER])
-    return model
 
 
 def adapted_modules(wrapped: Any) -> list[str]:

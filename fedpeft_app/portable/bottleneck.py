@@ -63,7 +63,9 @@ def attach(
         module = model.get_submodule(name)
         if one is None or not shared:
             one = Bottleneck(size, width, next(module.parameters()).device)
-        module.add_module(CHILD, one)
+            module.add_module(CHILD, one)
+        else:  # a reference, no second child: torch.func.functional_call restores children once
+            object.__setattr__(module, CHILD, one)
         if form == "before-sum":
             module.register_forward_pre_hook(_change_summand)
         else:

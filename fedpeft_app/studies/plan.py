@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedpeft_app.config.flat import Scalar
+from fedpeft_app.config.flat import Scalar, defaults
 from fedpeft_app.errors import ConfigError, Fault
 from fedpeft_app.studies.grid import Entry, expand, grid_faults
 from fedpeft_app.studies.read import read_study
@@ -37,8 +37,8 @@ class Cell:
 
     @property
     def id(self) -> str:
-        """Name the cell by all that its numbers depend on, but for fedpeft's version."""
-        telling = {k: v for k, v in self.config.items() if not k.startswith("output.")}
+        """Name the cell by what was asked for; a key that a later version adds changes nothing."""
+        telling = differing(self.config, defaults())
         text = json.dumps({"nodes": self.nodes, **telling}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:_ID_DIGITS]
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tiny_configs import CAUSAL, CONFIGS, TEXT
+from tiny_configs import CAUSAL, CONFIGS, IMAGE, TEXT
 
 from fedpeft_app.backbone.load import load_model
 from fedpeft_app.backbone.locate import LocatedModel, locate
@@ -16,19 +16,20 @@ from fedpeft_app.methods.by_name import Full
 from fedpeft_app.methods.lora import Lora
 from fedpeft_app.methods.method import Method, MethodSettings
 
-IDS = torch.tensor([[3, 4, 5, 6], [7, 8, 4, 3]])
+TOKENS = {"input_ids": torch.tensor([[3, 4, 5, 6], [7, 8, 4, 3]])}
+PIXELS = {"pixel_values": torch.linspace(-1, 1, 2 * 3 * 4 * 4).view(2, 3, 4, 4)}
+PARTS = ("BertSelfAttention", "ViTAttention", "LlamaMLP")  # within what is run twice
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LocatedModel]:
-    """A tiny BERT and a tiny Llama."""
+    """A tiny BERT, ViT and Llama."""
     located = {}
-    for name, kind in (
-        ("bert", transformers.AutoModel),
-        ("llama", transformers.AutoModelForCausalLM),
-    ):
+    for name in ("bert", "vit", "llama"):
         folder = tmp_path_factory.mktemp(name)
-        kind.from_config(CONFIGS[name]()).save_pretrained(folder)
+        causal = name == "llama"
+        makes = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
+        makes.from_config(CONFIGS[name]()).save_pretrained(folder)
         located[name] = locate(str(folder))
     return located
 
@@ -55,14 +56,15 @@ def gradients(adapted: AdaptedModel) -> tuple[list[torch.Tensor], int]:
         nonlocal runs
         runs += 1
 
-    part = next(m for m in model.modules() if type(m).__name__ in ("BertSelfAttention", "LlamaMLP"))
+    part = next(m for m in model.modules() if type(m).__name__ in PARTS)
     part.register_forward_pre_hook(count)  # the second run stops where it knows enough
-    model(input_ids=IDS).logits.float().square().mean().backward()
+    inputs = PIXELS if adapted.backbone.kind == IMAGE else TOKENS
+    model(**inputs).logits.float().square().mean().backward()
     found = [parameter.grad for parameter in adapted.trainable]
     return [gradient for gradient in found if gradient is not None], runs
 
 
-@pytest.mark.parametrize(("name", "kind"), [("bert", TEXT), ("llama", CAUSAL)])
+@pytest.mark.parametrize(("name", "kind"), [("bert", TEXT), ("vit", IMAGE), ("llama", CAUSAL)])
 @pytest.mark.parametrize("method", [Lora, Full])
 def test_the_gradients_are_the_same(
     models: dict[str, LocatedModel], name: str, kind: str, method: Callable[[], Method]

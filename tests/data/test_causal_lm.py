@@ -237,9 +237,7 @@ def test_exact_match_is_what_greedy_decoding_reproduces(model: Any, tokenizer: A
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks for it
 @pytest.mark.filterwarnings("ignore:Position ids are not supported:UserWarning")  # soft prompts
 @pytest.mark.parametrize("kind", ["PROMPT_TUNING", "PREFIX_TUNING", "LORA"])
-def test_soft_prompts_in_front_do_not_shift_the_loss(
-    model: Any, tokenizer: Any, kind: str
-) -> None:
+def test_soft_prompts_in_front_do_not_shift_the_loss(model: Any, tokenizer: Any, kind: str) -> None:
     settings = {"peft_type": kind, "task_type": "CAUSAL_LM"}
     extra = {"r": 2} if kind == "LORA" else {"num_virtual_tokens": 3}
     config = peft.get_peft_config({**settings, **extra})

@@ -35,9 +35,7 @@ class Corpus:
             labels=np.array([1, 0, 1]),
             groups=["site-b", "site-a", "site-b"],
         )
-        test = Examples(
-            where="test.csv", inputs=["gh"], labels=np.array([0]), groups=["site-c"]
-        )
+        test = Examples(where="test.csv", inputs=["gh"], labels=np.array([0]), groups=["site-c"])
         return {"train": train, "test": test}, ("no", "yes")
 
     def encode(self, texts: Sequence[str]) -> Iterator[Values]:

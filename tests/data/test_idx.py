@@ -38,7 +38,7 @@ def write(
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_images_and_labels_come_back(tmp_path: Path, packed: bool) -> None:
+def test_images_and_labels_come_back(tmp_path: Path, *, packed: bool) -> None:
     folder = write(write(tmp_path / "d", packed=packed), packed=packed, split="t10k")
     splits, names = read(find_source(str(folder)), Columns(), IMAGE)
     assert (sorted(splits), names) == (["test", "train"], ("0", "9"))
@@ -99,9 +99,7 @@ def test_damage_is_named(tmp_path: Path, kind: str, complaint: str) -> None:
         read(find_source(str(folder)), Columns(), IMAGE)
 
 
-def test_a_label_without_a_name_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_label_without_a_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "_FASHION_FOLDER", write(tmp_path / "d", labels=(1, 2, 10)))
     with pytest.raises(DataError, match="has label 10, expected 0 to 9"):
         read(find_source("fashion-mnist"), Columns(), IMAGE)

@@ -20,9 +20,7 @@ from fedpeft_app.errors import DataError
 SQUARE = {"height": 32, "width": 32}
 PROCESSORS = {
     "vit": transformers.ViTImageProcessorPil(size=SQUARE),
-    "deit": transformers.DeiTImageProcessorPil(
-        size={"height": 40, "width": 40}, crop_size=SQUARE
-    ),
+    "deit": transformers.DeiTImageProcessorPil(size={"height": 40, "width": 40}, crop_size=SQUARE),
     "dinov2": transformers.BitImageProcessorPil(size={"shortest_edge": 36}, crop_size=SQUARE),
     "clip": transformers.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=SQUARE),
 }
@@ -158,16 +156,30 @@ def test_variation_is_a_function_of_the_generator() -> None:
 def test_positions_are_interpolated_for_another_size(kind: str) -> None:
     shapes = {
         "vit": transformers.ViTConfig(
-            hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-            image_size=16, patch_size=8, num_labels=3,
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            image_size=16,
+            patch_size=8,
+            num_labels=3,
         ),
         "swin": transformers.SwinConfig(
-            embed_dim=8, depths=[1], num_heads=[2], image_size=16, patch_size=4, window_size=2,
+            embed_dim=8,
+            depths=[1],
+            num_heads=[2],
+            image_size=16,
+            patch_size=4,
+            window_size=2,
             num_labels=3,
         ),
         "dinov2": transformers.Dinov2Config(
-            hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16,
-            patch_size=8, num_labels=3,
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=16,
+            patch_size=8,
+            num_labels=3,
         ),
     }
     model = transformers.AutoModelForImageClassification.from_config(shapes[kind]).eval()

@@ -46,7 +46,9 @@ def test_every_mode_of_8_bits_is_coloured(mode: str) -> None:
 
 def test_16_bits_are_refused_not_cut_off() -> None:
     deep = Image.fromarray(np.full((4, 4), 40_000, np.uint16))
-    with pytest.raises(DataError, match=r"8 bits a colour, got mode 'I;16' of Pillow in x-ray\.png"):
+    with pytest.raises(
+        DataError, match=r"8 bits a colour, got mode 'I;16' of Pillow in x-ray\.png"
+    ):
         pixels_of(Picture(name="x-ray.png", content=packed(deep)))
 
 

@@ -56,7 +56,7 @@ def test_loss_of_many_labels_is_binary_and_in_float32() -> None:
 
 
 @pytest.mark.parametrize("many", [False, True])
-def test_metric_names_are_what_metrics_gives(many: bool) -> None:
+def test_metric_names_are_what_metrics_gives(*, many: bool) -> None:
     scores = Scores(many=many)
     labels = MARKS if many else np.array([0, 1, 1, 0])
     assert set(scores.metrics(MANY, labels)) == set(scores.metric_names)

@@ -79,7 +79,7 @@ ZOO = {
         adapted=("c_attn",),
         head=("score.weight",),
     ),
-    "distilbert": Animal(  # unknown to PEFT's own table; one head module's name ends with the other's
+    "distilbert": Animal(  # one head module's name ends with the other's
         build=lambda: transformers.DistilBertModel(
             transformers.DistilBertConfig(
                 vocab_size=WORDS,

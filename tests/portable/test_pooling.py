@@ -4,14 +4,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
 from conftest import LABELS
 
+from fedpeft_app.adapters import AdapterState
 from fedpeft_app.backbone.load import Backbone, load_model
 from fedpeft_app.backbone.locate import locate
 from fedpeft_app.errors import BackboneError
+from fedpeft_app.methods.adapted import adapt
+from fedpeft_app.methods.catalogue import find_method
+from fedpeft_app.methods.method import MethodSettings
 from fedpeft_app.portable.pooling import PooledForSequenceClassification
 
 # Two texts of three tokens, hidden states of size two; the last token of the second is padding.
@@ -162,6 +167,23 @@ def test_a_half_precision_body_has_a_float32_head(tiny_model: Path) -> None:
     assert model.dtype == torch.bfloat16
     assert model.classifier.weight.dtype == torch.float32
     assert model.device.type == "cpu"
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("method", ["prefix", "prompt"])
+def test_trained_prefixes_leave_padding_out_too(
+    tiny_model: Path, pooling: str, method: str
+) -> None:
+    settings = MethodSettings(prompt_length=3)
+    adapted = adapt(load(tiny_model, pooling), find_method(method), settings, seed=0)
+    vector = np.random.default_rng(0).standard_normal(adapted.spec.size).astype(np.float32)
+    adapted.pour(AdapterState(spec=adapted.spec, vector=vector))
+    model, ids = adapted.model.eval(), torch.tensor([[2, 5, 6, 7, 3], [2, 9, 3, 0, 0]])
+    with torch.no_grad():
+        together = model(input_ids=ids, attention_mask=(ids != 0).long()).logits
+        alone = model(input_ids=ids[1:, :3], attention_mask=torch.ones(1, 3).long()).logits
+    assert torch.allclose(together[1:], alone, atol=1e-4)
+    assert not torch.allclose(together[0], together[1], atol=1e-2)
 
 
 def decoder(folder: Path) -> str:

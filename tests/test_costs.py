@@ -1,0 +1,120 @@
+"""What methods cost: the FedPEFT paper's bytes, and the bytes that are really sent."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import LABELS
+
+from fedpeft_app.backbone.load import load_model
+from fedpeft_app.backbone.locate import locate
+from fedpeft_app.costs import MethodCost, cost_of, shape_source
+from fedpeft_app.errors import SourceError
+from fedpeft_app.methods.adapted import adapt
+from fedpeft_app.methods.catalogue import find_method
+from fedpeft_app.methods.method import MethodSettings
+from fedpeft_app.wire.record import Order, content_bytes, write_order
+
+VIT = "vit-base-patch16-224-in21k"
+TEXT, IMAGE, CAUSAL = "sequence-classification", "image-classification", "causal-lm"
+MIB = 2**20
+
+
+def cost(
+    model: str, method: str, kind: str, *, labels: int = 3, pooling: str = "model", **settings: Any
+) -> MethodCost:
+    fresh_config, _ = shape_source(model)
+    return cost_of(
+        find_method(method),
+        fresh_config(),
+        kind,
+        settings=MethodSettings(**settings),
+        labels=labels,
+        pooling=pooling,
+    )
+
+
+# ------------------------------------------------------------------ the paper's table
+
+# Sun et al. 2022, arXiv 2210.01708: ViT-B/16, a head of 100 · 768 + 100 parameters, float32.
+PAPER = [
+    ("full", 85_798_656, 327.6),
+    ("bottleneck-shared", 2 * 768 * 96 + 96 + 768, 0.859),
+    ("bias", 102_912, 0.686),
+    ("prompt", 12 * 10 * 768, 0.645),
+    ("head", 0, 0.293),
+]
+
+
+@pytest.mark.parametrize(("method", "body", "mib"), PAPER)
+def test_the_papers_bytes_come_out(method: str, body: int, mib: float) -> None:
+    found = cost(VIT, method, IMAGE, labels=100)
+    assert (found.body, found.head, found.model) == (body, 76_900, 85_875_556)
+    assert found.payload_bytes == 4 * (body + 76_900)
+    assert round(found.payload_bytes / MIB, 1 if method == "full" else 3) == mib
+    assert found.refused == ""
+
+
+@pytest.mark.parametrize("method", [name for name, *_ in PAPER if name != "full"])
+def test_a_message_is_hardly_more_than_its_values(method: str) -> None:
+    found = cost(VIT, method, IMAGE, labels=100)
+    assert found.payload_bytes < found.message_bytes < 1.01 * found.payload_bytes
+
+
+def test_what_is_too_large_is_not_built_to_be_weighed() -> None:
+    assert cost(VIT, "full", IMAGE).message_bytes == 0
+
+
+def test_lora_costs_what_its_matrices_hold() -> None:
+    # 12 layers, query and value, A (r, 768) and B (768, r)
+    found = cost(VIT, "lora", IMAGE, labels=100, rank=3)
+    assert found.body == 12 * 2 * (3 * 768 + 768 * 3)
+
+
+# ------------------------------------------------------------------ what is really sent
+
+
+@pytest.mark.parametrize("pooling", ["model", "mean"])
+@pytest.mark.parametrize("method", ["full", "head", "bias", "ln", "lora", "vera", "bottleneck"])
+def test_the_cost_is_that_of_the_loaded_model(tiny_model: Path, method: str, pooling: str) -> None:
+    found = cost(str(tiny_model), method, TEXT, pooling=pooling)
+    backbone = load_model(locate(str(tiny_model)), kind=TEXT, labels=LABELS, pooling=pooling)
+    parameters = backbone.parameters
+    adapted = adapt(backbone, find_method(method), MethodSettings(), seed=0)
+    head = sum(tensor.size for tensor in adapted.spec.tensors if tensor.head)
+    assert (found.total, found.head, found.model) == (adapted.spec.size, head, parameters)
+    order = write_order(Order(state=adapted.initial, round_number=1))
+    assert found.message_bytes == content_bytes(order)
+
+
+def test_a_language_model_has_no_head_to_pay_for() -> None:
+    found = cost("llama-tiny-bytes", "lora", CAUSAL, rank=2)
+    assert (found.head, found.body) == (0, 4 * 2 * 2 * 2 * 128)
+
+
+# ------------------------------------------------------------------ refusals and sources
+
+
+def test_a_method_that_does_not_fit_says_why() -> None:
+    found = cost("llama-tiny-bytes", "bias", CAUSAL)
+    assert "needs biases" in found.refused
+    assert found.total == found.message_bytes == 0
+
+
+def test_known_architectures_say_what_they_are_for(tiny_model: Path) -> None:
+    assert shape_source(VIT)[1] == IMAGE
+    assert shape_source("llama-tiny-bytes")[1] == CAUSAL
+    assert shape_source(str(tiny_model))[1] == ""
+
+
+def test_configs_are_fresh_every_time(tiny_model: Path) -> None:
+    for name in (VIT, str(tiny_model)):
+        fresh_config, _ = shape_source(name)
+        first = fresh_config()
+        first.num_labels = 77
+        assert fresh_config().num_labels == 2
+
+
+def test_a_model_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="No model folder at"):
+        shape_source(str(tmp_path / "missing"))

@@ -1,0 +1,113 @@
+"""A run's data: encoded once, again when it changed; what a node has of it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedpeft_app.config import parse
+from fedpeft_app.data_plan import make_task, require_metric
+from fedpeft_app.errors import ConfigError, DataError, UnknownNameError
+from fedpeft_app.run_data import bound_task, node_data, open_data, own_setting
+
+
+@pytest.fixture
+def catalogue(tmp_path: Path, tiny_vit: Path) -> dict[str, Any]:
+    """Settings of a table that names four images."""
+    rows = []
+    for number in range(4):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png,{'odd' if number % 2 else 'even'}")
+    (tmp_path / "table.csv").write_text("\n".join(["image,label", *rows]), encoding="utf-8")
+    return {
+        "task": "image-classification",
+        "model.name": str(tiny_vit),
+        "data.name": str(tmp_path / "table.csv"),
+    }
+
+
+def test_images_that_changed_are_encoded_again(catalogue: dict[str, Any], tmp_path: Path) -> None:
+    config = parse(catalogue)
+    first = open_data(config, config.data.name)
+    assert first.splits["train"].row(3)[0, 0].tolist() == [3, 0, 0]
+    assert open_data(config, config.data.name) is first
+    Image.new("RGB", (8, 8), (99, 99, 99)).save(tmp_path / "3.png")
+    second = open_data(config, config.data.name)
+    assert second.fingerprint != first.fingerprint
+    assert second.splits["train"].row(3)[0, 0].tolist() == [99, 99, 99]
+
+
+@pytest.mark.parametrize("change", [{"data.image-size": 20}, {"data.label-column": "image"}])
+def test_whatever_shapes_the_rows_makes_another_store(
+    catalogue: dict[str, Any], change: dict[str, Any]
+) -> None:
+    prints = {
+        open_data(config, config.data.name).fingerprint
+        for config in (parse(catalogue), parse({**catalogue, **change}))
+    }
+    assert len(prints) == 2
+
+
+def test_the_image_size_reaches_the_model(catalogue: dict[str, Any]) -> None:
+    for size, expected in ((0, 16), (20, 20)):
+        config = parse({**catalogue, "data.image-size": size})
+        train = open_data(config, config.data.name).splits["train"]
+        batch = bound_task(config).collate(train, np.array([0, 1]))
+        assert batch["pixel_values"].shape == (2, 3, expected, expected)
+
+
+def test_nodes_share_what_is_not_held_out_and_caps_keep_order(
+    tiny_settings: dict[str, Any],
+) -> None:
+    settings = {**tiny_settings, "strategy.fraction-evaluate": 1.0}
+    plain, capped = parse(settings), parse({**settings, "data.max-examples-per-node": 7})
+    for number in range(4):
+        node = {"partition-id": number, "num-partitions": 4}
+        whole, few = node_data(plain, node), node_data(capped, node)
+        assert len(whole.train) + len(whole.held_out) == 27
+        assert not set(whole.train.indices) & set(whole.held_out.indices)
+        assert len(few.train) == 7
+        assert set(few.train.indices) <= set(whole.train.indices)
+        assert np.all(np.diff(few.train.indices) > 0)
+        assert few.held_out.indices.tolist() == whole.held_out.indices.tolist()
+
+
+def test_nothing_is_held_out_where_nodes_do_not_judge(tiny_settings: dict[str, Any]) -> None:
+    node = {"partition-id": 0, "num-partitions": 4, "validation-fraction": 0.5}
+    assert len(node_data(parse(tiny_settings), node).held_out) == 0
+
+
+def test_an_owner_may_hold_out_another_share(tiny_settings: dict[str, Any]) -> None:
+    config = parse({**tiny_settings, "strategy.fraction-evaluate": 1.0})
+    data = node_data(config, {"partition-id": 0, "num-partitions": 4, "validation-fraction": 0.5})
+    assert (len(data.train), len(data.held_out)) == (13, 14)  # 13.5 is rounded to even
+
+
+def test_an_own_setting_counts_before_the_runs() -> None:
+    assert own_setting({"batch-size": 4}, "batch-size", 16, least=1) == 4
+    assert own_setting({}, "batch-size", 16, least=1) == 16
+    for value in (0, "4", True, None):
+        with pytest.raises(DataError, match="at least 1 for batch-size in this node's"):
+            own_setting({"batch-size": value}, "batch-size", 16, least=1)
+
+
+def test_task_options_are_checked_with_near_misses() -> None:
+    with pytest.raises(ConfigError, match=r"unknown option 'augmnt' of image.*mean 'augment'\?"):
+        make_task(parse({"task": "image-classification", "task.options": '{"augmnt": "flip"}'}))
+    with pytest.raises(ConfigError, match=r"task.options = .*augment must be one of none, flip"):
+        make_task(parse({"task": "image-classification", "task.options": '{"augment": "x"}'}))
+    with pytest.raises(UnknownNameError, match="text-classification, image-classification, causal"):
+        make_task(parse({"task": "causal-ml"}))
+
+
+@pytest.mark.parametrize(
+    ("task", "metric"), [("text-classification", "macro-f1"), ("causal-lm", "perplexity")]
+)
+def test_rounds_are_chosen_by_what_the_task_measures(task: str, metric: str) -> None:
+    config = parse({"task": task, "evaluate.select-by": metric})
+    require_metric(config, make_task(config))
+    other = parse({"task": task, "evaluate.select-by": "micro-f1"})
+    with pytest.raises(ConfigError, match=f"{task} does not measure it, only: loss"):
+        require_metric(other, make_task(other))
