@@ -93,18 +93,16 @@ def open_data(config: RunConfig, name: str, threads: int = 0) -> EncodedSource:
     Raises:
         FedPeftError: If there is no such source, or something is wrong with it.
     """
-    source = find_source(name, config.data.subset)
-    fingerprint = source.fingerprint
-    if source.kind == "tables" and make_task(config).model_kind == "image-classification":
-        examples, _ = read(source, columns(config), make_task(config).reads)
-        fingerprint += stamp(image_files(list(examples.values())))  # changed, the table not
-    return _encoded(config, name, fingerprint, threads or os.cpu_count() or 1)
+    return _encoded(config, name, find_source(name, config.data.subset).fingerprint, threads)
 
 
 @lru_cache(maxsize=4)
 def _encoded(config: RunConfig, name: str, fingerprint: str, threads: int) -> EncodedSource:
     """Open or make an encoded source, once per process."""
-    task = bound_task(config)
+    task, source = bound_task(config), find_source(name, config.data.subset)
+    if source.kind == "tables" and task.model_kind == "image-classification":
+        examples, _ = read(source, columns(config), task.reads)
+        fingerprint += stamp(image_files(list(examples.values())))  # changed, the table not
     key = [
         fingerprint,
         columns(config),
@@ -116,8 +114,8 @@ def _encoded(config: RunConfig, name: str, fingerprint: str, threads: int) -> En
     ]
     return encoded(
         [str(part) for part in key],
-        lambda: read(find_source(name, config.data.subset), columns(config), task.reads),
-        lambda inputs: task.encode(inputs, threads),
+        lambda: read(source, columns(config), task.reads),
+        lambda inputs: task.encode(inputs, threads or os.cpu_count() or 1),
     )
 
 

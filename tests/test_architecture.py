@@ -80,7 +80,6 @@ LIBRARIES: dict[str, tuple[str, ...]] = {  # third-party library → rooms and m
         "costs",
     ),
 }
-CARRIED = {"torch", "transformers"}  # what exported folders may need beside themselves
 KNOWS_THE_CONFIG = {  # every other component takes ordinary arguments
     "config",
     "data_plan",
@@ -273,13 +272,6 @@ def test_every_library_has_its_rooms() -> None:
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_library_stays_in_its_rooms(library: str) -> None:
     assert not {module for module in uses(library) if not within(module, LIBRARIES[library])}
-
-
-def test_what_exports_carry_needs_nothing_of_ours() -> None:
-    carried = [found for found in imports() if room_of(found.importer) == "portable"]
-    assert {found.importer for found in carried} >= {"portable.pooling", "portable.bottleneck"}
-    foreign = {found.library for found in carried} - sys.stdlib_module_names
-    assert foreign == CARRIED
 
 
 @pytest.mark.parametrize("module", ["coordinator", "session"])

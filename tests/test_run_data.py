@@ -28,12 +28,16 @@ def catalogue(tmp_path: Path, tiny_vit: Path) -> dict[str, Any]:
     }
 
 
-def test_images_that_changed_are_encoded_again(catalogue: dict[str, Any], tmp_path: Path) -> None:
+def test_images_that_changed_are_encoded_again_by_the_next_run(
+    catalogue: dict[str, Any], tmp_path: Path
+) -> None:
     config = parse(catalogue)
     first = open_data(config, config.data.name)
     assert first.splits["train"].row(3)[0, 0].tolist() == [3, 0, 0]
     assert open_data(config, config.data.name) is first
     Image.new("RGB", (8, 8), (99, 99, 99)).save(tmp_path / "3.png")
+    assert open_data(config, config.data.name) is first  # looked at once per process and run
+    config = parse({**catalogue, "output.name": "next"})
     second = open_data(config, config.data.name)
     assert second.fingerprint != first.fingerprint
     assert second.splits["train"].row(3)[0, 0].tolist() == [99, 99, 99]

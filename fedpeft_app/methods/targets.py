@@ -104,7 +104,7 @@ def _by_name(
     model: Any, head: frozenset[str], settings: MethodSettings, blocks: Sequence[str]
 ) -> list[str]:
     """Find the layers whose names end with given ones, within the blocks where any do."""
-    layers = linear_modules(model, head)
+    layers = [*_embeddings(model), *linear_modules(model, head)]  # those, only if named
     named = [name.strip() for name in settings.targets.split(",") if name.strip()]
     found = set()
     for target in named:
@@ -116,7 +116,7 @@ def _by_name(
         if not inside:
             where = "" if settings.layers == "all" else f" in the layers '{settings.layers}'"
             raise BackboneError(
-                f"method.targets names '{target}', which is no linear layer of "
+                f"method.targets names '{target}', which is no linear or embedding layer of "
                 f"{type(model).__name__}{where}. Take 'auto', 'attention', 'mlp', 'both', "
                 f"'all-linear', or some of: {_choice(model, head)}."
             )
@@ -137,6 +137,17 @@ def linear_modules(model: Any, head: frozenset[str] = frozenset()) -> list[str]:
         if (isinstance(module, torch.nn.Linear) or is_transposed(module))
         and f"{name}.weight" not in head
     ]
+
+
+def _embeddings(model: Any) -> list[str]:
+    """List a model's embedding layers by full name."""
+    modules = model.named_modules()
+    return [name for name, module in modules if isinstance(module, torch.nn.Embedding)]
+
+
+def _embeddings(model: Any) -> list[str]:
+    """List a model's embeddings by full name: LoRA adapts those, too, if they are named."""
+    return [n for n, module in model.named_modules() if isinstance(module, torch.nn.Embedding)]
 
 
 def is_transposed(module: Any) -> bool:

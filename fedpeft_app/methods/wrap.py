@@ -145,7 +145,8 @@ def head_modules(model: Any, head: frozenset[str]) -> list[str]:
     for name in head:
         parts = name.split(".")[:-1]
         paths = [".".join(parts[: depth + 1]) for depth in range(len(parts))]
-        found.add(next(p for p in paths if not any(r.startswith(f"{p}.") for r in rest)))
+        whole = (path for path in paths if not any(r.startswith(f"{path}.") for r in rest))
+        found.add(next(whole, paths[-1]))  # a fresh tensor among old ones: they train with it
     return sorted(found)
 
 

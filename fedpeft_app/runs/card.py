@@ -33,7 +33,7 @@ print([labels[index] for index in best])
     "image-classification": """\
 processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
 image = Image.new("RGB", (64, 64))  # yours: Image.open("picture.png").convert("RGB")
-inputs = processor(image, return_tensors="pt")
+inputs = processor(image, return_tensors="pt"){interpolate}
 with torch.inference_mode():
     best = model(**inputs).logits.argmax(-1)
 print([labels[index] for index in best])
@@ -66,6 +66,7 @@ class Shape:
         pooling: "model", or how the head pools tokens.
         dtype: Of the frozen weights in training, such as "float32".
         max_length: Tokens that training kept of each text.
+        interpolate: Whether images come in another size than the model's own.
     """
 
     kind: str
@@ -75,6 +76,7 @@ class Shape:
     pooling: str = "model"
     dtype: str = "float32"
     max_length: int = 64
+    interpolate: bool = False
 
     @property
     def pooled(self) -> bool:
@@ -105,11 +107,17 @@ def loading_snippet(shape: Shape, folder: Path) -> str:
     if shape.kind != "causal-lm":
         lines += ['labels = json.loads(Path(folder, "labels.json").read_text(encoding="utf-8"))']
     lines += [*_loading(shape), "model = model.eval()", ""]
-    body = "\n".join(lines) + "\n" + _USE[shape.kind].format(max_length=shape.max_length)
+    body = "\n".join(lines) + "\n" + _use(shape)
     needed = {"json.": "import json", "sys.": "import sys", "Path(": "from pathlib import Path"}
     standard = [line for use, line in needed.items() if use in body]
     head = [*standard, *([""] if standard else []), "import torch", *_imports(shape), "", ""]
     return "\n".join(head) + body
+
+
+def _use(shape: Shape) -> str:
+    """Use the model once."""
+    interpolate = ' | {"interpolate_pos_encoding": True}' if shape.interpolate else ""
+    return _USE[shape.kind].format(max_length=shape.max_length, interpolate=interpolate)
 
 
 def _imports(shape: Shape) -> list[str]:

@@ -20,6 +20,8 @@ from safetensors.numpy import load_file, save_file
 
 from fedpeft_app.adapters import AdapterState
 from fedpeft_app.backbone.locate import WEIGHTS, LocatedModel
+from fedpeft_app.data.tasks.image_classification import own_size
+from fedpeft_app.data.tasks.image_input import image_input
 from fedpeft_app.errors import RunFolderError
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.runs import card
@@ -67,7 +69,7 @@ def export(
         With a float32 base model, the loaded folder computes what fedpeft evaluated.
     """
     require_replaceable(target)
-    shape = shape_of(adapted, form, max_length)
+    shape = shape_of(adapted, processor, form, max_length)
     adapted.pour(state)
     adapted.personal.pour(personal or adapted.personal.initial)
     warning = "" if personal or not adapted.personal.parameters else _UNTRAINED
@@ -118,11 +120,12 @@ def require_replaceable(target: Path) -> None:
         )
 
 
-def shape_of(adapted: AdaptedModel, form: str, max_length: int) -> Shape:
+def shape_of(adapted: AdaptedModel, processor: Any, form: str, max_length: int) -> Shape:
     """Say what an export of a form will hold.
 
     Args:
         adapted: The model.
+        processor: Its tokenizer or image processor.
         form: As for `export`.
         max_length: Tokens, for the snippet.
 
@@ -148,6 +151,8 @@ def shape_of(adapted: AdaptedModel, form: str, max_length: int) -> Shape:
         pooling=backbone.pooling,
         dtype=str(backbone.model.dtype).removeprefix("torch."),
         max_length=max_length,
+        interpolate=backbone.kind == "image-classification"
+        and own_size(backbone.model.config) not in (None, image_input(processor).size),
     )
 
 

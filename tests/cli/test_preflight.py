@@ -72,7 +72,7 @@ def test_all_problems_are_told_at_once(sound: dict[str, Any], tmp_path: Path) ->
     assert "strategy.name = 'no_such_module:Strategy'" in text
     assert f"found none in {tmp_path}" in text
     assert "missing.csv" in text
-    assert f"adapter_model.safetensors or model.safetensors in {tmp_path}" in text
+    assert f"adapter.safetensors or model.safetensors in {tmp_path}" in text
 
 
 @pytest.mark.parametrize("key", ["task", "method.name", "data.partitioner", "strategy.name"])

@@ -227,4 +227,4 @@ def test_what_cannot_be_merged_says_so(folders: dict[str, tuple[Path, str]]) -> 
 
     adapted = make(Case(animal="bert", method="bottleneck"), *folders["bert"])
     with pytest.raises(RunFolderError, match="'bottleneck' cannot be folded into plain weights"):
-        shape_of(adapted, "merged", 8)
+        shape_of(adapted, None, "merged", 8)

@@ -219,3 +219,9 @@ def test_a_frozen_a_is_drawn_from_the_seed_and_does_not_travel(bert: Path) -> No
     assert torch.equal(a, same)
     assert not torch.equal(a, different)
     assert not a.requires_grad
+
+
+def test_a_fresh_tensor_among_old_ones_takes_them_along(zoo: dict[str, Path]) -> None:
+    model = make(zoo["bert"], "head").backbone.model
+    fresh = frozenset({"classifier.weight", "classifier.bias", "bert.embeddings.LayerNorm.bias"})
+    assert head_modules(model, fresh) == ["bert.embeddings.LayerNorm", "classifier"]

@@ -1,7 +1,6 @@
 """Biases, norms, (IA)³, VeRA, prompts: what is particular to each."""
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -230,7 +229,3 @@ def test_every_method_says_its_name() -> None:
 def test_adalora_is_known_and_refused(zoo: dict[str, Path]) -> None:
     with pytest.raises(BackboneError, match="does not federate"):
         make(zoo["bert"], "adalora")
-
-
-def test_settings_have_the_defaults_that_refusals_compare_with() -> None:
-    assert replace(MethodSettings(), rank=3) != MethodSettings()

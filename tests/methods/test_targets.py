@@ -207,6 +207,7 @@ def test_a_name_that_fits_layers_in_blocks_means_those_only() -> None:
     inside = [name for name in targets("bert", targets="all-linear") if name.endswith("dense")]
     assert targets("bert", targets="dense") == inside
     assert targets("bert", targets="pooler.dense") == ["bert.pooler.dense"]
+    assert targets("bert", targets="word_embeddings") == ["bert.embeddings.word_embeddings"]
     assert targets("bert", targets=" query , output.dense ")[:3] == [
         "bert.encoder.layer.0.attention.self.query",
         "bert.encoder.layer.0.attention.output.dense",
@@ -221,7 +222,7 @@ def test_a_name_that_fits_layers_in_blocks_means_those_only() -> None:
         ("uery", "all"),  # half a name
         ("query,nothing", "all"),
         ("classifier", "all"),  # the head
-        ("LayerNorm", "all"),  # no linear layer
+        ("LayerNorm", "all"),
         ("pooler.dense", "last:1"),
         ("encoder.layer.0.attention.self.query", "last:1"),
     ],
@@ -229,7 +230,7 @@ def test_a_name_that_fits_layers_in_blocks_means_those_only() -> None:
 def test_a_name_that_fits_no_layer_is_refused(named: str, layers: str) -> None:
     with pytest.raises(BackboneError) as caught:
         targets("bert", targets=named, layers=layers)
-    assert f"'{named.rpartition(',')[2]}', which is no linear layer" in str(caught.value)
+    assert f"'{named.rpartition(',')[2]}', which is no layer of" in str(caught.value)
     assert "some of: dense, key, query, value." in str(caught.value)
 
 

@@ -102,7 +102,7 @@ class ImageClassification:
             DataError: If the model cannot take images of this size.
         """
         pixels = batch["pixel_values"]
-        own = _own_size(model.config)
+        own = own_size(model.config)
         if own is None or own == tuple(pixels.shape[2:]):
             logits: torch.Tensor = model(pixel_values=pixels).logits
             return logits
@@ -155,7 +155,7 @@ def _moved(pixels: Pixels, generator: np.random.Generator) -> Pixels:
     )
 
 
-def _own_size(config: Any) -> tuple[int, int] | None:
+def own_size(config: Any) -> tuple[int, int] | None:
     """Give the height and width a model was made for; None where any will do."""
     size = getattr(getattr(config, "vision_config", config), "image_size", None)
     if isinstance(size, int):
