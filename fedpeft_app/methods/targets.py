@@ -145,11 +145,6 @@ def _embeddings(model: Any) -> list[str]:
     return [name for name, module in modules if isinstance(module, torch.nn.Embedding)]
 
 
-def _embeddings(model: Any) -> list[str]:
-    """List a model's embeddings by full name: LoRA adapts those, too, if they are named."""
-    return [n for n, module in model.named_modules() if isinstance(module, torch.nn.Embedding)]
-
-
 def is_transposed(module: Any) -> bool:
     """Say whether a layer is GPT-2's Conv1D: a linear layer that stores W as (in, out)."""
     return type(module).__name__ == "Conv1D"

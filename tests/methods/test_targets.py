@@ -230,7 +230,9 @@ def test_a_name_that_fits_layers_in_blocks_means_those_only() -> None:
 def test_a_name_that_fits_no_layer_is_refused(named: str, layers: str) -> None:
     with pytest.raises(BackboneError) as caught:
         targets("bert", targets=named, layers=layers)
-    assert f"'{named.rpartition(',')[2]}', which is no layer of" in str(caught.value)
+    assert f"'{named.rpartition(',')[2]}', which is no linear or embedding layer of" in str(
+        caught.value
+    )
     assert "some of: dense, key, query, value." in str(caught.value)
 
 
