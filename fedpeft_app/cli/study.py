@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from fedpeft_app.atomic import write_bytes, write_json
 from fedpeft_app.cli.launch import interruptible
 from fedpeft_app.cli.settings import check_settings, read_arguments, shipped, to_toml
 from fedpeft_app.cli.superlink import DIE_WITH_PARENT, executable
@@ -16,7 +17,6 @@ from fedpeft_app.config import defaults, flatten
 from fedpeft_app.config.flat import Scalar
 from fedpeft_app.errors import ConfigError, Fault, LaunchError
 from fedpeft_app.registry import near_miss
-from fedpeft_app.runs.atomic import write_bytes, write_json
 from fedpeft_app.runs.directory import RunFolder, list_runs, runs_parent
 from fedpeft_app.studies.conduct import Standing, conduct, is_left, standing
 from fedpeft_app.studies.grid import Entry

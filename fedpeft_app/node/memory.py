@@ -6,9 +6,7 @@ knows of, and both sides stay in step.
 """
 
 import hashlib
-import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from fedpeft_app.adapters import AdapterState
+from fedpeft_app.atomic import write_bytes
 from fedpeft_app.errors import AdapterMismatchError, NodeStateError
 from fedpeft_app.mirrors import home
 
@@ -87,7 +86,7 @@ class NodeMemory:
         }
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _replace(self._path(version), save({"vector": state.vector}, metadata=meta))
+            write_bytes(self._path(version), save({"vector": state.vector}, metadata=meta))
             for other in set(self.rounds()) - {version, base}:
                 self._path(other).unlink(missing_ok=True)
         except OSError as error:
@@ -136,17 +135,3 @@ def _require_sound(meta: dict[str, str], vector: np.ndarray, initial: AdapterSta
         raise ValueError("it belongs to another adapter")
     if hashlib.sha256(vector.tobytes()).hexdigest() != meta.get("sha256"):
         raise ValueError("its values do not have the digest in its header")
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file atomically: beside it, fsync, rename."""
-    descriptor, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    except BaseException:
-        os.unlink(scratch)
-        raise

@@ -83,11 +83,7 @@ def _node_finished(event: Mapping[str, Any]) -> str:
 def _run_finished(event: Mapping[str, Any]) -> str:
     lines = [f"run finished in {event['seconds']:.1f} s: {event['folder']}"]
     if event.get("test"):
-        test = event["test"]
-        f1 = f", macro-F1 {test['macro-f1']:.4f}" if "macro-f1" in test else ""
-        lines.append(
-            f"test accuracy {test['accuracy']:.4f}{f1} (round {event['round']}, {event['chosen']})"
-        )
+        lines.append(f"test {_measured(event['test'])} (round {event['round']}, {event['chosen']})")
     if clients := event.get("clients"):
         lines.append(
             f"accuracy on what {len(clients['nodes'])} nodes hold out: mean "
@@ -101,15 +97,25 @@ def _run_finished(event: Mapping[str, Any]) -> str:
             f"worst {nodes['worst']:.4f}, best {nodes['best']:.4f}"
         )
     if event.get("bytes_per_message") and event.get("mode", "federated") == "federated":
+        full = f"full fine-tuning ({human_bytes(event['full_bytes_per_message'])})"
+        times = event["times_fewer"]
         lines.append(
             f"{human_bytes(event['bytes_per_message'])} per client, round and direction: "
-            f"{event['times_fewer']:,.0f} times fewer bytes than full fine-tuning "
-            f"({human_bytes(event['full_bytes_per_message'])}); the frozen model, once per node: "
-            f"{human_bytes(event['backbone_bytes'])}"
+            + (f"{times:,.0f} times fewer bytes than {full}" if times > 2 else f"like {full}")
+            + f"; the model itself, once per node: {human_bytes(event['backbone_bytes'])}"
         )
     if event.get("adapter"):
         lines.append(f"adapter: {event['adapter']} (its README.md shows how to load it)")
     return "\n".join(lines)
+
+
+def _measured(metrics: Mapping[str, float]) -> str:
+    """Name metrics and their values, accuracy first; the loss says little without a scale."""
+    names = ["accuracy", *(name for name in metrics if name not in ("accuracy", "loss"))]
+    return ", ".join(f"{_WORDS.get(name, name)} {metrics[name]:.4f}" for name in names)
+
+
+_WORDS = {"macro-f1": "macro-F1", "micro-f1": "micro-F1", "auroc": "AUROC"}
 
 
 def _run_failed(event: Mapping[str, Any]) -> str:

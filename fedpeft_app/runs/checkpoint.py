@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
+from fedpeft_app.atomic import write_bytes
 from fedpeft_app.errors import AdapterMismatchError, RunFolderError
-from fedpeft_app.runs.atomic import write_bytes
 from fedpeft_app.runs.directory import RunFolder
 
 _FORMAT = "fedpeft-adapter-1"

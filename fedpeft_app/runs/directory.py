@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from fedpeft_app.atomic import write_json
 from fedpeft_app.errors import RunFolderError
 from fedpeft_app.mirrors import home
-from fedpeft_app.runs.atomic import write_json
 
 _CONFIG, _JOURNAL, _CHECKPOINTS = "config.json", "journal.jsonl", "checkpoints"
 _TELLING = ("mode", "rounds", "method.name")  # model folders have a config.json too

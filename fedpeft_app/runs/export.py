@@ -19,13 +19,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from fedpeft_app.adapters import AdapterState
+from fedpeft_app.atomic import write_bytes, write_json
 from fedpeft_app.backbone.locate import WEIGHTS, LocatedModel
 from fedpeft_app.data.tasks.image_classification import own_size
 from fedpeft_app.data.tasks.image_input import image_input
 from fedpeft_app.errors import RunFolderError
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.runs import card
-from fedpeft_app.runs.atomic import write_bytes, write_json
 from fedpeft_app.runs.card import Shape
 
 FORMS = ("adapter", "self-contained", "merged")

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fedpeft_app.atomic import write_json
 from fedpeft_app.config import defaults
 from fedpeft_app.config.flat import Scalar
 from fedpeft_app.errors import RunFolderError
-from fedpeft_app.runs.atomic import write_json
 from fedpeft_app.runs.directory import RunFolder
 from fedpeft_app.studies.plan import Cell, differing
 

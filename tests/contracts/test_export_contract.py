@@ -1,4 +1,4 @@
-"""Every method's export, loaded by the code of its own README, without fedpeft, computes the same."""
+"""Every method's export, loaded by the code of its own README alone, computes the same."""
 
 import json
 import os

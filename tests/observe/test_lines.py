@@ -106,7 +106,7 @@ _SAID: list[tuple[dict[str, Any], str | None]] = [
             "run finished in 61.0 s: /runs/demo\n"
             "test accuracy 0.9437, macro-F1 0.8765 (round 4, best on validation data)\n"
             "318 KiB per client, round and direction: 280 times fewer bytes than full fine-tuning "
-            "(87 MiB); the frozen model, once per node: 87 MiB\n"
+            "(87 MiB); the model itself, once per node: 87 MiB\n"
             "adapter: /runs/demo/adapter (its README.md shows how to load it)"
         ),
     ),

@@ -60,10 +60,11 @@ def test_the_card_claims_what_the_mode_did(mode: str, claim: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "pooling"), [*((kind, "model") for kind in KINDS), *((k, "mean") for k in KINDS[:2])]
 )
-@pytest.mark.parametrize("peft", [True, False])
+@pytest.mark.parametrize("loader", ["peft", "own"])
 def test_a_snippet_names_nothing_that_it_has_not_made(
-    form: str, kind: str, peft: bool, pooling: str
+    form: str, kind: str, loader: str, pooling: str
 ) -> None:
+    peft = loader == "peft"
     portable = ("bottleneck",) * (not peft and form != "merged")
     portable += ("pooling",) * (pooling != "model")
     what = shape(form, kind=kind, peft=peft, pooling=pooling, portable=portable)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fedpeft_app.runs.atomic import write_bytes, write_json
+from fedpeft_app.atomic import write_bytes, write_json
 
 
 def test_a_write_replaces_the_whole_file(tmp_path: Path) -> None:
