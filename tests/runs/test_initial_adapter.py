@@ -113,9 +113,7 @@ def test_a_folder_without_labels_is_taken_by_its_tensors(
 def test_a_folder_without_weights_is_refused(
     folder: tuple[Path, AdaptedModel], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    with pytest.raises(
-        RunFolderError, match="Expected adapter_model.safetensors, adapter.saf"
-    ):
+    with pytest.raises(RunFolderError, match="Expected adapter_model.safetensors, adapter.saf"):
         load_adapter(tmp_path_factory.mktemp("empty"), folder[1].spec, _LABELS)
 
 
