@@ -90,7 +90,7 @@ def _bare_process(index: int, ready: Any, results: Any) -> None:
     batches = []
     for client in range(index, CLIENTS, ACTORS):
         node = {"partition-id": client, "num-partitions": CLIENTS}
-        worker, _ = make_worker(config, node)
+        worker = make_worker(config, node)
         for number in range(1, ROUNDS + 1):
             groups = _step_groups(worker.train, worker.settings, number, client)
             rows = [worker.task.collate(worker.train, group[0], worker.pad) for group in groups]

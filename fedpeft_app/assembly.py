@@ -11,6 +11,7 @@ from typing import Any
 
 from fedpeft_app import __version__
 from fedpeft_app.backbone.load import load_model
+from fedpeft_app.backbone.positions import require_positions
 from fedpeft_app.config import RunConfig
 from fedpeft_app.config.schema import needed_precision, options
 from fedpeft_app.data.tasks.padding import padding_token
@@ -18,8 +19,16 @@ from fedpeft_app.data_plan import make_task
 from fedpeft_app.methods.adapted import AdaptedModel, adapt
 from fedpeft_app.methods.catalogue import find_method
 from fedpeft_app.methods.method import Method, MethodSettings
+from fedpeft_app.methods.soft_prompts import prompt_tokens
 from fedpeft_app.node.memory import memory_of
-from fedpeft_app.run_data import bound_task, find_model, node_data, own_setting, processor
+from fedpeft_app.run_data import (
+    bound_task,
+    find_model,
+    node_data,
+    own_setting,
+    processor,
+    processor_digest,
+)
 from fedpeft_app.strategies.roll_call import Presence
 from fedpeft_app.training.fit import FitSettings
 from fedpeft_app.training.precision import device, resolve_precision
@@ -64,7 +73,9 @@ def adapted_model(config: RunConfig, labels: tuple[str, ...]) -> AdaptedModel:
     )
     adapted = adapt(backbone, method, method_settings(config), config.seed, head=config.method.head)
     if task.model_kind != "image-classification":
-        adapted.backbone.model.config.pad_token_id = padding_token(processor(config))
+        settings = adapted.backbone.model.config
+        require_positions(settings.to_dict(), config.data.max_length, prompt_tokens(adapted.model))
+        settings.pad_token_id = padding_token(processor(config))
     adapted.model.to(device())
     return adapted
 
@@ -92,58 +103,68 @@ def fit_settings(config: RunConfig) -> FitSettings:
     )
 
 
-def make_worker(config: RunConfig, node_config: Mapping[str, Any]) -> tuple[Worker, Presence]:
+def make_worker(config: RunConfig, node_config: Mapping[str, Any]) -> Worker:
     """Make one node's worker, warm after the first call in a process.
 
-    Returns:
-        The worker, and what the node says at the roll call.
+    Raises:
+        FedPeftError: If its model or data cannot be had.
     """
     use_assigned_threads()
     data = node_data(config, node_config)
     adapted = adapted_model(config, data.labels)
     settings = fit_settings(config)
     batch_size = int(own_setting(node_config, "batch-size", settings.batch_size, least=1))
-    worker = Worker(
+    return Worker(
         adapted=adapted,
         task=bound_task(config, data.labels),
         partition=data.partition,
         train=data.train,
         held_out=data.held_out,
+        test=data.test,
         settings=replace(settings, batch_size=batch_size),
         evaluate_batch_size=config.evaluate.batch_size,
     )
-    presence = Presence(
-        partition=data.partition,
-        examples=len(data.train),
-        labels=data.labels,
-        agreed=agreement(adapted),
+
+
+def make_presence(config: RunConfig, node_config: Mapping[str, Any]) -> Presence:
+    """Say who a node is and what it has; warms the process up.
+
+    Raises:
+        FedPeftError: If its model or data cannot be had.
+    """
+    worker = make_worker(config, node_config)
+    return Presence(
+        partition=worker.partition,
+        examples=len(worker.train),
+        labels=node_data(config, node_config).labels,
+        agreed=agreement(worker.adapted),
     )
-    return worker, presence
 
 
 def own_parameters(options: Mapping[str, Any], worker: Worker) -> Own | None:
-    """Find what a node keeps for itself, as an order names it; None if it keeps nothing.
+    """Find what a node keeps for itself, as an order names it; None if it names nothing.
 
     Args:
         options: The order's options.
         worker: The node's worker.
 
     Raises:
-        NodeStateError: If the order names no experiment.
+        NodeStateError: If what the order names is no experiment.
     """
-    if not worker.adapted.personal.parameters:
+    if "experiment" not in options:
         return None
-    memory = memory_of(str(options.get("experiment", "")), worker.partition)
+    memory = memory_of(str(options["experiment"]), worker.partition)
     return Own(memory=memory, version=int(options.get("base", 0)))
 
 
 def agreement(adapted: AdaptedModel) -> dict[str, str]:
-    """Say what server and nodes must have in common."""
+    """Say what server and nodes must have in common: versions, weights, and how data is read."""
     packages = {name: ".".join(version(name).split(".")[:2]) for name in _AGREEING_PACKAGES}
     return {
         "fedpeft": __version__,
         **packages,
         "backbone": adapted.spec.backbone,
+        "processor": processor_digest(adapted.backbone.located),
         "adapter": adapted.spec.fingerprint,
         "personal": adapted.personal.spec.fingerprint,
         "frozen": adapted.frozen,

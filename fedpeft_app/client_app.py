@@ -14,9 +14,9 @@ app = ClientApp()
 @app.query("roll_call")
 def roll_call(message: Message, context: Context) -> Message:
     """Say who this node is and what it has; warms the process up."""
-    from fedpeft_app.assembly import make_worker
+    from fedpeft_app.assembly import make_presence
 
-    _, presence = make_worker(_config(context), context.node_config)
+    presence = make_presence(_config(context), context.node_config)
     return Message(record.write_facts(presence.to_facts()), reply_to=message)
 
 
@@ -26,7 +26,7 @@ def train(message: Message, context: Context) -> Message:
     from fedpeft_app.assembly import make_worker, own_parameters
     from fedpeft_app.training.worker import process_facts
 
-    worker, _ = make_worker(_config(context), context.node_config)
+    worker = make_worker(_config(context), context.node_config)
     order = record.read_order(message.content, worker.adapted.spec)
     epochs, own = order.options.get("epochs", 0), own_parameters(order.options, worker)
     delta, report = worker.fit(order.state, order.round_number, own=own, epochs=int(epochs))
@@ -51,7 +51,7 @@ def evaluate(message: Message, context: Context) -> Message:
     from fedpeft_app.assembly import make_worker, own_parameters
 
     config = _config(context)
-    worker, _ = make_worker(config, context.node_config)
+    worker = make_worker(config, context.node_config)
     order = record.read_order(message.content, worker.adapted.spec)
     own, steps = own_parameters(order.options, worker), config.evaluate.personal_steps
     metrics = worker.evaluate(order.state, order.round_number, own=own, steps=steps)

@@ -19,8 +19,9 @@ from fedpeft_app.config import RunConfig, flatten
 from fedpeft_app.config.schema import options
 from fedpeft_app.data.encoded import example_set
 from fedpeft_app.data.splits import Splits
-from fedpeft_app.errors import FedPeftError
+from fedpeft_app.errors import AdapterMismatchError, FedPeftError
 from fedpeft_app.methods.adapted import AdaptedModel
+from fedpeft_app.methods.method import as_saved
 from fedpeft_app.observe.journal import Journal
 from fedpeft_app.observe.lines import describe
 from fedpeft_app.recorder import Examiner, Recorder, spread
@@ -163,9 +164,23 @@ def _initial_state(
     config: RunConfig, adapted: AdaptedModel, labels: tuple[str, ...]
 ) -> AdapterState:
     """Start fresh, or from an existing adapter folder."""
-    if config.method.init_from:
-        return load_adapter(Path(config.method.init_from), adapted.spec, labels)
-    return adapted.initial
+    if not config.method.init_from:
+        return adapted.initial
+    try:
+        return load_adapter(
+            Path(config.method.init_from),
+            adapted.spec,
+            labels,
+            drawn={name: value.numpy(force=True) for name, value in adapted.drawn.items()},
+            personal=[tensor.name for tensor in adapted.personal.spec.tensors],
+        )
+    except AdapterMismatchError as error:
+        if adapted.adaptation.restate is as_saved:
+            raise
+        raise AdapterMismatchError(
+            f"{error} Mind that {config.method.name} is exported as another method "
+            f"(docs/methods.md), from which it cannot go on."
+        ) from error
 
 
 def _run_together(grid: Grid, session: Session) -> None:
@@ -195,7 +210,8 @@ def _run_together(grid: Grid, session: Session) -> None:
     chosen = recorder.best or recorder.last
     if chosen is None:
         raise FedPeftError("The run ended without a single round.")
-    measured = {key: chosen.metrics[key] for key in ("clients",) if key in chosen.metrics}
+    judged = ("clients", "clients_test", "untrained")
+    measured = {key: chosen.metrics[key] for key in judged if key in chosen.metrics}
     _finish(session, chosen, "best on validation data" if recorder.best else "last", **measured)
 
 

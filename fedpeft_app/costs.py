@@ -20,12 +20,12 @@ _MEASURABLE = 64 * 2**20  # bytes; larger messages are not built only to be weig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodCost:
-    """What one method would cost.
+    """What one method would send.
 
     Attributes:
         name: The method's.
         body: Parameters that train outside the head.
-        head: Parameters of the head.
+        head: Parameters of the head, if it is trained and sent.
         model: Parameters of the whole model, head included.
         message_bytes: Size of a train message as Flower serialises its content, head
             included; 0 if it is too large to be built for that.
@@ -78,6 +78,7 @@ def cost_of(
     settings: MethodSettings,
     labels: int,
     pooling: str,
+    send_head: bool = True,
 ) -> MethodCost:
     """Put a method on a model without weights and count.
 
@@ -88,6 +89,7 @@ def cost_of(
         settings: The method's settings.
         labels: Outputs of a classifier's head.
         pooling: "model", "mean" or "cls".
+        send_head: Whether the head travels; one that is frozen or personal does not.
 
     Returns:
         The counts; or the reason why the method does not fit.
@@ -100,12 +102,13 @@ def cost_of(
         return MethodCost(name=method.name, model=sum(sizes.values()), refused=str(error))
     total = sum(value.numel() for value in adapted.parameters() if value.requires_grad)
     in_head = sum(sizes[name] for name in head)
+    sent_head = in_head if send_head else 0
     return MethodCost(
         name=method.name,
         body=total - in_head,
-        head=in_head,
+        head=sent_head,
         model=sum(sizes.values()),
-        message_bytes=_measure(total),
+        message_bytes=_measure(total - in_head + sent_head),
     )
 
 

@@ -1,8 +1,10 @@
 """How a run's data is read, split and shared out, from labels alone; imports nothing heavy."""
 
 import inspect
+import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from fedpeft_app.data.splits import Splits, SplitSettings, make_splits
 from fedpeft_app.data.tasks.catalogue import TASKS
 from fedpeft_app.data.tasks.task import Task
 from fedpeft_app.errors import ConfigError, Fault
+from fedpeft_app.mirrors.digest import file_sha256
 from fedpeft_app.registry import near_miss
 
 
@@ -53,6 +56,25 @@ def require_metric(config: RunConfig, task: Task) -> None:
             f"{near_miss(chosen, task.metric_names)}"
         )
         raise ConfigError([Fault(key="evaluate.select-by", value=chosen, problem=problem)])
+
+
+def encoding(config: RunConfig, task: Task) -> list[str]:
+    """Say what of a task shapes the examples that it stores.
+
+    Args:
+        config: The run's configuration.
+        task: Its task.
+
+    Returns:
+        Its name, those of its options, and, as a plug-in's code may change from run to run, a
+        digest of the module (not of what that imports).
+    """
+    given = options(config.task_options)
+    chosen = {key: given[key] for key in sorted(given) if key in task.encoding_options}
+    code = ""
+    if config.task not in TASKS.builtin:
+        code = file_sha256(Path(inspect.getfile(type(task))))
+    return [config.task, json.dumps(chosen, sort_keys=True), code]
 
 
 def _unknown_options(factory: Any, name: str, given: Mapping[str, Any]) -> str:

@@ -167,10 +167,9 @@ class Recorder:
             measured["validation"] = examine(result.state, "validation", self._precision)
             if self._test_rounds:
                 measured["test"] = examine(result.state, "test", precision)
-        if result.client_metrics:
-            measured["clients"] = spread(
-                {node: values["accuracy"] for node, values in result.client_metrics.items()}
-            )
+        measured |= _over_nodes(result.client_metrics)
+        if result.untrained:
+            measured["untrained"] = list(result.untrained)
         checkpoint = Checkpoint(state=result.state, round_number=round_number, metrics=measured)
         self.last = checkpoint
         judged = self._validation(result, measured)
@@ -235,6 +234,16 @@ def score(metrics: Mapping[str, float], select_by: str) -> float:
     if math.isnan(value):
         return -math.inf
     return -value if select_by in LOWER_IS_BETTER else value
+
+
+def _over_nodes(client_metrics: Mapping[int, Mapping[str, float]]) -> dict[str, Any]:
+    """Sum nodes' accuracies up: on what they hold out to choose a round, and to report."""
+    keys = {"clients": "accuracy", "clients_test": "test.accuracy"}
+    found = {
+        name: {node: values[key] for node, values in client_metrics.items() if key in values}
+        for name, key in keys.items()
+    }
+    return {name: spread(values) for name, values in found.items() if values}
 
 
 def spread(values: Mapping[int, float]) -> dict[str, Any]:

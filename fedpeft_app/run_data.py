@@ -1,5 +1,6 @@
 """A run's data, encoded for its model and opened once per process; what each node has of it."""
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from fedpeft_app.data.sources import find_source
 from fedpeft_app.data.splits import Splits, capped, carve
 from fedpeft_app.data.tasks.image_input import set_size
 from fedpeft_app.data.tasks.task import Task
-from fedpeft_app.data_plan import columns, make_task, shares, splits
+from fedpeft_app.data_plan import columns, encoding, make_task, shares, splits
 from fedpeft_app.errors import DataError
 from fedpeft_app.mirrors.digest import file_sha256
 
@@ -33,13 +34,15 @@ class NodeData:
     Attributes:
         partition: Its number, from 0.
         train: What it trains on.
-        held_out: What it judges on; may be empty.
+        held_out: What it judges on, to choose a round; may be empty.
+        test: What it judges on, to report; may be empty.
         labels: Label names in the order of the model's outputs; may be empty.
     """
 
     partition: int
     train: ExampleSet
     held_out: ExampleSet
+    test: ExampleSet
     labels: tuple[str, ...]
 
 
@@ -90,27 +93,31 @@ def open_data(config: RunConfig, name: str, threads: int = 0) -> EncodedSource:
         name: The source, as `find_source` takes it.
         threads: Threads to decode images with; 0 = as many as there are CPUs.
 
+    Returns:
+        The source, looked at once per process and run: to walk a folder of 20,000 files takes
+        most of a second, and every message asks.
+
     Raises:
         FedPeftError: If there is no such source, or something is wrong with it.
     """
-    return _encoded(config, name, find_source(name, config.data.subset).fingerprint, threads)
+    return _opened(config, name, threads)
 
 
 @lru_cache(maxsize=4)
-def _encoded(config: RunConfig, name: str, fingerprint: str, threads: int) -> EncodedSource:
-    """Open or make an encoded source, once per process."""
+def _opened(config: RunConfig, name: str, threads: int) -> EncodedSource:
+    """Open or make an encoded source, once per process and run."""
     task, source = bound_task(config), find_source(name, config.data.subset)
+    fingerprint = source.fingerprint
     if source.kind == "tables" and task.model_kind == "image-classification":
         examples, _ = read(source, columns(config), task.reads)
         fingerprint += stamp(image_files(list(examples.values())))  # changed, the table not
     key = [
         fingerprint,
         columns(config),
-        config.task,
-        config.task_options,
+        encoding(config, task),
         config.data.max_length,
         config.data.image_size,
-        _decisive(find_model(config.model.name, config.model.revision)),
+        processor_digest(find_model(config.model.name, config.model.revision)),
     ]
     return encoded(
         [str(part) for part in key],
@@ -119,10 +126,16 @@ def _encoded(config: RunConfig, name: str, fingerprint: str, threads: int) -> En
     )
 
 
-def _decisive(located: LocatedModel) -> str:
-    """Fingerprint a tokenizer or image processor by the files that define it."""
+@lru_cache(maxsize=4)
+def processor_digest(located: LocatedModel) -> str:
+    """Fingerprint a tokenizer or image processor by the files that define it.
+
+    Returns:
+        Sixteen hex digits.
+    """
     files = {file for pattern in _DECISIVE for file in located.path.glob(pattern)}
-    return ",".join(file_sha256(file) for file in sorted(files) if file.is_file())
+    digests = [file_sha256(file) for file in sorted(files) if file.is_file()]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
 
 
 def server_splits(config: RunConfig) -> Splits:
@@ -147,24 +160,42 @@ def node_data(config: RunConfig, node_config: Mapping[str, Any]) -> NodeData:
             out that share instead of the run's.
 
     Returns:
-        The node's data. Nothing is held out unless nodes evaluate; a validation split of
-        its own data is held out then, or a share. `data.max-examples-per-node` caps what is
-        left for training.
+        The node's data. Nothing is held out unless nodes evaluate; validation and test splits
+        of its own data are held out then, or a share for each: of all examples to test, of
+        the others to validate. `data.max-examples-per-node` caps what is left for training.
 
     Raises:
         FedPeftError: If its data cannot be read, or its configuration makes no sense.
     """
-    number, labels, whole, validation = _own_or_share(config, node_config)
-    train, held_out = whole, whole.select(np.zeros(0, dtype=np.int64))
-    if config.strategy.fraction_evaluate and validation is not None:
-        held_out = validation
-    elif config.strategy.fraction_evaluate:
-        usual = config.data.node_validation_fraction
-        share = own_setting(node_config, "validation-fraction", usual, below=1.0)
-        train, held_out = carve(whole, share, config.seed, "node-validation", number)
+    number, labels, whole, own = _own_or_share(config, node_config)
+    nothing = whole.select(np.zeros(0, dtype=np.int64))
+    train, held_out, test = whole, nothing, nothing
+    if config.strategy.fraction_evaluate:
+        share = config.data.node_test_fraction
+        train, test = _held_out(train, own.get("test"), share, config.seed, "node-test", number)
+        share = own_setting(
+            node_config, "validation-fraction", config.data.node_validation_fraction, below=1.0
+        )
+        train, held_out = _held_out(
+            train, own.get("validation"), share, config.seed, "node-validation", number
+        )
     most = config.data.max_examples_per_node
     train = capped(train, most, config.seed, "max-examples-per-node", number)
-    return NodeData(partition=number, train=train, held_out=held_out, labels=labels)
+    return NodeData(partition=number, train=train, held_out=held_out, test=test, labels=labels)
+
+
+def _held_out(
+    examples: ExampleSet,
+    own: ExampleSet | None,
+    share: float,
+    seed: int,
+    purpose: str,
+    partition: int,
+) -> tuple[ExampleSet, ExampleSet]:
+    """Give what is left and what is held out: a split of the node's own, or else a share."""
+    if own is not None:
+        return examples, own
+    return carve(examples, share, seed, purpose, partition)
 
 
 def own_setting(
@@ -195,14 +226,13 @@ def own_setting(
 
 def _own_or_share(
     config: RunConfig, node_config: Mapping[str, Any]
-) -> tuple[int, tuple[str, ...], ExampleSet, ExampleSet | None]:
-    """Give a node's number, labels, examples, and validation split if it has its own data."""
+) -> tuple[int, tuple[str, ...], ExampleSet, Mapping[str, ExampleSet]]:
+    """Give a node's number, labels, examples, and the splits of its own data if it has any."""
     number = int(node_config.get("partition-id", 0))
     threads = int(own_setting(node_config, "workers", 0))
     if path := str(node_config.get("data-path", "")):
         source = open_data(config, path, threads)
-        splits = source.splits
-        return number, source.label_names, splits["train"], splits.get("validation")
+        return number, source.label_names, source.splits["train"], source.splits
     labels = open_data(config, config.data.name, threads).label_names
     parts = _shares(config, int(node_config.get("num-partitions", 1)))
-    return number, labels, parts[number if len(parts) > 1 else 0], None
+    return number, labels, parts[number if len(parts) > 1 else 0], {}

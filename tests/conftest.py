@@ -41,7 +41,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=64,
-        max_position_embeddings=32,
+        max_position_embeddings=80,  # data.max-length and method.prompt-length as they are
         initializer_range=0.3,  # random features that tell words apart
     )
     with torch.random.fork_rng():

@@ -57,7 +57,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {  # third-party library → rooms and m
     "huggingface_hub": ("backbone.locate", "cli.doctor"),
     "pydantic": ("config",),
     "pydantic_core": ("config",),
-    "filelock": ("mirrors", "backbone.scratch", "data"),
+    "filelock": ("mirrors", "backbone.scratch", "data", "studies.record"),
     "typer": ("cli",),
     "rich": ("cli", "observe"),
     "psutil": ("cli",),
@@ -89,6 +89,7 @@ KNOWS_THE_CONFIG = {  # every other component takes ordinary arguments
     "coordinator",
     "session",
     "restore",
+    "studies",
     "server_app",
     "client_app",
 }

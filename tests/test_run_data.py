@@ -10,7 +10,7 @@ from PIL import Image
 from fedpeft_app.config import parse
 from fedpeft_app.data_plan import make_task, require_metric
 from fedpeft_app.errors import ConfigError, DataError, UnknownNameError
-from fedpeft_app.run_data import bound_task, node_data, open_data, own_setting
+from fedpeft_app.run_data import bound_task, node_data, open_data, own_setting, server_splits
 
 
 @pytest.fixture
@@ -115,3 +115,20 @@ def test_rounds_are_chosen_by_what_the_task_measures(task: str, metric: str) -> 
     other = parse({"task": task, "evaluate.select-by": "micro-f1"})
     with pytest.raises(ConfigError, match=f"{task} does not measure it, only: loss"):
         require_metric(other, make_task(other))
+
+
+def test_what_tuning_runs_see_is_never_what_the_table_is_judged_on(
+    tiny_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "one.csv"
+    rows = [f"w{number},{'odd' if number % 2 else 'even'}" for number in range(100)]
+    path.write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+    settings = {**tiny_settings, "data.name": str(path)}
+    tested = set(server_splits(parse(settings)).test.indices)
+    budget = {"evaluate.server": False, "strategy.fraction-evaluate": 1.0, "seed": 100}
+    tuning = parse({**settings, **budget})
+    nodes = [node_data(tuning, {"partition-id": at, "num-partitions": 4}) for at in range(4)]
+    parts = [part for node in nodes for part in (node.train, node.held_out, node.test)]
+    seen = {int(position) for part in parts for position in part.indices}
+    assert (len(tested), len(seen)) == (20, 80)
+    assert not tested & seen

@@ -96,8 +96,8 @@ def load_model(
         "attn_implementation": _attention(),
         **quantized(quantization, DTYPES[dtype]),
     }
-    with quiet(), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive_seed(seed, "head"))
+    with quiet(), torch.random.fork_rng():
+        torch.manual_seed(derive_seed(seed, "head"))  # GPUs too: there quantised models are made
         model, missing, misshapen = _from_pretrained(located, kind, labels, pooling, options)
     _require_pretrained(model, missing, misshapen, located)
     LOADS[located.fingerprint] += 1
@@ -158,12 +158,12 @@ def _attention() -> str:
 
 
 def _set_dropout(model: Any, probability: float) -> None:
-    """Set every dropout of a model, modules and plain attributes alike."""
+    """Set every dropout of a model, and of whole layers: modules and plain attributes alike."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = probability
         for name, value in vars(module).items():
-            if name.endswith("dropout") and isinstance(value, float | int):
+            if name.endswith(("dropout", "drop_prob")) and isinstance(value, float | int):
                 setattr(module, name, probability)
 
 

@@ -17,11 +17,13 @@ from filelock import FileLock
 from fedpeft_app.backbone.known import KNOWN
 from fedpeft_app.errors import BackboneError, SourceError
 from fedpeft_app.mirrors import cache_dir
+from fedpeft_app.mirrors.digest import file_sha256
 from fedpeft_app.registry import near_miss
 
 PREFIX = "scratch:"
 _SEED = 0  # one body for every seed of a study
 _WRITING = ("ForCausalLM", "LMHeadModel")  # classes whose output layer belongs to the body
+_READ_BY = (".json", ".txt", ".model", ".jinja")  # suffixes of what tokenizers are made of
 _SPECIAL = ("<bos>", "<eos>", "<pad>", "<unk>")
 
 
@@ -44,7 +46,8 @@ def draw(name: str) -> Path:
     import transformers
 
     versions = [torch.__version__, transformers.__version__]
-    text = json.dumps([config, versions], sort_keys=True)
+    beside = {file.name: file_sha256(file) for file in _beside(what)}
+    text = json.dumps([config, beside, versions], sort_keys=True)
     label = "".join(letter if letter.isalnum() else "-" for letter in Path(what).name)
     folder = cache_dir() / "scratch" / f"{label}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -101,14 +104,21 @@ def _save_model(config: Mapping[str, Any], folder: Path) -> None:
 def _save_processor(what: str, folder: Path) -> None:
     """Save what reads the model's examples: the folder's own files, or those of a known model."""
     if what not in KNOWN:
-        for file in Path(what).expanduser().iterdir():
-            if file.suffix in (".json", ".txt", ".model", ".jinja") and file.name != "config.json":
-                shutil.copyfile(file, folder / file.name)
+        for file in _beside(what):
+            shutil.copyfile(file, folder / file.name)
         return
     if processor := KNOWN[what].processor:
         (folder / "preprocessor_config.json").write_text(json.dumps(dict(processor)))
         return
     _byte_tokenizer().save_pretrained(folder)
+
+
+def _beside(what: str) -> list[Path]:
+    """List the files of a folder's tokenizer or image processor; none for a known model."""
+    if what in KNOWN:
+        return []
+    files = sorted(Path(what).expanduser().iterdir())
+    return [file for file in files if file.suffix in _READ_BY and file.name != "config.json"]
 
 
 def _byte_tokenizer() -> Any:

@@ -117,6 +117,10 @@ def study(
     )
 
 
+# What a personal head needs elsewhere in the configuration costs nothing and sends nothing.
+_PERSONAL = ("evaluate.server=false", "strategy.fraction-evaluate=1.0")
+
+
 @app.command()
 def methods(
     settings: Settings = None,
@@ -132,7 +136,7 @@ def methods(
     from fedpeft_app.cli.methods import print_methods
     from fedpeft_app.cli.settings import read_settings
 
-    chosen = [*(settings or []), *([f"model.name={model}"] if model else [])]
+    chosen = [*_PERSONAL, *(settings or []), *([f"model.name={model}"] if model else [])]
     print_methods(read_settings(None, chosen), labels, method or [], Console())
 
 

@@ -40,6 +40,7 @@ def print_methods(config: RunConfig, labels: int, names: Sequence[str], console:
             settings=method_settings(config),
             labels=labels,
             pooling=config.model.pooling,
+            send_head=config.method.head == "train",
         )
         for name in names or METHODS.names()
     ]
@@ -80,5 +81,5 @@ def _row(cost: MethodCost) -> tuple[str, ...]:
         f"{cost.total / cost.model:.3%}",
         f"{cost.payload_bytes / _MIB:.3f}",
         f"{cost.message_bytes:,}" if cost.message_bytes else "–",
-        f"{cost.model / cost.total:,.0f}×",
+        f"{cost.model / cost.total:,.0f}×" if cost.total else "–",
     )

@@ -1,11 +1,14 @@
 """What can be found out about a run before anything starts, without loading a model."""
 
 import contextlib
+import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from fedpeft_app.backbone.locate import LocatedModel, locate
+from fedpeft_app.backbone.positions import require_positions
 from fedpeft_app.config import RunConfig
 from fedpeft_app.config.schema import MethodSection, needed_precision, options
 from fedpeft_app.data.read import read
@@ -19,6 +22,7 @@ from fedpeft_app.data_plan import (
     unencoded,
 )
 from fedpeft_app.errors import ConfigError, Fault, FedPeftError, RunFolderError, UnknownNameError
+from fedpeft_app.methods.architectures import BLOCKS
 from fedpeft_app.mirrors import cache_dir
 from fedpeft_app.names import REGISTRIES
 from fedpeft_app.runs.directory import runs_parent
@@ -104,25 +108,37 @@ def _require_gpu_for_quantization(config: RunConfig) -> None:
 
 def _try_method(config: RunConfig, located: LocatedModel | None) -> None:
     """Put the method on an empty model, so that what does not fit surfaces now."""
-    if located is None or _fits_every_model(config):
+    if located is None:
+        return
+    settings = json.loads((located.path / "config.json").read_text(encoding="utf-8"))
+    if _is_known_to_fit(config, settings):
+        require_positions(settings, config.data.max_length)
         return
     from fedpeft_app.assembly import make_method, method_settings
     from fedpeft_app.backbone.empty import config_of, empty_model
+    from fedpeft_app.methods.soft_prompts import prompt_tokens
 
     with contextlib.suppress(UnknownNameError):  # _import_plugins says so already
         method, kind = make_method(config), make_task(config).model_kind
         model, head = empty_model(config_of(located), kind, pooling=config.model.pooling)
-        method.adapt(model, head, method_settings(config))
+        made = method.adapt(model, head, method_settings(config)).model
+        if kind != "image-classification":
+            require_positions(model.config.to_dict(), config.data.max_length, prompt_tokens(made))
 
 
-def _fits_every_model(config: RunConfig) -> bool:
-    """Say whether nothing about the method depends on the model; trying it takes seconds."""
+def _is_known_to_fit(config: RunConfig, settings: Mapping[str, Any]) -> bool:
+    """Say whether a method surely fits; trying it takes seconds."""
     chosen, usual = (
         section.model_dump(exclude={"name", "rank", "alpha", "dropout", "head", "init_from"})
         for section in (config.method, MethodSection())
     )
-    known = config.task == "text-classification" and config.model.pooling == "model"
-    return known and config.method.name in ("lora", "head", "full") and chosen == usual
+    return (
+        config.task == "text-classification"
+        and config.model.pooling == "model"
+        and config.method.name in ("lora", "head", "full")
+        and settings.get("model_type") in BLOCKS
+        and chosen == usual
+    )
 
 
 def _require_nodes(config: RunConfig, nodes: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedpeft_app.backbone.scratch import PREFIX as SCRATCH
 from fedpeft_app.config import RunConfig, flatten, parse
 from fedpeft_app.config.flat import fields, join
 from fedpeft_app.errors import ConfigError, Fault, SourceError
@@ -92,10 +93,11 @@ def _absolute(flat: Mapping[str, object]) -> dict[str, object]:
         value = flat.get(key)
         if not isinstance(value, str) or not value:
             continue
-        path = Path(value).expanduser()
+        prefix = SCRATCH if key == "model.name" and value.startswith(SCRATCH) else ""
+        path = Path(value.removeprefix(prefix)).expanduser()
         known = key == "data.name" and value in MIRRORS  # wins over a folder of that name
         if key in _PATHS or (path.exists() and not known):
-            resolved[key] = str(path.absolute())
+            resolved[key] = f"{prefix}{path.absolute()}"
     return resolved
 
 

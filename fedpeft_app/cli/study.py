@@ -13,17 +13,25 @@ from fedpeft_app.atomic import write_bytes, write_json
 from fedpeft_app.cli.launch import interruptible
 from fedpeft_app.cli.settings import check_settings, read_arguments, shipped, to_toml
 from fedpeft_app.cli.superlink import DIE_WITH_PARENT, executable
-from fedpeft_app.config import defaults, flatten
+from fedpeft_app.config import defaults
 from fedpeft_app.config.flat import Scalar
 from fedpeft_app.errors import ConfigError, Fault, LaunchError
 from fedpeft_app.registry import near_miss
 from fedpeft_app.runs.directory import RunFolder, list_runs, runs_parent
-from fedpeft_app.studies.conduct import Standing, conduct, is_left, standing
+from fedpeft_app.studies.conduct import (
+    Standing,
+    asked_for,
+    conduct,
+    is_left,
+    require_unchanged,
+    standing,
+)
 from fedpeft_app.studies.grid import Entry
+from fedpeft_app.studies.page import to_markdown
 from fedpeft_app.studies.plan import Cell, Plan, load_plan
 from fedpeft_app.studies.provenance import provenance
 from fedpeft_app.studies.record import Archive, Ending
-from fedpeft_app.studies.table import lines, to_csv, to_markdown
+from fedpeft_app.studies.table import lines, to_csv
 
 _PATIENCE_S = 60.0  # a run that is stopped ends Flower and Ray in order
 
@@ -51,9 +59,10 @@ def run_study(
 
     Raises:
         ConfigError: If the study is not sound, or a filter fits nothing.
-        LaunchError: If cells that were asked for have not finished.
+        LaunchError: If another study is at work in the folder, if files that finished runs
+            were made of have changed, or if runs that were asked for have not finished.
     """
-    plan = load_plan(shipped(file), lambda settings: flatten(check_settings(settings)))
+    plan = load_plan(shipped(file), check_settings)
     wanted = _filter(plan, only, seeds)
     folder = (to or Path("results") / plan.study.name).expanduser().absolute()
     archive = Archive(folder)
@@ -62,19 +71,21 @@ def run_study(
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     if dry_run:
-        _announce(plan, standing(plan, archive), wanted, retry_failed=retry_failed, tell=tell)
+        now = standing(plan, archive)
+        require_unchanged(now)
+        _announce(plan, now, wanted, retry_failed=retry_failed, tell=tell)
         return
-    with interruptible():
+    with archive.held(), interruptible():
         now = conduct(
             plan,
             archive,
             run_cell,
             wanted=wanted,
             retry_failed=retry_failed,
-            made_with=provenance(),
+            made_with=lambda cell: provenance(cell.config),
             tell=tell,
         )
-    _publish(plan, now, folder, tell)
+        _publish(plan, now, folder, tell)
     _require_finished(now, wanted)
 
 
@@ -175,25 +186,20 @@ def _announce(
     tell: Callable[[str], None],
 ) -> None:
     """Say what would be run."""
-    left = 0
-    for cell, record in now.trials:
-        state = (
-            "left"
-            if is_left(record, retry_failed=retry_failed)
-            else record.status
-            if record
-            else ""
-        )
-        left += state == "left"
-        tell(f"{cell.id}  {state:<8}  {cell.name}")
+    tuning = {cell.id for cell in plan.tuning_cells(asked_for(plan, wanted))}
+    runs = [(cell.id, cell.name, record) for cell, record in now.trials if cell.id in tuning]
     for slot in now.slots:
-        if not wanted(slot.entry, slot.seed):
-            continue
-        is_open = is_left(slot.record, retry_failed=retry_failed)
-        state = "left" if is_open or slot.record is None else slot.record.status
+        name = f"{slot.entry.name}, seed {slot.seed}"
+        if wanted(slot.entry, slot.seed) and slot.cell:
+            runs.append((slot.cell.id, name, slot.record))
+        elif wanted(slot.entry, slot.seed):
+            runs.append(("-" * 12, f"{name}, once tuned", None))
+    left = 0
+    for identifier, name, record in runs:
+        is_open = is_left(record, retry_failed=retry_failed)
+        state = "left" if is_open or record is None else record.status
         left += is_open
-        name = slot.cell.name if slot.cell else f"{slot.entry.name}, seed {slot.seed}, once tuned"
-        tell(f"{slot.cell.id if slot.cell else '-' * 12}  {state:<8}  {name}")
+        tell(f"{identifier}  {state:<8}  {name}")
     tell(f"{left} runs left in '{plan.study.name}'")
 
 
@@ -213,9 +219,12 @@ def _publish(plan: Plan, now: Standing, folder: Path, tell: Callable[[str], None
 
 
 def _require_finished(now: Standing, wanted: Callable[[Entry, int], bool]) -> None:
-    """End with the truth about what was asked for, tuning included."""
+    """End with the truth about what was asked for.
+
+    Tuning shows in it: where it chose nothing, the runs that wait for it have no record. A
+    candidate that failed while another was chosen has done its part.
+    """
     asked = [slot.record for slot in now.slots if wanted(slot.entry, slot.seed)]
-    asked += [record for _, record in now.trials if record]
     bad = [record for record in asked if record is None or record.status != "finished"]
     if bad:
         raise LaunchError(

@@ -62,6 +62,16 @@ def _local_needs_a_judge(config: RunConfig) -> Iterator[Fault]:
         )
 
 
+def _alone_means_no_rounds(config: RunConfig) -> Iterator[Fault]:
+    if config.mode == "local" and config.strategy.fraction_evaluate > 0:
+        yield Fault(
+            key="strategy.fraction-evaluate",
+            value=config.strategy.fraction_evaluate,
+            problem="mode = 'local' has no rounds after which nodes could evaluate, the server "
+            "judges them; set it to 0.",
+        )
+
+
 def _half_base_needs_its_own_precision(config: RunConfig) -> Iterator[Fault]:
     needed = needed_precision(config.model.dtype)
     if needed and config.train.precision not in ("auto", needed):
@@ -126,6 +136,7 @@ _RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (  # the keys a rule reads, t
     ),
     (("strategy.min-replies", "strategy.min-nodes"), _replies_come_from_nodes),
     (("mode", "evaluate.server"), _local_needs_a_judge),
+    (("mode", "strategy.fraction-evaluate"), _alone_means_no_rounds),
     (("model.dtype", "train.precision"), _half_base_needs_its_own_precision),
     (
         ("method.head", "mode", "evaluate.server", "strategy.fraction-evaluate"),

@@ -180,11 +180,20 @@ class DataSection(Section):
     validation_fraction: Held = Field(
         0.1, description="share of training data the server keeps to choose the best round"
     )
-    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        0.2, description="share carved out as test set where the source brings none"
+    test_fraction: Held = Field(
+        0.2,
+        description="share set aside as test set where the source brings none, the same in every "
+        "run, also where the server holds no data; 0 = none",
     )
     node_validation_fraction: Held = Field(
-        0.1, description="share of each node's data held out, if federated evaluation is on"
+        0.1,
+        description="share of each node's data held out to choose the best round, "
+        "if federated evaluation is on",
+    )
+    node_test_fraction: Annotated[float, Field(ge=0.0, le=0.5)] = Field(
+        0.1,
+        description="share of each node's data held out to report on, "
+        "if federated evaluation is on",
     )
 
 

@@ -19,9 +19,11 @@ class SplitSettings:
     Attributes:
         max_examples: Training examples kept in all, 0 = all.
         max_test_examples: Test examples kept, 0 = all.
-        test_fraction: Share carved out as test set, in (0, 1).
+        test_fraction: Share carved out as test set where the source brings none, in [0, 1).
         validation_fraction: Share of the training data kept by the server, in [0, 1).
-        held_by_server: Whether the server keeps validation and test data at all.
+        held_by_server: Whether the server keeps validation and test data. If not, the source's
+            validation data are nobody's, none are carved out, and test data are set aside all
+            the same: what one run of a study trains on is never what another is judged on.
     """
 
     max_examples: int = 0
@@ -33,7 +35,7 @@ class SplitSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Splits:
-    """Disjoint sets of examples; what the server does not hold is empty."""
+    """Disjoint sets of examples; validation and test are empty where the server holds none."""
 
     train: ExampleSet
     validation: ExampleSet
@@ -45,23 +47,23 @@ def make_splits(source: EncodedSource, settings: SplitSettings, seed: int) -> Sp
 
     Args:
         source: The tokenised source.
-        settings: Fractions and cap.
+        settings: Fractions, caps, and who holds what.
         seed: The run's seed: decides the cap and the validation set.
 
     Returns:
         The three sets. Positions stay sorted.
 
     Raises:
-        DataError: If nothing is left to train on.
+        DataError: If nothing is left to train on, or the server has nothing to test on.
     """
     train = source.splits["train"]
     nothing = train.select(np.zeros(0, dtype=np.int64))
-    test = source.splits.get("test", nothing) if settings.held_by_server else nothing
-    if settings.held_by_server and not len(test):
+    test = source.splits.get("test", nothing)
+    if not len(test):
         train, test = carve(train, settings.test_fraction, _FIXED, "test-split")
     train = capped(train, settings.max_examples, seed, "max-examples")
     test = capped(test, settings.max_test_examples, _FIXED, "max-test-examples")
-    validation = source.splits.get("validation", nothing) if settings.held_by_server else nothing
+    validation = source.splits.get("validation", nothing)
     if settings.held_by_server and not len(validation):
         train, validation = carve(train, settings.validation_fraction, seed, "validation-split")
     if not len(train) or (settings.held_by_server and not len(test)):
@@ -70,6 +72,8 @@ def make_splits(source: EncodedSource, settings: SplitSettings, seed: int) -> Sp
             f"{len(source.splits['train'])} examples. Give more data, or change "
             f"data.test-fraction = {settings.test_fraction}."
         )
+    if not settings.held_by_server:
+        validation = test = nothing
     return Splits(train=train, validation=validation, test=test)
 
 

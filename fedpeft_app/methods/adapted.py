@@ -70,8 +70,8 @@ class AdaptedModel:
         backbone: The model before the method, sharing its frozen weights.
         shared: What travels.
         personal: What is trained but stays on its node; often nothing.
-        frozen: Digest of the random tensors that never train (a frozen head, the projections
-            of VeRA): every node must have the same; empty where there are none.
+        drawn: The random tensors that never train (a frozen head, the projections of VeRA), by
+            name: every node must have the same.
     """
 
     model: Any
@@ -80,7 +80,7 @@ class AdaptedModel:
     backbone: Backbone
     shared: Part
     personal: Part
-    frozen: str
+    drawn: Mapping[str, torch.Tensor]
 
     @property
     def spec(self) -> AdapterSpec:
@@ -101,6 +101,16 @@ class AdaptedModel:
     def tensors(self) -> tuple[TensorSpec, ...]:
         """What trains, that which travels first."""
         return self.shared.spec.tensors + self.personal.spec.tensors
+
+    @property
+    def frozen(self) -> str:
+        """Sixteen hex digits over what is drawn; empty if nothing is."""
+        if not self.drawn:
+            return ""
+        digest = hashlib.sha256()
+        for name, tensor in self.drawn.items():
+            digest.update(name.encode() + tensor.detach().cpu().float().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def read(self) -> AdapterState:
         """Copy out what travels."""
@@ -158,7 +168,7 @@ def adapt(
         backbone=backbone,
         shared=shared,
         personal=personal,
-        frozen=_frozen_digest(adaptation.model, original, backbone.head),
+        drawn=_drawn(adaptation.model, original, backbone.head),
     )
 
 
@@ -217,14 +227,14 @@ def _read(spec: AdapterSpec, parameters: tuple[torch.nn.Parameter, ...]) -> Adap
 
 
 def _tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Walk over parameters and buffers."""
-    yield from model.named_parameters()
-    yield from model.named_buffers()
+    """Walk over parameters and buffers, by every name that they have."""
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
 
 
-def _frozen_digest(model: Any, original: set[str], head: frozenset[str]) -> str:
-    """Digest what neither trains nor comes from the checkpoint: it was drawn on this machine."""
-    drawn = {
+def _drawn(model: Any, original: set[str], head: frozenset[str]) -> dict[str, torch.Tensor]:
+    """Collect what neither trains nor comes from the checkpoint: it was drawn on this machine."""
+    return {
         name: tensor
         for name, tensor in _tensors(model)
         if not tensor.requires_grad
@@ -232,12 +242,6 @@ def _frozen_digest(model: Any, original: set[str], head: frozenset[str]) -> str:
         # where PEFT adds no "model." of its own (prompts), `_plain` took that of Llama away
         and ((plain := _plain(name)) in head or not {plain, f"model.{plain}"} & original)
     }
-    if not drawn:
-        return ""
-    digest = hashlib.sha256()
-    for name, tensor in drawn.items():
-        digest.update(name.encode() + tensor.detach().cpu().float().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _widen_head_inputs(model: Any, head: frozenset[str]) -> None:

@@ -89,7 +89,7 @@ class AnyPeft:
         )
         _require_same(self.name, wrapped, before)
         _require_round_trip(self.name, wrapped)
-        return Adaptation(model=wrapped)
+        return Adaptation(model=wrapped, scaling=_scaling(wrapped))
 
 
 def any_peft(name: str) -> AnyPeft:
@@ -122,6 +122,13 @@ def _config_class(name: str, kind: str) -> Any:
             f"method.name = '{name}' is not for federation: {reason}. Use another method."
         )
     return config
+
+
+def _scaling(wrapped: Any) -> float:
+    """Give alpha / r where the configuration has both: adapters of another one do not fit."""
+    config = wrapped.peft_config[ADAPTER]
+    alpha, rank = getattr(config, "alpha", None), getattr(config, "r", None)
+    return float(alpha) / float(rank) if alpha and rank else 1.0
 
 
 def _copies(model: Any, targets: list[str]) -> dict[str, torch.Tensor]:

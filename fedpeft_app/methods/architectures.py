@@ -152,6 +152,8 @@ _PHI3 = Block(
 BLOCKS: Mapping[str, Block] = {
     "bert": _BERT,
     "roberta": _BERT,
+    "xlm-roberta": _BERT,
+    "camembert": _BERT,
     "electra": _BERT,
     "distilbert": _DISTILBERT,
     "modernbert": _MODERNBERT,

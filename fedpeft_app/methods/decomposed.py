@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from peft.tuners.lora import LoraLayer
 
 from fedpeft_app.errors import BackboneError
 from fedpeft_app.methods.lora import adapt_low_rank
 from fedpeft_app.methods.method import Adaptation, MethodSettings, Tensors
-from fedpeft_app.methods.targets import is_transposed
+from fedpeft_app.methods.targets import find_targets, is_transposed
 from fedpeft_app.methods.wrap import ADAPTER
 
 
@@ -66,15 +67,25 @@ class Decomposed:
                 f"method.name = '{self.name}' rewrites the frozen weights, which quantised ones "
                 f"cannot follow exactly. Set model.quantization = 'none', or use 'lora'."
             )
+        self._require_matrices(model, find_targets(model, head, settings))
         looked_at_only = any(parameter.is_meta for parameter in model.parameters())
         arguments = {"init_lora_weights": True if looked_at_only else self.name}
-        made = adapt_low_rank(self.name, arguments, "", model, head, settings)
+        made = adapt_low_rank(self.name, arguments, (), model, head, settings)
         return Adaptation(
             model=made.model,
             ranks=made.ranks,
             scaling=made.scaling,
             restate=AddTakenPart(taken={} if looked_at_only else _factors(made.model)),
         )
+
+    def _require_matrices(self, model: Any, targets: list[str]) -> None:
+        """Refuse embeddings, whose rows PEFT does not decompose."""
+        for target in targets:
+            if isinstance(model.get_submodule(target), torch.nn.Embedding):
+                raise BackboneError(
+                    f"method.name = '{self.name}' decomposes linear layers, and method.targets "
+                    f"names the embedding '{target}'. Leave it out, or use 'lora'."
+                )
 
 
 def pissa() -> Decomposed:

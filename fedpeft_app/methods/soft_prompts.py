@@ -124,6 +124,16 @@ def adapt_soft_prompt(
     return Adaptation(model=wrapped)
 
 
+def prompt_tokens(model: Any) -> int:
+    """Count the tokens that stand before every text: each takes one of the model's positions.
+
+    Args:
+        model: What a method made of a model of text.
+    """
+    configs = getattr(model, "peft_config", {}).values()
+    return sum(getattr(config, "num_virtual_tokens", 0) for config in configs)
+
+
 def as_soft_prompt(tensors: Tensors, config: dict[str, Any]) -> tuple[Tensors, dict[str, Any]]:
     """Restate P-tuning as a soft prompt: PEFT saves what its MLP computed, and not the MLP."""
     known = {field.name for field in dataclasses.fields(peft.PromptTuningConfig)}

@@ -84,12 +84,17 @@ def _run_finished(event: Mapping[str, Any]) -> str:
     lines = [f"run finished in {event['seconds']:.1f} s: {event['folder']}"]
     if event.get("test"):
         lines.append(f"test {_measured(event['test'])} (round {event['round']}, {event['chosen']})")
-    if clients := event.get("clients"):
+    if clients := event.get("clients_test") or event.get("clients"):
+        why = "to report on" if "clients_test" in event else "to choose the round by"
         lines.append(
-            f"accuracy on what {len(clients['nodes'])} nodes hold out: mean "
+            f"accuracy on what {len(clients['nodes'])} nodes hold out {why}: mean "
             f"{clients['mean']:.4f}, worst decile {clients['worst_decile']:.4f}, worst "
             f"{clients['worst']:.4f} (round {event['round']}, {event['chosen']})"
         )
+    if untrained := event.get("untrained"):
+        lines.append(f"{len(untrained)} of these nodes never trained: their own head is random")
+    if not any(event.get(key) for key in ("test", "clients", "nodes")):
+        lines.append("nothing was measured: no server test data, and no node evaluated")
     if event.get("nodes"):
         nodes = event["nodes"]
         lines.append(

@@ -3,11 +3,12 @@
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
@@ -17,13 +18,23 @@ from fedpeft_app.errors import AdapterMismatchError, RunFolderError
 _PEFT, _OWN, _PLAIN = "adapter_model.safetensors", "adapter.safetensors", "model.safetensors"
 
 
-def load_adapter(folder: Path, spec: AdapterSpec, labels: Sequence[str]) -> AdapterState:
+def load_adapter(
+    folder: Path,
+    spec: AdapterSpec,
+    labels: Sequence[str],
+    *,
+    drawn: Mapping[str, npt.NDArray[Any]] | None = None,
+    personal: Collection[str] = (),
+) -> AdapterState:
     """Read an exported adapter (or plain model) folder as a state.
 
     Args:
         folder: What `fedpeft export`, or PEFT's `save_pretrained`, wrote.
         spec: The adapter it must fit.
         labels: The run's label names; must equal the folder's labels.json, if it has one.
+        drawn: Name → value of the run's tensors that do not train (a frozen head, LoRA-FA's
+            A); where the folder has them, it must have the same.
+        personal: Names of tensors that nodes keep for themselves; the folder's do not count.
 
     Raises:
         RunFolderError: If the folder has no readable adapter.
@@ -36,19 +47,43 @@ def load_adapter(folder: Path, spec: AdapterSpec, labels: Sequence[str]) -> Adap
             f"The adapter in {folder} was trained for the labels {known}, "
             f"this run has {list(labels)}."
         )
-    try:
-        stored = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise RunFolderError(f"Cannot read {path}: {error}") from error
+    stored = _stored(path)
     wanted = {peft_key(tensor.name): tensor.name for tensor in spec.tensors}
+    beside = {peft_key(name): value for name, value in (drawn or {}).items()}
+    _require_same_draw(folder, {key: stored[key] for key in stored if key in beside}, beside)
+    ignored = {*beside, *map(peft_key, personal)}
     tensors = {
         wanted.get(key, key): array.astype(np.float32)
         for key, array in stored.items()
-        if key in wanted or path.name != _PLAIN  # a plain model also holds the frozen body
+        if key in wanted or (path.name != _PLAIN and key not in ignored)  # that has the body too
     }
     state = AdapterState.from_tensors(spec, tensors)
     _require_scaling(folder, spec)
     return state
+
+
+def _stored(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Read an adapter's tensors, and those of a body that lies beside a head of our own."""
+    try:
+        stored: dict[str, npt.NDArray[Any]] = load_file(path)
+        body = path.with_name(_PLAIN)
+        if path.name == _OWN and body.is_file():
+            stored |= {f"body.{key}": value for key, value in load_file(body).items()}
+    except (SafetensorError, OSError) as error:
+        raise RunFolderError(f"Cannot read {path}: {error}") from error
+    return stored
+
+
+def _require_same_draw(
+    folder: Path, found: Mapping[str, npt.NDArray[Any]], drawn: Mapping[str, npt.NDArray[Any]]
+) -> None:
+    """Refuse an adapter that was trained around other random tensors than this run has."""
+    for key, value in found.items():
+        if not np.array_equal(value, drawn[key]):
+            raise AdapterMismatchError(
+                f"The adapter in {folder} was trained around another '{key}', which does not "
+                f"train and is drawn from the run's seed. Use the seed of the run that made it."
+            )
 
 
 def adapter_file(folder: Path) -> Path:
@@ -84,7 +119,15 @@ def peft_key(name: str) -> str:
 def _require_scaling(folder: Path, spec: AdapterSpec) -> None:
     """Refuse a LoRA whose tensors would fit, but count for more or less than in training."""
     config = _read_json(folder / "adapter_config.json")
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+    if not isinstance(config, dict):
+        return
+    if config.get("peft_type") != "LORA":
+        alpha, rank = config.get("alpha"), config.get("r")
+        if alpha and rank and not math.isclose(float(alpha) / float(rank), spec.scaling):
+            raise AdapterMismatchError(
+                f"The adapter in {folder} was trained with alpha / r = {alpha}/{rank}, this run "
+                f"has {spec.scaling:g}. Set method.alpha and method.rank to its own."
+            )
         return
     rank, alpha = float(config.get("r", 8)), float(config.get("lora_alpha", 8))  # PEFT's defaults
     scaling = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)

@@ -57,6 +57,7 @@ class RoundResult:
         rejected: Partition → reason, for the other members of the cohort.
         seconds: From the first train message sent to the last reply received.
         client_metrics: Partition → metrics of the nodes that evaluated the new state.
+        untrained: Those of them whose own parameters are still as they were drawn.
     """
 
     round_number: int
@@ -65,6 +66,7 @@ class RoundResult:
     rejected: Mapping[int, str]
     seconds: float
     client_metrics: Mapping[int, Mapping[str, float]]
+    untrained: tuple[int, ...] = ()
 
     @property
     def train_loss(self) -> float:
@@ -181,15 +183,15 @@ def run_round(
     state = strategy.aggregate(round_number, state, good)
     _require_finite(state, strategy, round_number)
     versions.advance(round_number, good)
+    judged = _evaluate_on_nodes(grid, members, state, plan, round_number, versions, ledger)
     return RoundResult(
         round_number=round_number,
         state=state,
         good=good,
         rejected=rejected,
         seconds=max((arrival.seconds for arrival in arrivals), default=0.0),
-        client_metrics=_evaluate_on_nodes(
-            grid, members, state, plan, round_number, versions, ledger
-        ),
+        client_metrics=judged,
+        untrained=versions.untrained(judged),
     )
 
 

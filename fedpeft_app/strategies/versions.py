@@ -33,3 +33,13 @@ class Versions:
             good: The replies that were folded in it.
         """
         self.accepted.update((reply.member.partition, round_number) for reply in good)
+
+    def untrained(self, nodes: Iterable[int]) -> tuple[int, ...]:
+        """List nodes that would have parameters of their own, but none that counted yet.
+
+        Args:
+            nodes: Partitions.
+        """
+        if not self.experiment:
+            return ()
+        return tuple(node for node in nodes if node not in self.accepted)

@@ -4,14 +4,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from fedpeft_app.errors import ConfigError, Fault
+from fedpeft_app.errors import ConfigError, Fault, LaunchError
 from fedpeft_app.studies.grid import Entry
 from fedpeft_app.studies.plan import Cell, Plan
+from fedpeft_app.studies.provenance import contents, spanning
 from fedpeft_app.studies.record import Archive, Ending, Record, make_record
 from fedpeft_app.studies.study import Settings
 from fedpeft_app.studies.tuning import Choice, choose, group_of, trials
 
 Tell = Callable[[str], None]
+MadeWith = Callable[[Cell], Mapping[str, str]]
 
 
 class Runner(Protocol):
@@ -66,7 +68,7 @@ def conduct(
     *,
     wanted: Callable[[Entry, int], bool],
     retry_failed: bool,
-    made_with: Mapping[str, str],
+    made_with: MadeWith,
     tell: Tell,
 ) -> Standing:
     """Run what has not ended yet: first the tuning, then the study's own cells.
@@ -78,7 +80,8 @@ def conduct(
         wanted: Says which runs are asked for now, by entry and seed.
         retry_failed: Whether to run cells again that failed for a reason they gave; those
             that crashed without one are always run again.
-        made_with: Library → version, for the records.
+        made_with: Says what a run is made with at this moment; asked before and after each,
+            since the code may change while a study runs.
         tell: Told what happens.
 
     Returns:
@@ -86,8 +89,10 @@ def conduct(
 
     Raises:
         ConfigError: If the tuning runs did not measure what is to choose among them.
+        LaunchError: If a model or data on this machine has changed since a run was finished.
         RunFolderError: If a record, or the journal of a finished run, cannot be read.
     """
+    require_unchanged(standing(plan, archive))
 
     def run(cells: Iterable[Cell]) -> None:
         left = {
@@ -97,12 +102,13 @@ def conduct(
         }
         for number, cell in enumerate(left.values(), 1):
             tell(f"[{number}/{len(left)}] {cell.name}")
-            record = make_record(cell, runner(cell, archive), made_with)
+            before = made_with(cell)
+            ending = runner(cell, archive)
+            record = make_record(cell, ending, spanning(before, made_with(cell)))
             archive.put(record)
             tell(f"    {summary(record)}")
 
-    asked = [entry for entry in plan.entries if any(wanted(entry, seed) for seed in entry.seeds)]
-    run(cell for trial in trials(plan.study, asked) for cell in plan.trial_cells(trial))
+    run(plan.tuning_cells(asked_for(plan, wanted)))
     before = standing(plan, archive)
     run(slot.cell for slot in before.slots if slot.cell and wanted(slot.entry, slot.seed))
     return standing(plan, archive)
@@ -115,11 +121,7 @@ def standing(plan: Plan, archive: Archive) -> Standing:
         plan: The study.
         archive: Its records.
     """
-    records = {
-        cell.id: (cell, archive.get(cell.id))
-        for trial in trials(plan.study, plan.entries)
-        for cell in plan.trial_cells(trial)
-    }
+    records = {cell.id: (cell, archive.get(cell.id)) for cell in plan.tuning_cells(plan.entries)}
     choices = _choices(plan, archive)
     slots = tuple(
         _slot(plan, archive, entry, seed, _tuned(plan, entry, choices))
@@ -127,6 +129,42 @@ def standing(plan: Plan, archive: Archive) -> Standing:
         for seed in entry.seeds
     )
     return Standing(slots=slots, choices=choices, trials=tuple(records.values()))
+
+
+def asked_for(plan: Plan, wanted: Callable[[Entry, int], bool]) -> list[Entry]:
+    """List the entries of which a run is asked for.
+
+    Args:
+        plan: The study.
+        wanted: Says which runs are, by entry and seed.
+    """
+    return [entry for entry in plan.entries if any(wanted(entry, seed) for seed in entry.seeds)]
+
+
+def require_unchanged(now: Standing) -> None:
+    """Refuse to put new numbers beside those that were measured on other files.
+
+    Args:
+        now: How the study stands.
+
+    Raises:
+        LaunchError: If a model or data on this machine has changed since a run was finished.
+    """
+    kept = [(slot.cell, slot.record) for slot in now.slots if slot.cell] + list(now.trials)
+    changed = {
+        cell.name: key
+        for cell, record in kept
+        if record and record.measured
+        for key, value in contents(cell.config).items()
+        if record.made_with.get(key, value) != value
+    }
+    if changed:
+        name, key = next(iter(changed.items()))
+        raise LaunchError(
+            f"Expected the {key} as it was when '{name}' was measured, found another; "
+            f"{len(changed)} finished runs are concerned. Measure anew with another --to, or "
+            f"delete their JSON files."
+        )
 
 
 def is_left(record: Record | None, *, retry_failed: bool = False) -> bool:
@@ -149,10 +187,14 @@ def summary(record: Record) -> str:
     """
     if record.measured is None:
         return f"{record.status}: {record.problem}"
-    shown = record.measured.test or record.measured.validation
-    kind = "test" if record.measured.test else "validation"
+    measured = record.measured
+    kind, shown = "test", measured.test
+    if not shown and measured.clients_test:
+        kind, shown = "nodes' mean test", {"accuracy": measured.clients_test["mean"]}
+    elif not shown:
+        kind, shown = "validation", measured.validation
     numbers = ", ".join(f"{kind} {name} {value:.4f}" for name, value in shown.items())
-    return f"{numbers or 'nothing judged'} ({record.measured.seconds:.0f} s)"
+    return f"{numbers or 'nothing judged'} ({measured.seconds:.0f} s)"
 
 
 def _slot(plan: Plan, archive: Archive, entry: Entry, seed: int, tuned: Settings | None) -> Slot:

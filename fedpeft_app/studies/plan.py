@@ -6,15 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedpeft_app.config.flat import Scalar, defaults
+from fedpeft_app.config import RunConfig, defaults, flatten
+from fedpeft_app.config.flat import Scalar
+from fedpeft_app.data_plan import make_task
 from fedpeft_app.errors import ConfigError, Fault
 from fedpeft_app.studies.grid import Entry, expand, grid_faults
+from fedpeft_app.studies.metrics import choice_faults, table_faults, with_metric
 from fedpeft_app.studies.read import read_study
 from fedpeft_app.studies.study import Settings, Study
 from fedpeft_app.studies.tuning import Trial, trials, tuning_faults
 
-Check = Callable[[Settings], Mapping[str, Scalar]]
-"""Settings → the full flat configuration; raises ConfigError with every fault."""
+Check = Callable[[Settings], RunConfig]
+"""Settings → the full configuration; raises ConfigError with every fault."""
 
 _ID_DIGITS = 12
 
@@ -53,7 +56,7 @@ class Plan:
     """A study whose every configuration was found sound.
 
     Attributes:
-        study: What the file says.
+        study: What the file says, its table's metric settled.
         entries: The fields of its table.
         check: Completes settings.
     """
@@ -81,9 +84,18 @@ class Plan:
         seeds = self.study.tuning.seeds if self.study.tuning else ()
         return tuple(self._cell(trial.name, trial.settings, seed) for seed in seeds)
 
+    def tuning_cells(self, entries: Sequence[Entry]) -> tuple[Cell, ...]:
+        """Give all runs of tuning that some entries wait for.
+
+        Args:
+            entries: Entries of the study.
+        """
+        tried = trials(self.study, entries)
+        return tuple(cell for trial in tried for cell in self.trial_cells(trial))
+
     def _cell(self, name: str, settings: Settings, seed: int) -> Cell:
         """Complete settings."""
-        config = self.check({**settings, "seed": seed})
+        config = flatten(self.check({**settings, "seed": seed}))
         return Cell(
             study=self.study.name,
             name=f"{name}, seed {seed}",
@@ -105,31 +117,39 @@ def load_plan(path: Path, check: Check) -> Plan:
     Raises:
         SourceError: If the file cannot be read.
         ConfigError: With every fault: of the file, of the grid, and of each configuration,
-            with the cells that have it.
+            with the cells that have it; where these are sound, of what is to be measured.
     """
     study, faults = read_study(path)
     entries = expand(study)
     faults += [*grid_faults(study, entries), *tuning_faults(study, entries)]
-    faults += _config_faults(study, entries, check)
+    named = [(entry.name, entry.settings) for entry in entries]
+    named += [(trial.name, trial.settings) for trial in trials(study, entries)]
+    configs, config_faults = _configurations(named, check)
+    faults += config_faults
+    if entries and not config_faults:
+        runs, tuning_runs = configs[: len(entries)], configs[len(entries) :]
+        faults += [*table_faults(study, runs), *choice_faults(study, tuning_runs)]
+        study = with_metric(study, runs)
     if faults:
         raise ConfigError(faults, where=f"the study {path}")
     return Plan(study=study, entries=entries, check=check)
 
 
-def _config_faults(study: Study, entries: Sequence[Entry], check: Check) -> list[Fault]:
-    """Check the configurations of all entries and trials; each fault once, with its cells."""
-    tried = trials(study, entries)
-    named = [(entry.name, entry.settings) for entry in entries]
-    named += [(trial.name, trial.settings) for trial in tried]
+def _configurations(
+    named: Sequence[tuple[str, Settings]], check: Check
+) -> tuple[list[RunConfig], list[Fault]]:
+    """Complete the settings of cells; list each fault once, with the cells that have it."""
+    configs: list[RunConfig] = []
     found: dict[tuple[str, str, str], tuple[Fault, list[str]]] = {}
     for name, settings in named:
         try:
-            check(settings)
+            configs.append(check(settings))
+            make_task(configs[-1])  # which refuses wrong `task.options`
         except ConfigError as error:
             for fault in error.faults:
                 key = (fault.key, repr(fault.value), fault.problem)
                 found.setdefault(key, (fault, []))[1].append(name)
-    return [
+    return configs, [
         Fault(key=fault.key, value=fault.value, problem=_with_cells(fault.problem, names, named))
         for fault, names in found.values()
     ]

@@ -130,7 +130,7 @@ class _Reader:
         return Layout(
             rows=self._keys(table.get("rows", rows), "table.rows"),
             columns=columns,
-            metric=self._text(table, "metric", "table.metric", "accuracy"),
+            metric=self._text(table, "metric", "table.metric", ""),
             baseline=self._text(table, "baseline", "table.baseline", ""),
         )
 

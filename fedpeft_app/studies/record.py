@@ -1,16 +1,20 @@
 """What a cell of a study left behind: one JSON file, never a number that was not measured."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from fedpeft_app.atomic import write_json
 from fedpeft_app.config import defaults
 from fedpeft_app.config.flat import Scalar
-from fedpeft_app.errors import RunFolderError
+from fedpeft_app.errors import LaunchError, RunFolderError
 from fedpeft_app.runs.directory import RunFolder
+from fedpeft_app.studies.metrics import CLIENT_METRICS
 from fedpeft_app.studies.plan import Cell, differing
 
 _FORMAT = "fedpeft-cell-1"
@@ -44,6 +48,11 @@ class Measured:
         trainable: Parameters that train.
         parameters: Parameters of the model, head included.
         seconds: From the start of the server app to the end.
+        clients: Accuracy over nodes in the chosen round, each on data of its own that it holds
+            out to choose rounds: "mean" (each counts the same), "worst_decile", "worst", "nodes"
+            and more, as the journal has it; empty where nodes do not evaluate.
+        clients_test: The same on what nodes hold out only to report.
+        untrained: Nodes among them whose own head never trained.
     """
 
     test: Mapping[str, float]
@@ -58,6 +67,20 @@ class Measured:
     trainable: int
     parameters: int
     seconds: float
+    clients: Mapping[str, Any] = field(default_factory=dict)
+    clients_test: Mapping[str, Any] = field(default_factory=dict)
+    untrained: Sequence[int] = ()
+
+    def figure(self, metric: str) -> float | None:
+        """Give what a table shows of the run; None where it was not measured.
+
+        Args:
+            metric: A metric of the task, on the test set, or one of `CLIENT_METRICS`: on what
+                nodes hold out only to report, where they do.
+        """
+        if metric in CLIENT_METRICS:
+            return (self.clients_test or self.clients).get(CLIENT_METRICS[metric])
+        return self.test.get(metric)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +97,7 @@ class Record:
         nodes: Simulated nodes.
         run: Name of the run's folder; empty if it never had one.
         measured: The numbers; None unless finished.
-        made_with: Library → version, and the commit of fedpeft where there is one.
+        made_with: What `provenance` says; both values of what changed during the run.
     """
 
     id: str
@@ -87,6 +110,11 @@ class Record:
     run: str
     measured: Measured | None
     made_with: Mapping[str, str]
+
+    @property
+    def reason(self) -> str:
+        """The first line of the problem; empty if there is none."""
+        return self.problem.partition("\n")[0]
 
     @property
     def federated(self) -> bool:
@@ -115,7 +143,7 @@ def make_record(cell: Cell, ending: Ending, made_with: Mapping[str, str]) -> Rec
     Args:
         cell: What was run.
         ending: How it ended.
-        made_with: Library → version.
+        made_with: What `provenance` says.
 
     Raises:
         RunFolderError: If a finished run's journal lacks what it must have.
@@ -166,6 +194,9 @@ def measure(events: Sequence[Mapping[str, Any]]) -> Measured:
             trainable=started["trainable"],
             parameters=started["parameters"],
             seconds=finished["seconds"],
+            clients=_of_chosen("clients", finished, rounds) or {},
+            clients_test=_of_chosen("clients_test", finished, rounds) or {},
+            untrained=_of_chosen("untrained", finished, rounds) or (),
         )
     except KeyError as error:
         raise RunFolderError(f"Expected {error} in the journal of a finished run.") from error
@@ -180,6 +211,28 @@ class Archive:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "cells"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other studies out of the folder; ends with the process at the latest.
+
+        Raises:
+            LaunchError: If another one is at work in it.
+        """
+        folder = self._folder.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise LaunchError(
+                f"Expected no other study at work in {folder}, found one. Wait until it ends, "
+                f"or give another folder with --to."
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def path(self, identifier: str, ending: str) -> Path:
         """Name a cell's file, and make the folder.
@@ -247,11 +300,21 @@ def _validation(
     """Find what was measured on validation data: by the server, or else by nodes."""
     if alone:
         return _mean(node["validation"] for node in alone)
-    event = next((event for event in rounds if event["round"] == chosen), {})
+    event = _round(rounds, chosen)
     if event.get("validation"):
         judged: Mapping[str, float] = event["validation"]
         return judged
     return {"accuracy": event["clients"]["mean"]} if event.get("clients") else {}
+
+
+def _of_chosen(key: str, finished: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> Any:
+    """Find what was noted of the chosen state; None if nothing was."""
+    return finished.get(key) or _round(rounds, finished["round"]).get(key)
+
+
+def _round(rounds: Sequence[Mapping[str, Any]], number: int) -> Mapping[str, Any]:
+    """Find a round's event; empty if there is none."""
+    return next((event for event in rounds if event["round"] == number), {})
 
 
 def _only(events: Iterable[Mapping[str, Any]], name: str) -> Mapping[str, Any]:

@@ -89,13 +89,14 @@ class Layout:
     Attributes:
         rows: Grid keys whose values make a row.
         columns: Grid keys whose values make a column.
-        metric: Test metric.
+        metric: A metric of the task, on the server's test set, or one of `CLIENT_METRICS`;
+            empty = what all runs measure, settled when the study is planned.
         baseline: Row that the others are compared with; empty = none.
     """
 
     rows: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
-    metric: str = "accuracy"
+    metric: str = ""
     baseline: str = ""
 
 

@@ -1,4 +1,4 @@
-"""Records → one table, as Markdown for people and CSV for programs."""
+"""Records → the numbers of one table, and CSV for programs."""
 
 import csv
 import io
@@ -6,19 +6,11 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
-from fedpeft_app.observe.lines import human_bytes
 from fedpeft_app.studies.conduct import Slot, Standing
-from fedpeft_app.studies.grid import describe
 from fedpeft_app.studies.intervals import interval, paired
+from fedpeft_app.studies.metrics import CLIENT_METRICS
 from fedpeft_app.studies.record import Record
 from fedpeft_app.studies.study import Study
-from fedpeft_app.studies.tuning import Choice
-
-_ABSENT = "–"
-_READING = (
-    "mean ± half-width of the 95 % interval over seeds (Student's t); one run alone has no "
-    "interval; – was not measured; bytes as Flower serialises them; mode = local: mean over nodes"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,36 +84,20 @@ def to_csv(table: Sequence[Line]) -> str:
     return text.getvalue()
 
 
-def to_markdown(study: Study, standing: Standing) -> str:
-    """Write a study's results for people.
-
-    Args:
-        study: What the file says.
-        standing: How the study stands.
-
-    Returns:
-        Markdown: with several columns the metric by row and column first; then all numbers;
-        then what they are, what tuning chose, and what is missing.
-    """
-    table = lines(study, standing)
-    parts = [f"# {study.name}"]
-    if study.layout.columns:
-        parts.append(_pivot(study, table))
-    parts += [_details(study, table), "\n".join(f"- {note}" for note in _notes(study, standing))]
-    return "\n\n".join(parts) + "\n"
-
-
 def missing(study: Study, standing: Standing) -> list[str]:
-    """Say for each run without the metric why it has none.
+    """Say of the runs without the metric why they have none, those of a field together.
 
     Args:
         study: What the file says.
         standing: How the study stands.
     """
+    seeds: dict[tuple[str, str], list[str]] = {}
+    for slot in standing.slots:
+        if reason := _absence(study, slot):
+            seeds.setdefault((slot.entry.name, reason), []).append(str(slot.seed))
     return [
-        f"{slot.entry.name}, seed {slot.seed}: {reason}"
-        for slot in standing.slots
-        if (reason := _absence(study, slot))
+        f"{name}, seed{'s' * (len(of) > 1)} {', '.join(of)}: {reason}"
+        for (name, reason), of in seeds.items()
     ]
 
 
@@ -160,8 +136,9 @@ def _values(study: Study, slots: Iterable[Slot]) -> dict[int, float]:
     values = {}
     for slot in slots:
         measured = slot.record.measured if slot.record else None
-        if measured and study.layout.metric in measured.test:
-            values[slot.seed] = measured.test[study.layout.metric]
+        value = measured.figure(study.layout.metric) if measured else None
+        if value is not None:
+            values[slot.seed] = value
     return values
 
 
@@ -198,104 +175,12 @@ def _absence(study: Study, slot: Slot) -> str:
     if slot.record is None:
         return "not run"
     if slot.record.measured is None:
-        return f"{slot.record.status}: {slot.record.problem.splitlines()[0]}"
-    known = ", ".join(slot.record.measured.test) or "nothing"
-    metric = study.layout.metric
-    return "" if metric in slot.record.measured.test else f"no '{metric}' on the test set, {known}"
-
-
-# ------------------------------------------------------------------ text
-
-
-def _pivot(study: Study, table: Sequence[Line]) -> str:
-    """Write the metric alone by row and column."""
-    columns = list(dict.fromkeys(line.column for line in table))
-    rows = list(dict.fromkeys(line.row for line in table))
-    shown = {(line.row, line.column): _plus_minus(line.mean, line.half_width) for line in table}
-    head = [f"test {study.layout.metric}", *columns]
-    body = [[row, *(shown.get((row, column), "") for column in columns)] for row in rows]
-    return _markdown(head, body)
-
-
-def _details(study: Study, table: Sequence[Line]) -> str:
-    """Write all numbers, a line each."""
-    by_column, compared = bool(study.layout.columns), bool(study.layout.baseline)
-    head = [", ".join(study.layout.rows) or "cell"]
-    head += [", ".join(study.layout.columns)] * by_column
-    head += [f"test {study.layout.metric}", "n"]
-    head += [f"difference to {study.layout.baseline}"] * compared
-    head += ["parameters", "bytes per message", "times fewer", "examples trained", "seconds"]
-    body = []
-    for line in table:
-        row = [line.row] + [line.column] * by_column
-        row += [_plus_minus(line.mean, line.half_width), f"{line.runs} of {line.planned}"]
-        row += [_plus_minus(line.difference, line.difference_half_width, sign="+")] * compared
-        row += [
-            _shown(line.trainable, ","),
-            human_bytes(line.bytes_per_message) if line.bytes_per_message else _ABSENT,
-            _shown(line.times_fewer, ",.1f"),
-            _shown(line.examples, ",.0f"),
-            _shown(line.seconds, ",.0f"),
-        ]
-        body.append(row)
-    return _markdown(head, body)
-
-
-def _notes(study: Study, standing: Standing) -> list[str]:
-    """Say what the numbers are, what was chosen, what is missing, and what made them."""
-    notes = [_READING]
-    if study.layout.baseline:
-        notes.append(f"differences to {study.layout.baseline} are paired by seed")
-    notes += [_choice_note(study, choice) for choice in standing.choices]
-    if study.tuning:
-        notes.append(_budget_note(study, standing))
-    absent = missing(study, standing)
-    notes += [f"{len(absent)} of {len(standing.slots)} runs missing:"] * bool(absent)
-    notes += [f"missing: {reason}" for reason in absent]
-    records = [slot.record for slot in standing.slots if slot.record]
-    made_with = sorted({describe(record.made_with) for record in records})
-    return notes + [f"made with {versions}" for versions in made_with]
-
-
-def _choice_note(study: Study, choice: Choice) -> str:
-    """Say what was chosen for a group, among what."""
-    name = describe(choice.group) or "all"
-    metric = study.tuning.metric if study.tuning else ""
-    scores = "; ".join(f"{describe(tried)}: {_shown(s, '.4f')}" for tried, s in choice.scores)
-    chosen = describe(choice.chosen) if choice.chosen is not None else "nothing, all failed"
-    return f"tuned for {name}: {chosen} (validation {metric}: {scores})"
-
-
-def _budget_note(study: Study, standing: Standing) -> str:
-    """Say what tuning cost."""
-    settings, seeds = (study.tuning.settings, study.tuning.seeds) if study.tuning else ({}, ())
-    ended = [record for _, record in standing.trials if record]
-    seconds = sum(record.measured.seconds for record in ended if record.measured)
-    return (
-        f"tuning budget: {len(ended)} of {len(standing.trials)} runs, {seconds:,.0f} s, with "
-        f"{describe(settings) or 'the settings of the study'}, seeds {', '.join(map(str, seeds))}; "
-        f"chosen by validation data alone"
-    )
-
-
-def _plus_minus(mean: float | None, half_width: float | None, *, sign: str = "") -> str:
-    """Write a mean with its half-width."""
-    if mean is None:
-        return _ABSENT
-    return f"{mean:{sign}.4f}" + (f" ± {half_width:.4f}" if half_width is not None else "")
-
-
-def _shown(value: float | None, form: str) -> str:
-    """Write a number, or that there is none."""
-    return _ABSENT if value is None else f"{value:{form}}"
-
-
-def _markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """Write a table."""
-    rows = [head, ["---"] * len(head), *body]
-    return "\n".join(f"| {' | '.join(_cell(value) for value in row)} |" for row in rows)
-
-
-def _cell(value: str) -> str:
-    """Keep a value within one cell of a Markdown table."""
-    return " ".join(value.split()).replace("|", "\\|")
+        return f"{slot.record.status}: {slot.record.reason}"
+    measured, metric = slot.record.measured, study.layout.metric
+    if measured.figure(metric) is not None:
+        return ""
+    known = [
+        *measured.test,
+        *(name for name in CLIENT_METRICS if measured.figure(name) is not None),
+    ]
+    return f"no {metric}, only: {', '.join(known) or 'nothing'}"

@@ -67,7 +67,7 @@ class FitReport:
     Attributes:
         examples: Examples processed, repeats counted.
         steps: Optimizer steps.
-        loss: Mean training loss over those examples.
+        loss: Mean training loss over what those examples have to learn (`Task.weight`).
         seconds: Wall time of the loop.
     """
 
@@ -114,6 +114,7 @@ def fit(
     precision = arithmetic(adapted.model, settings.precision)
     scaler = torch.amp.GradScaler(where.type, enabled=precision == "fp16")
     losses: list[torch.Tensor] = []  # read once, after the loop: no synchronisation per step
+    weights: list[float] = []
     dropout = derive_seed(settings.seed, "dropout", round_number=round_number, partition=partition)
     variation = numpy_generator(
         settings.seed, "augmentation", round_number=round_number, partition=partition
@@ -121,19 +122,19 @@ def fit(
     with _training_mode(adapted.model, dropout):
         for step, group in enumerate(groups):
             set_rate(optimizer, rate_factor(settings, round_number, step, len(groups)))
-            size = sum(len(positions) for positions in group)
-            for positions in group:
-                batch = _to(task.collate(examples, positions, variation), where)
+            batches = [task.collate(examples, positions, variation) for positions in group]
+            parts = [task.weight(batch) for batch in batches]
+            for batch, part in zip(batches, parts, strict=True):
                 with autocast(precision, where):
-                    loss = task.loss(adapted.model, batch)
-                scaler.scale(loss * (len(positions) / size)).backward()  # type: ignore[no-untyped-call]
+                    loss = task.loss(adapted.model, _to(batch, where))
+                scaler.scale(loss * (part / sum(parts))).backward()  # type: ignore[no-untyped-call]
                 losses.append(loss.detach())
+            weights += parts
             _step(adapted, optimizer, scaler, settings.max_grad_norm)
-    counts = [len(positions) for group in groups for positions in group]
     return FitReport(
-        examples=sum(counts),
+        examples=sum(len(positions) for group in groups for positions in group),
         steps=len(groups),
-        loss=_mean_loss(losses, counts),
+        loss=_mean_loss(losses, weights),
         seconds=time.perf_counter() - started,
     )
 
@@ -156,10 +157,10 @@ def rate_factor(settings: FitSettings, round_number: int, step: int, steps: int)
     return learning_rate_factor(settings.schedule, at, settings.warmup)
 
 
-def _mean_loss(losses: list[torch.Tensor], counts: list[int]) -> float:
-    """Average the batches' losses by their examples."""
-    weights = torch.tensor(counts, dtype=torch.float64)
-    return float((torch.stack(losses).cpu().double() * weights).sum() / weights.sum())
+def _mean_loss(losses: list[torch.Tensor], weights: list[float]) -> float:
+    """Average the batches' losses by what each is the mean of."""
+    shares = torch.tensor(weights, dtype=torch.float64) / sum(weights)
+    return float(torch.stack(losses).cpu().double() @ shares)
 
 
 def _step_groups(
@@ -184,10 +185,17 @@ def _step_groups(
 
 @contextmanager
 def _training_mode(model: torch.nn.Module, seed: int) -> Iterator[None]:
-    """Train mode with seeded dropout, leaving the global generators as they were."""
+    """Train mode with seeded dropout, leaving the global generators as they were.
+
+    Running statistics (BatchNorm's) stay as the checkpoint has them: they are no parameters,
+    so they would neither travel nor be reset before the next node trains in this process.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model.train()
+        for module in model.modules():
+            if getattr(module, "track_running_stats", False):
+                module.eval()
         try:
             yield
         finally:

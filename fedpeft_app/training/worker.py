@@ -44,6 +44,7 @@ class Worker:
         partition: The node's partition, from 0.
         train: The node's training examples.
         held_out: The node's own validation examples; may be empty.
+        test: The node's own test examples; may be empty.
         settings: How to train.
         evaluate_batch_size: Examples per forward pass of evaluation.
     """
@@ -53,6 +54,7 @@ class Worker:
     partition: int
     train: ExampleSet
     held_out: ExampleSet
+    test: ExampleSet
     settings: FitSettings
     evaluate_batch_size: int
 
@@ -99,6 +101,10 @@ class Worker:
             steps: Optimizer steps on the node's training examples first, at the constant peak
                 rate; what they change is forgotten. 0 = none.
 
+        Returns:
+            Metric → value on the validation examples, which choose a round; and, where there
+            are test examples, "test." and the metric → value on those.
+
         Raises:
             DataError: If it holds none out.
             NodeStateError: If personal parameters are lost.
@@ -111,10 +117,17 @@ class Worker:
         self._pour(state, own)
         if steps:
             self._train(personalising(self.settings, steps, len(self.train)), round_number)
+        measured = self._judge(self.held_out)
+        if len(self.test):
+            measured |= {f"test.{name}": value for name, value in self._judge(self.test).items()}
+        return measured
+
+    def _judge(self, examples: ExampleSet) -> Metrics:
+        """Judge what is in the model."""
         return evaluate(
             self.adapted.model,
             self.task,
-            self.held_out,
+            examples,
             batch_size=self.evaluate_batch_size,
             precision=self.settings.precision,
         )

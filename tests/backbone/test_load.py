@@ -312,3 +312,23 @@ def test_loading_keeps_the_users_transformers_logging(tiny_model: Path) -> None:
     before = (logging.get_verbosity(), logging.is_progress_bar_enabled())
     load(tiny_model)
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+def test_without_dropout_no_layer_is_skipped(tmp_path: Path) -> None:
+    config = transformers.SwinConfig(
+        image_size=16,
+        patch_size=4,
+        embed_dim=8,
+        depths=[2, 2],
+        num_heads=[2, 2],
+        window_size=2,
+        drop_path_rate=0.9,
+    )
+    transformers.SwinModel(config).save_pretrained(tmp_path)
+    model = load_model(
+        locate(str(tmp_path)), kind="image-classification", labels="abc", dropout=0.0
+    ).model
+    pixels = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        still, moving = model.eval()(pixels).logits, model.train()(pixels).logits
+    torch.testing.assert_close(still, moving)

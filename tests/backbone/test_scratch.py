@@ -166,3 +166,12 @@ def test_a_folder_whose_config_is_no_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(SourceError, match=r"Expected JSON in .*config\.json"):
         locate(f"scratch:{tmp_path}")
+
+
+def test_a_folders_tokenizer_is_part_of_what_is_drawn(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(tiny_model, folder)
+    first = locate(f"scratch:{folder}").path
+    file = folder / "tokenizer_config.json"
+    file.write_text(file.read_text().replace("{", '{"model_max_length": 7, ', 1))
+    assert locate(f"scratch:{folder}").path != first

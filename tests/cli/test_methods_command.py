@@ -105,3 +105,12 @@ def test_a_terminal_gets_a_table_that_says_what_its_columns_mean(
 def test_an_unknown_method_is_named(tiny_model: Path) -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'lora'"):
         fedpeft("--model", str(tiny_model), *chosen("lorra"))
+
+
+@pytest.mark.parametrize("head", ["frozen", "personal"])
+def test_a_head_that_stays_costs_nothing(head: str) -> None:
+    (sent,) = rows(fedpeft(*VIT, *chosen("bias")))
+    (kept,) = rows(fedpeft(*VIT, *chosen("bias"), f"method.head={head}"))
+    assert (sent[1], sent[2]) == ("102,912", "76,900")
+    assert (kept[1], kept[2]) == ("102,912", "0")
+    assert float(kept[4]) == pytest.approx(4 * 102_912 / 2**20, abs=1e-3)

@@ -111,6 +111,27 @@ def test_looking_again_does_not_load_torch(sound: dict[str, Any]) -> None:
     assert done.stdout == "False\n"
 
 
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"data.max-length": 81}, r"positions for 80 tokens; set at most 80\."),
+        (
+            {"method.name": "prefix", "data.max-length": 71},
+            r"80 tokens, 10 of them the prompt's \(method\.prompt-length\); set at most 70\.",
+        ),
+    ],
+)
+def test_texts_longer_than_the_models_positions_are_refused(
+    sound: dict[str, Any], changes: dict[str, Any], problem: str
+) -> None:
+    length = changes["data.max-length"]
+    with pytest.raises(
+        ConfigError, match=rf"data\.max-length = {length}: the model has.*{problem}"
+    ):
+        preflight(parse({**sound, **changes}), 4)
+    preflight(parse({**sound, **changes, "data.max-length": length - 1}), 4)
+
+
 def test_too_few_nodes_for_the_run_are_known_before_it_starts(sound: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="--nodes 2 or more"):
         preflight(parse(sound), 1)

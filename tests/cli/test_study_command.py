@@ -14,7 +14,8 @@ from fedpeft_app.cli.main import app
 from fedpeft_app.cli.settings import check_settings, read_settings
 from fedpeft_app.config import flatten
 from fedpeft_app.errors import ConfigError, LaunchError
-from fedpeft_app.runs.directory import create_run
+from fedpeft_app.observe.journal import Journal
+from fedpeft_app.runs.directory import RunFolder, create_run
 from fedpeft_app.studies.plan import Cell, load_plan
 from fedpeft_app.studies.record import Archive, Ending
 
@@ -96,6 +97,80 @@ def test_results_go_where_they_are_told(small: Path, asked: list[Cell]) -> None:
     assert Path("elsewhere/table.csv").exists()
 
 
+TUNED = (
+    SMALL
+    + """
+[tune]
+seeds = [7]
+per = ["method.name"]
+[[tune.search]]
+when = {method.name = "lora"}
+train.learning-rate = [1e-3, 1e-2]
+[[tune.search]]
+when = {method.name = "head"}
+train.head-learning-rate = [1e-2]
+"""
+)
+
+
+def made_up_run(folder: Path, cell: Cell) -> RunFolder:
+    """Make up a finished run."""
+    run = create_run(folder, cell.run_name, 1, {})
+    written = Journal(run.journal)
+    judged = {"validation": {"accuracy": 0.5}, "test": {"accuracy": 0.5}}
+    written.note("run_started", trainable=1, parameters=2)
+    written.note("round_finished", round=1, examples=1, **judged)
+    sizes = {"down": 1, "up": 1, "bytes_per_message": 1, "seconds": 1.0}
+    written.note("run_finished", round=1, chosen="last", test=judged["test"], **sizes)
+    written.close()
+    return run
+
+
+@pytest.fixture
+def tuned(small: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A study that is tuned, with runs made up: the high rate diverges, and so does the head."""
+    small.write_text(TUNED, encoding="utf-8")
+
+    def pretend(cell: Cell, archive: Archive) -> Ending:
+        diverging = cell.config["train.learning-rate"] == 1e-2
+        if diverging or cell.config["method.name"] == "head":
+            return Ending(exit_status=1, run=None, message="not finite")
+        return Ending(exit_status=0, run=made_up_run(small.parent / "runs", cell), message="")
+
+    monkeypatch.setattr(command, "run_cell", pretend)
+    return small
+
+
+def test_a_candidate_that_diverged_is_no_failure_where_another_was_chosen(tuned: Path) -> None:
+    assert fedpeft(str(tuned), "--only", "method.name=lora").exit_code == 0
+    assert fedpeft(str(tuned), "--only", "method.name=lora").exit_code == 0
+
+
+def test_runs_that_tuning_chose_nothing_for_are_failures(tuned: Path) -> None:
+    with pytest.raises(LaunchError, match="2 of 4 runs have not finished"):
+        fedpeft(str(tuned))
+    assert fedpeft(str(tuned), "--only", "method.name=lora").exit_code == 0  # head was not asked
+
+
+def test_a_dry_run_counts_only_the_tuning_of_what_is_asked_for(tuned: Path) -> None:
+    rows = fedpeft(str(tuned), "--dry-run", "--only", "method.name=head").output.splitlines()
+    assert [row.split("  ", 1)[1] for row in rows[:3]] == [
+        "left      tuning head: train.head-learning-rate = 0.01, seed 7",
+        "left      head, seed 0, once tuned",
+        "left      head, seed 1, once tuned",
+    ]
+    assert rows[3:] == ["3 runs left in 'small'"]
+
+
+def test_a_second_study_in_the_same_folder_is_refused(small: Path, asked: list[Cell]) -> None:
+    with (
+        Archive(Path("results/small")).held(),
+        pytest.raises(LaunchError, match="Expected no other study at work"),
+    ):
+        fedpeft(str(small))
+    assert asked == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -117,7 +192,7 @@ def test_a_filter_that_fits_nothing_is_refused(
 
 @pytest.mark.parametrize("path", STUDIES, ids=[path.stem for path in STUDIES])
 def test_a_shipped_study_is_sound(path: Path) -> None:
-    plan = load_plan(path, lambda settings: flatten(check_settings(settings)))
+    plan = load_plan(path, check_settings)
     assert plan.study.name == path.stem.removeprefix("study-")
 
 
@@ -126,7 +201,7 @@ def test_the_documented_study_is_sound(tmp_path: Path) -> None:
     assert len(blocks) == 2
     path = tmp_path / "skew.toml"
     path.write_text("".join(blocks), encoding="utf-8")
-    plan = load_plan(path, lambda settings: flatten(check_settings(settings)))
+    plan = load_plan(path, check_settings)
     assert len(plan.entries) == 2 * 3 - 1 + 1
 
 

@@ -83,6 +83,12 @@ CLASHES = [  # what is given, the key to blame, what to change instead
         {"strategy.fraction-evaluate": 0.1},
         id="steps for oneself need a judgement on nodes",
     ),
+    pytest.param(
+        {"mode": "local", "strategy.fraction-evaluate": 0.5},
+        "strategy.fraction-evaluate",
+        {"mode": "federated"},
+        id="alone there are no rounds after which nodes evaluate",
+    ),
 ]
 Flat = dict[str, object]
 

@@ -118,7 +118,7 @@ EDGES = [  # key, smallest or largest value allowed, first value beyond
     ("data.partitioner", "x", ""),
     ("data.validation-fraction", 0.0, -0.1),
     ("data.validation-fraction", 0.99, 1.0),
-    ("data.test-fraction", 0.01, 0.0),
+    ("data.test-fraction", 0.0, -0.01),
     ("data.test-fraction", 0.99, 1.0),
     ("train.local-epochs", 1, 0),
     ("train.max-steps", 0, -1),

@@ -89,13 +89,22 @@ def test_only_what_is_missing_is_carved_out() -> None:
 
 
 @pytest.mark.parametrize("brought", [{}, {"test": examples(5, 200)}])
-def test_a_server_that_holds_nothing_leaves_everything_to_the_nodes(
+def test_a_server_that_holds_nothing_leaves_all_but_test_data_to_the_nodes(
     brought: dict[str, ExampleSet],
 ) -> None:
-    settings = SplitSettings(held_by_server=False)
-    splits = make_splits(source(train=examples(20), **brought), settings, 0)
-    assert numbers(splits.train) == list(range(20))
-    assert (len(splits.validation), len(splits.test)) == (0, 0)
+    data = source(train=examples(20), **brought)
+    tested = make_splits(data, SplitSettings(), 0).test
+    splits = make_splits(data, SplitSettings(held_by_server=False), 1)
+    assert numbers(splits.train) == sorted(set(range(20)) - set(numbers(tested)))
+    assert (len(tested), len(splits.validation), len(splits.test)) == (5 if brought else 4, 0, 0)
+
+
+def test_a_test_fraction_of_zero_sets_nothing_aside() -> None:
+    data = source(train=examples(20))
+    settings = SplitSettings(test_fraction=0.0, held_by_server=False)
+    assert numbers(make_splits(data, settings, 0).train) == list(range(20))
+    with pytest.raises(DataError, match=r"got 18 and 0 of 20 examples.*data\.test-fraction = 0\.0"):
+        make_splits(data, SplitSettings(test_fraction=0.0), 0)
 
 
 def test_the_cap_counts_training_and_validation_together() -> None:

@@ -40,6 +40,7 @@ def personal(settings: dict[str, Any]) -> dict[str, Any]:
         "evaluate.server": False,
         "strategy.fraction-train": 1.0,
         "strategy.fraction-evaluate": 1.0,
+        "data.node-test-fraction": 0.0,
         "data.node-validation-fraction": 0.3,
         "output.keep": "all",
     }
@@ -154,7 +155,7 @@ def test_a_round_is_what_state_and_head_before_it_give(
     start = load_checkpoint(folder, ROUNDS - 1).state
     for node in (0, 3):
         memory = memory_of(folder.path.name, node)
-        worker, _ = make_worker(config, {"partition-id": node, "num-partitions": NODES})
+        worker = make_worker(config, {"partition-id": node, "num-partitions": NODES})
         kept = memory.recall(worker.adapted.personal.initial, ROUNDS)
         again = Own(memory=memory_of("again", node), version=ROUNDS - 1)
         shutil.copytree(memory.folder, again.memory.folder)
@@ -168,7 +169,7 @@ def test_nodes_are_judged_with_their_own_heads(folder: RunFolder, config: RunCon
     state = load_checkpoint(folder, ROUNDS).state
     measured = {}
     for node in range(NODES):
-        worker, _ = make_worker(config, {"partition-id": node, "num-partitions": NODES})
+        worker = make_worker(config, {"partition-id": node, "num-partitions": NODES})
         own = Own(memory=memory_of(folder.path.name, node), version=ROUNDS)
         measured[str(node)] = worker.evaluate(state, ROUNDS, own=own)["accuracy"]
     last = rounds_of(folder)[-1]["clients"]

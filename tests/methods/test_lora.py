@@ -225,3 +225,16 @@ def test_a_fresh_tensor_among_old_ones_takes_them_along(zoo: dict[str, Path]) ->
     model = make(zoo["bert"], "head").backbone.model
     fresh = frozenset({"classifier.weight", "classifier.bias", "bert.embeddings.LayerNorm.bias"})
     assert head_modules(model, fresh) == ["bert.embeddings.LayerNorm", "classifier"]
+
+
+def test_lora_fa_leaves_the_a_of_embeddings_as_it_was_drawn(bert: Path) -> None:
+    adapted = make(bert, "lora-fa", targets="query,word_embeddings")
+    names = [tensor.name for tensor in adapted.spec.tensors if not tensor.head]
+    assert names
+    assert all("lora_B" in name or "lora_embedding_B" in name for name in names)
+
+
+@pytest.mark.parametrize("name", ["pissa", "olora"])
+def test_embeddings_are_not_decomposed(bert: Path, name: str) -> None:
+    with pytest.raises(BackboneError, match="names the embedding 'bert.embeddings.word_embedd"):
+        make(bert, name, targets="query,word_embeddings")

@@ -10,10 +10,12 @@ from safetensors.numpy import load_file, save_file
 from fedpeft_app.adapters import AdapterState
 from fedpeft_app.backbone.load import load_model
 from fedpeft_app.backbone.locate import locate
+from fedpeft_app.backbone.processor import load_tokenizer
 from fedpeft_app.errors import AdapterMismatchError, RunFolderError
 from fedpeft_app.methods.adapted import AdaptedModel, adapt
-from fedpeft_app.methods.catalogue import METHODS
+from fedpeft_app.methods.catalogue import METHODS, find_method
 from fedpeft_app.methods.method import MethodSettings
+from fedpeft_app.runs.export import export
 from fedpeft_app.runs.initial import load_adapter, peft_key
 
 _LABELS = ("crude", "grain", "money")
@@ -139,3 +141,45 @@ def test_a_damaged_file_is_named(folder: tuple[Path, AdaptedModel], name: str) -
 )
 def test_keys_are_pefts_own(parameter: str, key: str) -> None:
     assert peft_key(parameter) == key
+
+
+@pytest.mark.parametrize("method", ["lora-fa", "vera", "lora", "bias"])
+@pytest.mark.parametrize("head", ["frozen", "personal"])
+def test_what_does_not_travel_is_no_hindrance(
+    tiny_model: Path, tmp_path: Path, method: str, head: str
+) -> None:
+    def make(seed: int) -> AdaptedModel:
+        backbone = load_model(
+            locate(str(tiny_model)), kind="sequence-classification", labels=_LABELS, seed=seed
+        )
+        options = {"r": 4} if method == "vera" else {}
+        settings = MethodSettings(rank=2, options=options)
+        return adapt(backbone, METHODS.get(method)(), settings, seed, head=head)
+
+    def load(model: AdaptedModel) -> AdapterState:
+        drawn = {name: value.numpy(force=True) for name, value in model.drawn.items()}
+        kept = [tensor.name for tensor in model.personal.spec.tensors]
+        return load_adapter(tmp_path / "out", model.spec, _LABELS, drawn=drawn, personal=kept)
+
+    model = make(seed=0)
+    state = numbered(model)
+    tokenizer = load_tokenizer(locate(str(tiny_model)))
+    export(model, state, tokenizer, tmp_path / "out", form="adapter", max_length=8, facts={})
+    assert load(model).vector.tobytes() == state.vector.tobytes()
+    if head == "frozen" or method == "lora-fa":  # VeRA draws from a key of its own
+        with pytest.raises(AdapterMismatchError, match="drawn from the run's seed"):
+            load(make(seed=1))
+
+
+def test_another_scaling_of_any_method_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    def make(alpha: float) -> AdaptedModel:
+        backbone = load_model(
+            locate(str(tiny_model)), kind="sequence-classification", labels=_LABELS
+        )
+        return adapt(backbone, find_method("peft:LOHA"), MethodSettings(rank=2, alpha=alpha), 0)
+
+    model = make(4.0)
+    model.model.save_pretrained(tmp_path, save_embedding_layers=False)
+    assert load_adapter(tmp_path, model.spec, _LABELS).spec.scaling == 2.0
+    with pytest.raises(AdapterMismatchError, match=r"alpha / r = 4.0/2, this run has 32"):
+        load_adapter(tmp_path, make(64.0).spec, _LABELS)

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedpeft_app.config import flatten, parse
-from fedpeft_app.config.flat import Scalar
+from fedpeft_app.config import RunConfig, parse
 from fedpeft_app.names import NAME_CHECKS
 from fedpeft_app.observe.journal import Journal
 from fedpeft_app.runs.directory import RunFolder, create_run
@@ -49,9 +48,9 @@ baseline = "lora"
 """
 
 
-def check(settings: Mapping[str, Any]) -> Mapping[str, Scalar]:
+def check(settings: Mapping[str, Any]) -> RunConfig:
     """Complete settings, as the command does."""
-    return flatten(parse(settings, NAME_CHECKS))
+    return parse(settings, NAME_CHECKS)
 
 
 def plan_of(folder: Path, text: str) -> Plan:
@@ -120,8 +119,9 @@ def conducted(
     plan: Plan, folder: Path, runner: Pretence, *, retry_failed: bool = False, **options: Any
 ) -> Standing:
     """Run what is left of a study."""
-    options = {"wanted": lambda entry, seed: True, "tell": lambda text: None, **options}
-    made_with = {"fedpeft": "0"}
-    return conduct(
-        plan, Archive(folder), runner, retry_failed=retry_failed, made_with=made_with, **options
-    )
+    usual = {
+        "wanted": lambda entry, seed: True,
+        "tell": lambda text: None,
+        "made_with": lambda cell: {"fedpeft": "0"},
+    }
+    return conduct(plan, Archive(folder), runner, retry_failed=retry_failed, **{**usual, **options})

@@ -1,12 +1,15 @@
 """Numbers are read from journals, and none is made up."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
-from study_samples import journal
+from study_samples import Pretence, conducted, journal, plan_of
 
 from fedpeft_app.errors import RunFolderError
-from fedpeft_app.studies.record import measure
+from fedpeft_app.studies.conduct import standing
+from fedpeft_app.studies.record import Archive, measure
 
 CONFIG = {"method.name": "lora", "rounds": 2}
 
@@ -22,6 +25,38 @@ def test_nodes_judge_where_the_server_does_not() -> None:
     del events[1]["validation"]
     events[1]["clients"] = {"mean": 0.6, "worst": 0.1}
     assert measure(events).validation == {"accuracy": 0.6}
+
+
+def test_what_nodes_report_on_has_no_say_in_validation() -> None:
+    start, done, end = journal(CONFIG, 0.8)
+    del done["validation"]
+    done |= {"clients": {"mean": 0.6}, "clients_test": {"mean": 0.9}, "untrained": [3]}
+    found = measure([start, done, end])
+    assert found.validation == {"accuracy": 0.6}
+    assert (found.clients, found.clients_test) == ({"mean": 0.6}, {"mean": 0.9})
+    assert (found.figure("clients.mean"), found.figure("accuracy")) == (0.9, 0.8)
+    assert found.untrained == [3]
+
+
+def test_nodes_are_shown_as_they_did_in_the_chosen_round() -> None:
+    start, done, end = journal(CONFIG, 0.8)
+    first = {**done, "round": 1, "clients": {"mean": 0.1}}
+    second = {**done, "clients": {"mean": 0.2, "worst": 0.1}}
+    assert measure([start, first, second, end]).clients == {"mean": 0.2, "worst": 0.1}
+    summed_up = {**end, "clients": {"mean": 0.3}}
+    assert measure([start, first, second, summed_up]).clients == {"mean": 0.3}
+    assert measure([start, done, end]).figure("clients.worst") is None
+
+
+def test_records_from_before_nodes_were_kept_can_be_read(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, 'name = "x"\n[grid]\nmethod.name = ["lora"]\n')
+    now = conducted(plan, tmp_path, Pretence(tmp_path / "runs"))
+    (path,) = (tmp_path / "cells").glob("*.json")
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    for added in ("clients", "clients_test", "untrained"):
+        del fields["measured"][added]
+    path.write_text(json.dumps(fields), encoding="utf-8")
+    assert standing(plan, Archive(tmp_path)) == now
 
 
 def test_examples_are_counted_over_all_rounds() -> None:

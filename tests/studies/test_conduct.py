@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from study_samples import TWO_BY_TWO, Pretence, conducted, plan_of, write_run
 
-from fedpeft_app.errors import RunFolderError
+from fedpeft_app.errors import LaunchError, RunFolderError
 from fedpeft_app.studies.plan import Cell
+from fedpeft_app.studies.provenance import contents
 from fedpeft_app.studies.record import Archive, Ending
 
 SMALL = 'name = "small"\nseeds = [0, 1]\n[grid]\nmethod.name = ["lora", "head"]\n'
@@ -138,3 +139,46 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"abc\.json: 'format'\. Delete it to run"):
         archive.get("abc")
     assert archive.get("def") is None
+
+
+def test_a_record_names_what_held_before_its_run_and_after(tmp_path: Path) -> None:
+    commits = iter(["a", "a", "a", "b", "b", "b", "b", "b"])
+    plan = plan_of(tmp_path, SMALL)
+    runner = Pretence(tmp_path / "runs")
+    now = conducted(plan, tmp_path, runner, made_with=lambda cell: {"commit": next(commits)})
+    made_with = [slot.record.made_with["commit"] for slot in now.slots if slot.record]
+    assert made_with == ["a", "a … b", "b", "b"]
+
+
+def test_new_runs_are_not_put_beside_those_of_other_data(tmp_path: Path) -> None:
+    data = tmp_path / "data.csv"
+    data.write_text("text,label\n", encoding="utf-8")
+    text = SMALL + f"[config]\ndata.name = '{data}'\n"
+
+    def run(seeds: str) -> list[str]:
+        runner = Pretence(tmp_path / "runs")
+        plan = plan_of(tmp_path, text.replace("[0, 1]", seeds))
+        conducted(plan, tmp_path, runner, made_with=lambda cell: contents(cell.config))
+        return runner.names
+
+    assert run("[0]") == ["lora, seed 0", "head, seed 0"]
+    data.touch()
+    assert run("[0]") == []
+    data.write_text("text,label\na,b\n", encoding="utf-8")
+    with pytest.raises(LaunchError, match=r"content of data\.name.*'lora, seed 0'.* 2 finished"):
+        run("[0, 1]")
+    data.unlink()  # the table can be made where the data is not
+    assert run("[0]") == []
+
+
+def test_two_studies_do_not_share_a_folder(tmp_path: Path) -> None:
+    with Archive(tmp_path / "new").held():
+        with (
+            pytest.raises(LaunchError, match="found one. Wait until it ends"),
+            Archive(tmp_path / "new").held(),
+        ):
+            pass
+        with Archive(tmp_path / "other").held():
+            pass
+    with Archive(tmp_path / "new").held():
+        pass

@@ -2,15 +2,17 @@
 
 import csv
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from study_samples import TUNED, TWO_BY_TWO, Pretence, conducted, plan_of
+from study_samples import TUNED, TWO_BY_TWO, Pretence, conducted, journal, plan_of, write_run
 
 from fedpeft_app.studies.conduct import Standing, standing
+from fedpeft_app.studies.page import to_markdown
 from fedpeft_app.studies.plan import Cell, Plan
 from fedpeft_app.studies.record import Archive, Ending
-from fedpeft_app.studies.table import lines, missing, to_csv, to_markdown
+from fedpeft_app.studies.table import lines, missing, to_csv
 
 
 def accuracy(cell: Cell) -> float:
@@ -50,20 +52,21 @@ def test_the_text_of_a_table(study: tuple[Plan, Standing]) -> None:
     assert text[:7] == [
         "# two-by-two",
         "",
-        "| test accuracy | 0.1 | 1.0 |",
-        "| --- | --- | --- |",
+        "| test accuracy | data.dirichlet-alpha = 0.1 | data.dirichlet-alpha = 1.0 |",
+        "| --- | --: | --: |",
         "| full | 0.6000 ± 0.2484 | 0.6000 ± 0.2484 |",
         "| lora | 0.5800 ± 0.2236 | 0.5800 ± 0.2236 |",
         "",
     ]
     assert text[7] == (
-        "| method.name | data.dirichlet-alpha | test accuracy | n | difference to full "
+        "| method.name | data.dirichlet-alpha | test accuracy | runs | difference to full "
         "| parameters | bytes per message | times fewer | examples trained | seconds |"
     )
     assert text[11] == (
         "| lora | 0.1 | 0.5800 ± 0.2236 | 3 of 3 | -0.0200 ± 0.0248 | 10 | 40 B | 100.0 | 100 | 8 |"
     )
-    assert text[-1] == "- made with fedpeft = 0"
+    assert text[8] == "| --- | --- | --: | --: | --: | --: | --: | --: | --: | --: |"
+    assert text[-1] == "- made with fedpeft = 0 (12 runs)"
     assert not any("missing" in line for line in text)
 
 
@@ -94,15 +97,15 @@ def test_what_was_not_measured_is_a_dash_and_is_counted(tmp_path: Path) -> None:
     assert "- 10 of 12 runs missing:" in text
     assert missing(plan.study, now)[:2] == [
         "full / 0.1, seed 0: failed: no memory",
-        "full / 0.1, seed 1: not run",
+        "full / 0.1, seeds 1, 2: not run",
     ]
 
 
-def test_a_metric_that_the_task_does_not_have_is_missing(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, TWO_BY_TWO + 'metric = "f2"\n')
+def test_a_metric_that_a_run_did_not_measure_is_missing(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, TWO_BY_TWO + 'metric = "auroc"\n')
     now = conducted(plan, tmp_path, Pretence(tmp_path / "runs"))
     assert lines(plan.study, now)[0].mean is None
-    assert missing(plan.study, now)[0].endswith("no 'f2' on the test set, accuracy, loss")
+    assert missing(plan.study, now)[0].endswith("no auroc, only: accuracy, loss")
 
 
 def test_a_baseline_without_a_network_has_no_message(tmp_path: Path) -> None:
@@ -115,7 +118,7 @@ def test_a_baseline_without_a_network_has_no_message(tmp_path: Path) -> None:
 def test_choice_and_budget_are_stated(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, TUNED)
     before = to_markdown(plan.study, standing(plan, Archive(tmp_path)))
-    assert "missing: lora, seed 0: tuning has chosen nothing yet" in before
+    assert "\n  - lora, seeds 0, 1: tuning has chosen nothing yet\n" in before
     text = to_markdown(plan.study, conducted(plan, tmp_path, Pretence(tmp_path / "runs")))
     assert (
         "- tuned for method.name = lora: train.learning-rate = 0.001 (validation accuracy: "
@@ -124,4 +127,77 @@ def test_choice_and_budget_are_stated(tmp_path: Path) -> None:
     assert (
         "- tuning budget: 2 of 2 runs, 16 s, with rounds = 2, seeds 7; "
         "chosen by validation data alone" in text
+    )
+
+
+def test_a_candidate_that_failed_is_named_with_its_reason(tmp_path: Path) -> None:
+    def diverging(cell: Cell) -> float | Ending:
+        failed = Ending(exit_status=1, run=None, message="not finite <nan>\nat all")
+        return failed if cell.config["train.learning-rate"] == 1e-2 else 0.5
+
+    plan = plan_of(tmp_path, TUNED)
+    now = conducted(plan, tmp_path, Pretence(tmp_path / "runs", diverging))
+    text = to_markdown(plan.study, now)
+    assert text.endswith(
+        "- 1 of 2 tuning runs without a score:\n"
+        "  - tuning lora: train.learning-rate = 0.01, seed 7: failed: not finite \\<nan>\n"
+    )
+    assert "train.learning-rate = 0.01: –)" in text
+    assert "runs missing" not in text
+
+
+# ------------------------------------------------------------------ what nodes measure
+
+PERSONAL = """
+name = "personal"
+seeds = [0, 1]
+[config]
+evaluate.server = false
+strategy.fraction-evaluate = 1.0
+[grid]
+method.head = ["train", "personal"]
+"""
+
+
+def judged_by_nodes(runs: Path, **figures: dict[str, float]) -> Callable[[Cell], Ending]:
+    """Make up runs whose nodes judge on their own data."""
+
+    def run(cell: Cell) -> Ending:
+        start, done, end = journal(cell.config, 0.5)
+        end.pop("test")
+        events = [start, done, {**end, "test": {}, **figures}]
+        return Ending(exit_status=0, run=write_run(runs, cell.run_name, events), message="")
+
+    return run
+
+
+def test_nodes_are_shown_where_the_server_has_no_test_set(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, PERSONAL)
+    figures = {"mean": 0.8, "worst_decile": 0.5, "worst": 0.4}
+    runner = Pretence(tmp_path / "runs", judged_by_nodes(tmp_path / "runs", clients=figures))
+    text = to_markdown(plan.study, conducted(plan, tmp_path, runner))
+    assert "| method.head | accuracy, mean over nodes | runs |" in text
+    assert "| personal | 0.8000 ± 0.0000 | 2 of 2 |" in text
+    assert (
+        "- each node is judged on data of its own that it holds out to choose the round by, and "
+        "counts the same (4 runs)\n" in text
+    )
+    assert "the server's test set" not in text
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [("clients.mean", 0.7), ("clients.worst-decile", 0.3), ("clients.worst", 0.2)],
+)
+def test_what_nodes_hold_out_to_report_comes_first(
+    tmp_path: Path, metric: str, value: float
+) -> None:
+    plan = plan_of(tmp_path, PERSONAL + f'[table]\nmetric = "{metric}"\n')
+    chosen_on = {"mean": 0.8, "worst_decile": 0.5, "worst": 0.4}
+    reported = {"mean": 0.7, "worst_decile": 0.3, "worst": 0.2}
+    judge = judged_by_nodes(tmp_path / "runs", clients=chosen_on, clients_test=reported)
+    now = conducted(plan, tmp_path, Pretence(tmp_path / "runs", judge))
+    assert [line.mean for line in lines(plan.study, now)] == [value, value]
+    assert "holds out only to report on, and counts the same (4 runs)" in to_markdown(
+        plan.study, now
     )

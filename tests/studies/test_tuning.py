@@ -69,8 +69,8 @@ def test_a_loss_is_better_when_it_is_lower(tmp_path: Path) -> None:
 
 
 def test_a_metric_that_nothing_measured_chooses_nothing(tmp_path: Path) -> None:
-    text = TUNED.replace("[tune]\n", '[tune]\nmetric = "f2"\n')
-    with pytest.raises(ConfigError, match=r"tune\.metric = 'f2'.*: accuracy, loss"):
+    text = TUNED.replace("[tune]\n", '[tune]\nmetric = "auroc"\n')  # of one class there is none
+    with pytest.raises(ConfigError, match=r"tune\.metric = 'auroc'.*: accuracy, loss"):
         conducted(plan_of(tmp_path, text), tmp_path, Pretence(tmp_path / "runs"))
 
 

@@ -11,11 +11,16 @@ from training_samples import make_adapted, make_examples
 
 from fedpeft_app.adapters import AdapterState
 from fedpeft_app.adapters.algebra import difference, norm
-from fedpeft_app.data.encoded import ExampleSet
+from fedpeft_app.backbone.load import load_model
+from fedpeft_app.backbone.locate import locate
+from fedpeft_app.data.encoded import ExampleSet, example_set
+from fedpeft_app.data.tasks.causal_lm import CausalLM
 from fedpeft_app.data.tasks.text_classification import TextClassification
-from fedpeft_app.methods.adapted import AdaptedModel
+from fedpeft_app.methods.adapted import AdaptedModel, adapt
+from fedpeft_app.methods.lora import Lora
+from fedpeft_app.methods.method import MethodSettings
 from fedpeft_app.training.evaluate import evaluate
-from fedpeft_app.training.fit import FitReport, FitSettings, fit
+from fedpeft_app.training.fit import FitReport, FitSettings, _training_mode, fit
 
 TASK = TextClassification()
 PLAIN = FitSettings(
@@ -113,6 +118,24 @@ def test_accumulated_batches_equal_one_large_batch(
     at_once, report = train(adapted, start, examples, replace(PLAIN, batch_size=whole))
     assert report.steps == 1
     np.testing.assert_allclose(parts.vector, at_once.vector, rtol=0, atol=1e-6)
+
+
+def test_accumulated_batches_of_unequal_answers_equal_one_batch(tiny_llama: Path) -> None:
+    # Of one text 2 tokens are learnt, of the other 6 (~9 is given, not learnt): one SGD step.
+    backbone = load_model(locate(str(tiny_llama), ""), kind="causal-lm", labels=())
+    llama = adapt(backbone, Lora(), MethodSettings(rank=2, alpha=4.0), seed=0)
+    vector = 0.05 * np.random.default_rng(0).standard_normal(llama.spec.size)
+    begin = AdapterState(spec=llama.spec, vector=vector.astype(np.float32))
+    examples = example_set([[~2, ~9, 10, 3], [~2, 11, 12, 13, 14, 15, 3]])
+    results = []
+    for settings in (PLAIN, replace(PLAIN, batch_size=1, accumulation=2)):
+        llama.pour(begin)
+        report = fit(llama, CausalLM(), examples, settings, round_number=1, partition=0)
+        results.append((llama.read().vector, report))
+    (at_once, whole), (parts, accumulated) = results
+    assert whole.steps == accumulated.steps == 1
+    np.testing.assert_allclose(parts, at_once, rtol=0, atol=1e-6)
+    assert accumulated.loss == pytest.approx(whole.loss, rel=1e-6)
 
 
 def test_padding_does_not_change_a_step(adapted: AdaptedModel, start: AdapterState) -> None:
@@ -235,3 +258,12 @@ def test_bf16_trains_float32_weights(adapted: AdaptedModel, start: AdapterState)
     step, error = norm(difference(exact, start)), norm(difference(rough, exact))
     assert rough.vector.dtype == np.float32
     assert 0.0 < error < 0.1 * step
+
+
+def test_running_statistics_stay_as_the_checkpoint_has_them() -> None:
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Dropout(0.5)).eval()
+    before = model[0].running_mean.clone()
+    with _training_mode(model, seed=0):
+        model(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        assert model[1].training  # the rest is in training
+    assert torch.equal(model[0].running_mean, before)

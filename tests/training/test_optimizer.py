@@ -29,7 +29,7 @@ def ones() -> AdaptedModel:
         backbone=nothing,
         shared=part(SHAPES[:2]),
         personal=part(SHAPES[2:]),
-        frozen="",
+        drawn={},
     )
 
 

@@ -11,6 +11,7 @@ from training_samples import make_adapted, make_examples
 from fedpeft_app.adapters import AdapterState
 from fedpeft_app.backbone.load import load_model
 from fedpeft_app.backbone.locate import locate
+from fedpeft_app.data.encoded import example_set
 from fedpeft_app.data.tasks.text_classification import TextClassification
 from fedpeft_app.errors import NodeStateError, TrainingError
 from fedpeft_app.methods.adapted import AdaptedModel, adapt
@@ -46,6 +47,7 @@ def worker_of(adapted: AdaptedModel, settings: FitSettings = SETTINGS) -> Worker
         partition=1,
         train=make_examples(20),
         held_out=make_examples(9, seed=1),
+        test=example_set([]),
         settings=settings,
         evaluate_batch_size=4,
     )

@@ -42,6 +42,7 @@ def worker(adapted: AdaptedModel) -> Worker:
         partition=3,
         train=make_examples(16),
         held_out=make_examples(9, seed=1),
+        test=example_set([]),
         settings=SETTINGS,
         evaluate_batch_size=4,
     )
@@ -146,3 +147,12 @@ def test_a_process_does_not_say_where_it_runs(worker: Worker) -> None:
     assert set(facts) == {"process", "backbone-loads", "threads"}
     assert len(str(facts["process"])) == 12
     assert facts == process_facts()
+
+
+def test_what_is_held_out_to_report_is_judged_apart(worker: Worker, start: AdapterState) -> None:
+    other = make_examples(6, seed=5)
+    found = replace(worker, test=other).evaluate(start, 1)
+    alone = replace(worker, held_out=other).evaluate(start, 1)
+    assert found["test.accuracy"] == alone["accuracy"]
+    assert found["test.loss"] == alone["loss"]
+    assert found["loss"] == worker.evaluate(start, 1)["loss"]

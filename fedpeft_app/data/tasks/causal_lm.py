@@ -41,7 +41,9 @@ class CausalLM:
     """
 
     model_kind = "causal-lm"
+    encoding_options = ("form", "template", "turns")
     metric_names = ("loss", "perplexity", "accuracy", "exact-match")
+    lower_is_better = frozenset({"loss", "perplexity"})
 
     def __init__(
         self,
@@ -108,6 +110,10 @@ class CausalLM:
 
         logits, targets, learnt = _next_tokens(model, batch)
         return cross_entropy(logits[learnt].float(), targets[learnt])
+
+    def weight(self, batch: Batch) -> float:
+        """Count the learnt tokens of a batch; the first has none before it to follow from."""
+        return float((batch["labels"][:, 1:] != _NOT_LEARNT).sum())
 
     def outputs(self, model: Any, batch: Batch) -> "torch.Tensor":
         """Judge the learnt tokens of each example, each given those before it.

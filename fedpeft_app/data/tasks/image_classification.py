@@ -41,6 +41,8 @@ class ImageClassification:
     """
 
     model_kind = "image-classification"
+    encoding_options = ("multi_label", "separator")
+    lower_is_better = frozenset({"loss"})
 
     def __init__(
         self,
@@ -94,6 +96,10 @@ class ImageClassification:
     def loss(self, model: Any, batch: Batch) -> "torch.Tensor":
         """Give the mean cross-entropy over a batch, computed in float32."""
         return self._scores.loss(self.outputs(model, batch), batch["labels"], self._weights)
+
+    def weight(self, batch: Batch) -> float:
+        """Count the examples of a batch."""
+        return float(len(batch["labels"]))
 
     def outputs(self, model: Any, batch: Batch) -> "torch.Tensor":
         """Give the logits, `(batch, labels)`; positions are interpolated where sizes differ.

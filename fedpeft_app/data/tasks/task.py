@@ -19,8 +19,6 @@ Metrics = dict[str, float]
 Positions = npt.NDArray[np.int64]
 Outputs = npt.NDArray[np.float32]
 
-LOWER_IS_BETTER = frozenset({"loss", "perplexity"})  # of all other metrics more is better
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
@@ -45,12 +43,17 @@ class Task(Protocol):
     Attributes:
         model_kind: Which kind of model it needs (a key of `backbone.load.AUTO_CLASSES`).
         reads: What it needs of a source.
+        encoding_options: Which arguments of the constructor shape `reads` or what `encode`
+            gives; when one of the others changes, stored examples are used again.
         metric_names: Every name that `metrics` may give.
+        lower_is_better: Those of them of which less is better.
     """
 
     model_kind: str
     reads: Reads
+    encoding_options: tuple[str, ...]
     metric_names: tuple[str, ...]
+    lower_is_better: frozenset[str]
 
     def bind(
         self,
@@ -115,6 +118,17 @@ class Task(Protocol):
 
         Returns:
             A scalar, float32.
+        """
+        ...
+
+    def weight(self, batch: Batch) -> float:
+        """Count what `loss` is the mean of, so that the losses of batches can be averaged.
+
+        Args:
+            batch: What `collate` gave.
+
+        Returns:
+            Examples, or tokens that are learnt; above 0.
         """
         ...
 
