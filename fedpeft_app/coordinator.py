@@ -19,6 +19,7 @@ from fedpeft_app.config import RunConfig, flatten
 from fedpeft_app.config.schema import options
 from fedpeft_app.data.encoded import example_set
 from fedpeft_app.data.splits import Splits
+from fedpeft_app.data_plan import make_task, require_metric
 from fedpeft_app.errors import AdapterMismatchError, FedPeftError
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.methods.method import as_saved
@@ -82,6 +83,7 @@ def coordinate(grid: Grid, config: RunConfig, run_id: int) -> RunFolder:
 def _open_session(grid: Grid, config: RunConfig, folder: RunFolder, journal: Journal) -> Session:
     """Call the roll, load what the server needs, and note who takes part."""
     started = time.monotonic()
+    require_metric(config, make_task(config))  # `flwr run` starts a run that nothing looked at
     located = find_model(config.model.name, config.model.revision)
     ledger = Ledger(backbone_bytes=located.weight_bytes, full_parameters=0)
     adapted, roster = _call_roll(grid, config, ledger)
@@ -195,6 +197,7 @@ def _run_together(grid: Grid, session: Session) -> None:
         every=config.evaluate.every,
         precision=fit_settings(config).precision,
         select_by=config.evaluate.select_by,
+        lower_is_better=session.examiner.task.lower_is_better,
         test_rounds=config.evaluate.test == "rounds",
         keep_all=config.output.keep == "all",
     )

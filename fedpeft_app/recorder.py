@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,7 @@ import numpy as np
 from fedpeft_app.adapters import AdapterState
 from fedpeft_app.data.encoded import ExampleSet
 from fedpeft_app.data.splits import Splits
-from fedpeft_app.data.tasks.task import LOWER_IS_BETTER, Metrics, Task
-from fedpeft_app.errors import ConfigError, Fault
+from fedpeft_app.data.tasks.task import Metrics, Task
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.observe.journal import Journal
 from fedpeft_app.runs.checkpoint import Checkpoint, prune, save_checkpoint
@@ -33,6 +32,9 @@ class Examiner:
         splits: The server's validation and test examples; may be empty.
         batch_size: Examples per forward pass.
         journal: Told about progress.
+
+    Attributes:
+        task: The task that it judges by.
     """
 
     def __init__(
@@ -44,8 +46,8 @@ class Examiner:
         batch_size: int,
         journal: Journal,
     ) -> None:
+        self.task = task
         self._adapted = adapted
-        self._task = task
         self._splits = splits
         self._batch_size = batch_size
         self._journal = journal
@@ -67,7 +69,7 @@ class Examiner:
         self._adapted.pour(state)
         return evaluate(
             self._adapted.model,
-            self._task,
+            self.task,
             examples,
             batch_size=self._batch_size,
             precision=precision,
@@ -103,6 +105,7 @@ class Recorder:
         every: Rounds between two evaluations; the last round is always one, 0 = never.
         precision: Arithmetic of evaluation, but for the last round's test, in float32.
         select_by: Metric that chooses the best round, such as "accuracy" or "loss".
+        lower_is_better: Metrics of which less is better.
         test_rounds: Whether every evaluation measures the test set too.
         keep_all: Whether every round's checkpoint stays.
 
@@ -123,6 +126,7 @@ class Recorder:
         every: int,
         precision: str,
         select_by: str,
+        lower_is_better: Collection[str],
         test_rounds: bool,
         keep_all: bool,
     ) -> None:
@@ -134,6 +138,7 @@ class Recorder:
         self._every = every
         self._precision = precision
         self._select_by = select_by
+        self._lower_is_better = lower_is_better
         self._test_rounds = test_rounds
         self._keep_all = keep_all
         self._best_score = -math.inf
@@ -152,11 +157,7 @@ class Recorder:
         self._journal.note("reply", round=round_number, node=member.partition, problem=problem)
 
     def round_finished(self, result: RoundResult) -> None:
-        """Evaluate, checkpoint and journal the new state, in this order.
-
-        Raises:
-            ConfigError: If the task does not measure what chooses the best round.
-        """
+        """Evaluate, checkpoint and journal the new state, in this order."""
         round_number = result.round_number
         final = round_number == self._rounds
         due = self._every and (round_number % self._every == 0 or final)
@@ -172,8 +173,8 @@ class Recorder:
             measured["untrained"] = list(result.untrained)
         checkpoint = Checkpoint(state=result.state, round_number=round_number, metrics=measured)
         self.last = checkpoint
-        judged = self._validation(result, measured)
-        if judged and (rating := score(judged, self._select_by)) > self._best_score:
+        rating = self._rate(round_number, self._validation(result, measured))
+        if rating > self._best_score:
             self._best_score, self.best = rating, checkpoint
         save_checkpoint(self._folder, checkpoint)
         if not self._keep_all:
@@ -187,6 +188,13 @@ class Recorder:
             judged: Mapping[str, float] = measured.get("validation", {})
             return judged
         return _pooled(result.client_metrics)
+
+    def _rate(self, round_number: int, judged: Mapping[str, float]) -> float:
+        """Rate a round, and note where it was judged but cannot be."""
+        rating = score(judged, self._select_by, self._lower_is_better)
+        if judged and rating == -math.inf:
+            self._journal.note("unrated", round=round_number, metric=self._select_by)
+        return rating
 
     def _note_round(self, result: RoundResult, measured: Mapping[str, Any]) -> None:
         """Write the round's line of the journal and force it to disk."""
@@ -213,27 +221,22 @@ class Recorder:
         self._journal.sync()
 
 
-def score(metrics: Mapping[str, float], select_by: str) -> float:
+def score(metrics: Mapping[str, float], select_by: str, lower_is_better: Collection[str]) -> float:
     """Rate a state by what was measured on it.
 
     Args:
         metrics: Metric → value.
-        select_by: A metric.
+        select_by: A metric that the task has.
+        lower_is_better: Metrics of which less is better.
 
     Returns:
-        The metric, its sign turned where less is better; −∞ for NaN.
-
-    Raises:
-        ConfigError: If it was not measured.
+        The metric, its sign turned where less is better; −∞ where it is NaN, or was not
+        measured: AUROC, for one, is undefined on data that lack a label.
     """
-    if select_by not in metrics:
-        known = ", ".join(sorted(metrics))
-        problem = f"the task does not measure it, only: {known}."
-        raise ConfigError([Fault(key="evaluate.select-by", value=select_by, problem=problem)])
-    value = float(metrics[select_by])
+    value = float(metrics.get(select_by, math.nan))
     if math.isnan(value):
         return -math.inf
-    return -value if select_by in LOWER_IS_BETTER else value
+    return -value if select_by in lower_is_better else value
 
 
 def _over_nodes(client_metrics: Mapping[int, Mapping[str, float]]) -> dict[str, Any]:

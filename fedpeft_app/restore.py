@@ -7,8 +7,9 @@ from typing import Any
 
 from fedpeft_app.adapters import AdapterState
 from fedpeft_app.assembly import adapted_model
-from fedpeft_app.config import RunConfig
+from fedpeft_app.config import RunConfig, parse
 from fedpeft_app.data.tasks.task import Prediction
+from fedpeft_app.data_plan import make_task
 from fedpeft_app.errors import NodeStateError, RunFolderError
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.node.memory import memory_of
@@ -146,10 +147,11 @@ def predict(restored: Restored, config: RunConfig, inputs: Sequence[str]) -> lis
 
 def _best_so_far(run: RunFolder, kept: Sequence[int]) -> int:
     """Choose among the kept rounds of an unfinished run, the last one if none was judged."""
-    select_by = str(run.config().get("evaluate.select-by", "accuracy"))
+    config = parse(run.config())
+    select_by, lower_is_better = config.evaluate.select_by, make_task(config).lower_is_better
     best, best_score = kept[-1], -math.inf
     for round_number in kept:
-        validation = load_checkpoint(run, round_number).metrics.get("validation")
-        if validation and score(validation, select_by) > best_score:
-            best, best_score = round_number, score(validation, select_by)
+        validation = load_checkpoint(run, round_number).metrics.get("validation", {})
+        if (rating := score(validation, select_by, lower_is_better)) > best_score:
+            best, best_score = round_number, rating
     return best

@@ -124,7 +124,9 @@ class _AloneWatcher:
             "node_finished", node=node, validation=validation, test=test, train=dict(metrics)
         )
         select_by = self.session.config.evaluate.select_by
-        rating = score(validation, select_by) if validation else -math.inf
+        rating = score(validation, select_by, examiner.task.lower_is_better)
+        if validation and rating == -math.inf:
+            self.session.journal.note("unrated", node=node, metric=select_by)
         if self.best is None or rating > self._best_score:
             self._best_score = rating
             measured = {"precision": "fp32", "validation": validation, "test": test}

@@ -11,8 +11,8 @@ from conftest import read_events
 
 from fedpeft_app.adapters import AdapterState
 from fedpeft_app.config import defaults
-from fedpeft_app.errors import ConfigError
 from fedpeft_app.observe.journal import Journal
+from fedpeft_app.observe.lines import describe
 from fedpeft_app.recorder import Recorder, score, spread
 from fedpeft_app.runs.checkpoint import kept_rounds, load_checkpoint
 from fedpeft_app.runs.directory import RunFolder, create_run
@@ -21,6 +21,7 @@ from fedpeft_app.strategies.strategy import Member, Reply
 from fedpeft_app.wire.ledger import Entry, Ledger
 
 Values = Mapping[str, float]
+LOWER = frozenset({"loss"})
 
 
 class Judge:
@@ -74,6 +75,7 @@ def record(folder: RunFolder, state: AdapterState) -> Record:
             "every": 1,
             "precision": "bf16",
             "select_by": "accuracy",
+            "lower_is_better": LOWER,
             "test_rounds": True,
             "keep_all": False,
         }
@@ -217,9 +219,20 @@ def test_server_and_node_figures_are_never_compared(record: Record) -> None:
     assert recorder.best.round_number == 2
 
 
-def test_a_metric_that_is_not_measured_cannot_choose(record: Record) -> None:
-    with pytest.raises(ConfigError, match=r"evaluate.select-by = 'macro-f1'.*only: accuracy, loss"):
-        record(Judge([{"accuracy": 0.5, "loss": 1.0}]), 1, select_by="macro-f1")
+def test_a_round_whose_metric_is_undefined_is_never_the_best(
+    record: Record, folder: RunFolder
+) -> None:
+    judged = [{"accuracy": 0.9}, {"accuracy": 0.1, "auroc": 0.5}, {"accuracy": 0.9}]
+    recorder = record(Judge(judged), 3, select_by="auroc")
+    assert recorder.best.round_number == 2
+    noted = [event for event in read_events(folder.journal) if event["event"] == "unrated"]
+    assert [(event["round"], event["metric"]) for event in noted] == [(1, "auroc"), (3, "auroc")]
+    assert describe(noted[0]).startswith("round 1 cannot be chosen: auroc is not defined on its")
+
+
+def test_where_no_round_can_be_rated_none_is_the_best(record: Record) -> None:
+    recorder = record(Judge([{"accuracy": 0.9}] * 2), 2, select_by="auroc")
+    assert (recorder.best, recorder.last.round_number) == (None, 2)
 
 
 def test_the_journal_has_a_rounds_numbers(record: Record, folder: RunFolder) -> None:
@@ -260,6 +273,7 @@ def test_starts_and_replies_are_noted_by_partition(folder: RunFolder) -> None:
         every=1,
         precision="fp32",
         select_by="accuracy",
+        lower_is_better=LOWER,
         test_rounds=True,
         keep_all=False,
     )
@@ -294,7 +308,11 @@ def test_the_spread_of_one_node_is_its_own() -> None:
         ({"loss": 0.5}, "loss", -0.5),
         ({"loss": float("nan")}, "loss", -np.inf),
         ({"accuracy": float("nan")}, "accuracy", -np.inf),
+        ({"accuracy": 0.5}, "auroc", -np.inf),
+        ({"accuracy": 0.5}, "loss", -np.inf),
     ],
 )
-def test_more_is_better(metrics: Values, select_by: str, expected: float) -> None:
-    assert score(metrics, select_by) == expected
+def test_more_is_better_but_of_what_the_task_says(
+    metrics: Values, select_by: str, expected: float
+) -> None:
+    assert score(metrics, select_by, LOWER) == expected

@@ -1,5 +1,7 @@
 """A run's data: encoded once, again when it changed; what a node has of it."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fedpeft_app import run_data
+from fedpeft_app.assembly import adapted_model, agreement
 from fedpeft_app.config import parse
-from fedpeft_app.data_plan import make_task, require_metric
+from fedpeft_app.data.sources import Source, find_source
+from fedpeft_app.data_plan import encoding, make_task, require_metric
 from fedpeft_app.errors import ConfigError, DataError, UnknownNameError
 from fedpeft_app.run_data import bound_task, node_data, open_data, own_setting, server_splits
 
@@ -70,12 +75,13 @@ def test_nodes_share_what_is_not_held_out_and_caps_keep_order(
     for number in range(4):
         node = {"partition-id": number, "num-partitions": 4}
         whole, few = node_data(plain, node), node_data(capped, node)
-        assert len(whole.train) + len(whole.held_out) == 27
-        assert not set(whole.train.indices) & set(whole.held_out.indices)
+        held_out = [*whole.held_out.indices, *whole.test.indices]
+        assert len({*whole.train.indices, *held_out}) == len(whole.train) + len(held_out) == 27
         assert len(few.train) == 7
         assert set(few.train.indices) <= set(whole.train.indices)
         assert np.all(np.diff(few.train.indices) > 0)
         assert few.held_out.indices.tolist() == whole.held_out.indices.tolist()
+        assert few.test.indices.tolist() == whole.test.indices.tolist()
 
 
 def test_nothing_is_held_out_where_nodes_do_not_judge(tiny_settings: dict[str, Any]) -> None:
@@ -86,7 +92,8 @@ def test_nothing_is_held_out_where_nodes_do_not_judge(tiny_settings: dict[str, A
 def test_an_owner_may_hold_out_another_share(tiny_settings: dict[str, Any]) -> None:
     config = parse({**tiny_settings, "strategy.fraction-evaluate": 1.0})
     data = node_data(config, {"partition-id": 0, "num-partitions": 4, "validation-fraction": 0.5})
-    assert (len(data.train), len(data.held_out)) == (13, 14)  # 13.5 is rounded to even
+    # Of 27 a tenth is for testing, of the others a half, instead of a tenth, for validation.
+    assert (len(data.train), len(data.held_out), len(data.test)) == (12, 12, 3)
 
 
 def test_an_own_setting_counts_before_the_runs() -> None:
@@ -132,3 +139,75 @@ def test_what_tuning_runs_see_is_never_what_the_table_is_judged_on(
     seen = {int(position) for part in parts for position in part.indices}
     assert (len(tested), len(seen)) == (20, 80)
     assert not tested & seen
+
+
+def test_a_source_is_looked_at_once_per_process_and_run(
+    tiny_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+
+    def find(name: str, subset: str) -> Source:
+        looked.append(name)
+        return find_source(name, subset)
+
+    monkeypatch.setattr(run_data, "find_source", find)
+    config = parse({**tiny_settings, "output.name": "once"})
+    for number in (0, 1, 0):
+        node_data(config, {"partition-id": number, "num-partitions": 4})
+    assert looked == [config.data.name]
+    open_data(parse({**tiny_settings, "output.name": "twice"}), config.data.name)
+    assert len(looked) == 2
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "again"),
+    [
+        ("text-classification", '{"class_weights": {"oil": 2.0}}', False),
+        ("text-classification", '{"separator": ";"}', True),
+        ("image-classification", '{"augment": "flip"}', False),
+        ("causal-lm", '{"max_new_tokens": 3}', False),
+        ("causal-lm", '{"turns": "last"}', True),
+    ],
+)
+def test_only_options_that_shape_examples_have_them_encoded_again(
+    task: str, options: str, *, again: bool
+) -> None:
+    keys = [
+        encoding(config, make_task(config))
+        for config in (parse({"task": task}), parse({"task": task, "task.options": options}))
+    ]
+    assert (keys[0] != keys[1]) == again
+
+
+def test_examples_are_encoded_again_when_a_plug_ins_code_changes(
+    tiny_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    code = (
+        "from fedpeft_app.data.tasks.text_classification import TextClassification\n"
+        "class Shouting(TextClassification):\n"
+        "    pass\n"
+    )
+    prints = []
+    for number, text in enumerate((code, code, code.replace("pass", "model_name = 'B'"))):
+        (tmp_path / "shouting_task.py").write_text(text, encoding="utf-8")
+        name = f"run-{number}"  # another run
+        config = parse({**tiny_settings, "task": "shouting_task:Shouting", "output.name": name})
+        prints.append(open_data(config, config.data.name).fingerprint)
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_nodes_agree_on_the_tokenizer(tiny_model: Path, tmp_path: Path) -> None:
+    same, other = tmp_path / "same", tmp_path / "other"
+    for folder in (same, other):
+        shutil.copytree(tiny_model, folder)
+    settings = json.loads((other / "tokenizer_config.json").read_text(encoding="utf-8"))
+    changed = json.dumps({**settings, "do_lower_case": False})
+    (other / "tokenizer_config.json").write_text(changed, encoding="utf-8")
+    facts = []
+    for folder in (tiny_model, same, other):
+        config = parse({"model.name": str(folder), "method.rank": 2})
+        facts.append(agreement(adapted_model(config, ("a", "b"))))
+    assert facts[0] == facts[1]
+    assert {key for key in facts[0] if facts[0][key] != facts[2][key]} == {"processor"}
+    assert len(facts[0]["processor"]) == 16

@@ -9,6 +9,7 @@ from conftest import LocalGrid, read_events
 
 from fedpeft_app.config import parse
 from fedpeft_app.coordinator import coordinate
+from fedpeft_app.errors import ConfigError
 from fedpeft_app.recorder import Examiner
 from fedpeft_app.runs.checkpoint import load_checkpoint
 from fedpeft_app.runs.directory import RunFolder
@@ -63,6 +64,28 @@ def test_the_best_node_is_exported(
     assert load_checkpoint(run, 1).metrics["test"] == nodes[best]["test"]
     accuracy = {str(node): event["test"]["accuracy"] for node, event in nodes.items()}
     assert events[-1]["nodes"]["nodes"] == accuracy
+
+
+def test_nodes_that_cannot_be_rated_are_noted(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = [{"accuracy": 0.9}, {"accuracy": 0.1, "auroc": 0.5}, {"accuracy": 0.9}, {}]
+    run = run_judged({**settings, "evaluate.select-by": "auroc"}, monkeypatch, metrics)
+    events = read_events(run.journal)
+    assert load_checkpoint(run, 1).metrics["validation"] == metrics[1]
+    noted = [event for event in events if event["event"] == "unrated"]
+    assert [(event["node"], event["metric"]) for event in noted] == [(0, "auroc"), (2, "auroc")]
+
+
+@pytest.mark.parametrize("mode", ["local", "federated"])
+def test_a_metric_that_the_task_does_not_have_is_refused_before_anybody_is_asked(
+    tiny_settings: dict[str, Any], mode: str
+) -> None:
+    settings = {**tiny_settings, "mode": mode, "evaluate.select-by": "perplexity"}
+    grid = LocalGrid(4, settings)
+    with pytest.raises(ConfigError, match=r"'perplexity'.*does not measure it, only: loss, acc"):
+        coordinate(grid, parse(settings), run_id=1)
+    assert grid.sent == []
 
 
 def test_every_node_trains_as_long_as_all_rounds_would(

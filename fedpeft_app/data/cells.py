@@ -41,6 +41,26 @@ def texts(frame: pd.DataFrame, column: str, where: str) -> list[str]:
     return list(strings)
 
 
+def names(frame: pd.DataFrame, column: str, where: str) -> list[str]:
+    """Give a column as names, of labels or of nodes, blanks around each left out.
+
+    Args:
+        frame: The table.
+        column: One of its columns.
+        where: File or source, for messages.
+
+    Returns:
+        A name a row. Equal numbers have one name, "1" for 1 and for 1.0: JSON has one kind of
+        number, and a column of whole numbers with a gap anywhere is one of floats. A csv file
+        has texts, which stay as they are.
+
+    Raises:
+        DataError: As `texts`.
+    """
+    written = texts(frame, column, where)
+    return [_name(cell, text) for cell, text in zip(frame[column], written, strict=True)]
+
+
 def lists(frame: pd.DataFrame, column: str, separator: str) -> list[list[str]]:
     """Give a column as lists of texts, blanks around each left out.
 
@@ -120,10 +140,16 @@ def _picture(cell: Any, where: str, column: str, folder: Path) -> Picture:
 def _parts(cell: Any, separator: str) -> list[str]:
     """Cut one cell into its parts."""
     if isinstance(cell, _LISTS):
-        return [str(part).strip() for part in cell]
+        return [_name(part, str(part)) for part in cell]
     if pd.isna(cell):
         return []
-    return [part.strip() for part in str(cell).split(separator) if part.strip()]
+    return [part.strip() for part in _name(cell, str(cell)).split(separator) if part.strip()]
+
+
+def _name(cell: Any, text: str) -> str:
+    """Name a whole number by its digits, whatever its type, and all else by its text."""
+    whole = isinstance(cell, (float, np.floating)) and float(cell).is_integer()
+    return str(int(cell)) if whole else text.strip()
 
 
 def _is_message(turn: Any) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
+from fedpeft_app.data.images import Picture
 from fedpeft_app.data.labels import Labels
 from fedpeft_app.data.read import Examples
 from fedpeft_app.errors import DataError
@@ -141,9 +142,10 @@ def encoded(key: Sequence[object], read: Read, encode: Encode) -> EncodedSource:
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
     folder = cache_dir() / "examples" / fingerprint
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not _sound(folder):
-            _write(folder, read, encode)
+    if not _sound(folder):
+        with FileLock(f"{folder}.lock"):
+            if not _sound(folder):  # another process may have made it meanwhile
+                _write(folder, read, encode)
     return _open(folder, fingerprint)
 
 
@@ -199,16 +201,18 @@ def _write(folder: Path, read: Read, encode: Encode) -> None:
 def _rows(splits: Mapping[str, Examples], encode: Encode) -> Iterator[Values | None]:
     """Encode the inputs of all splits in turn, naming the row that cannot be."""
     places = (
-        f"{examples.where}, row {row}"
+        examples.place(row)
         for examples in splits.values()
         for row in range(1, len(examples.inputs) + 1)
     )
     inputs = [one for examples in splits.values() for one in examples.inputs]
     rows = iter(encode(inputs))
-    for place in places:
+    for place, one in zip(places, inputs, strict=True):
         try:
             row = next(rows)
         except DataError as error:
+            if isinstance(one, Picture):  # its message names it; sizes of all are looked at first
+                raise
             raise DataError(f"{place}: {error}") from error
         if row is not None and not row.size:
             raise DataError(f"{place}: the tokenizer finds no token in the text.")

@@ -111,21 +111,24 @@ def read_class_folder(folder: Path) -> pd.DataFrame:
         folder: What `class_folders_in` found.
 
     Returns:
-        A table with the column "label", and "text" (read) or "image" (not yet decoded).
+        A table with the column "label", and "text" (read) or "image" (not yet decoded); its
+        index names each example's file.
 
     Raises:
         DataError: If a class is empty, a file is neither text nor image, both occur, or a
-            text is not in UTF-8.
+            text is empty or not in UTF-8.
     """
     labelled = files_in(folder)
     kinds = {path.suffix.lower() == _TEXT for path, _ in labelled}
     if len(kinds) > 1:
         raise DataError(f"Expected images or {_TEXT} files in {folder}, got both.")
-    labels = [label for _, label in labelled]
+    labels, files = [label for _, label in labelled], [str(path) for path, _ in labelled]
     if kinds == {True}:
-        return pd.DataFrame({"text": [_text(path) for path, _ in labelled], "label": labels})
+        texts = [_text(path) for path, _ in labelled]
+        return pd.DataFrame({"text": texts, "label": labels}, index=files)
     pictures = [Picture(name=str(path), content=path) for path, _ in labelled]
-    return pd.DataFrame({"image": pd.Series(pictures, dtype=object), "label": labels})
+    column = pd.Series(pictures, dtype=object, index=files)
+    return pd.DataFrame({"image": column, "label": labels}, index=files)
 
 
 def files_in(folder: Path) -> list[tuple[Path, str]]:
@@ -182,6 +185,9 @@ def _hidden(path: Path) -> bool:
 def _text(path: Path) -> str:
     """Read a text, with or without a byte-order mark."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise DataError(f"Cannot read {path} as text in UTF-8: {error}") from error
+    if not text.strip():
+        raise DataError(f"Expected a text in {path}, found nothing. Fill or remove it.")
+    return text

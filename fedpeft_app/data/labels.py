@@ -1,7 +1,7 @@
 """Cells of a label column → label names and indices, the same on every node."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from fedpeft_app.errors import DataError
 
+Place = Callable[[int], str]  # row, from 1 → where it stands, for messages
 Labels = npt.NDArray[np.integer[Any]]
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 _FEWEST = 2  # one label leaves nothing to learn
@@ -42,13 +43,13 @@ def label_names(
     return names
 
 
-def single(cells: Sequence[str], names: Sequence[str], where: str) -> Labels:
+def single(cells: Sequence[str], names: Sequence[str], place: Place) -> Labels:
     """Look one label an example up.
 
     Args:
         cells: The label of each example.
         names: The label names.
-        where: File or source, for messages.
+        place: Says where a row stands.
 
     Returns:
         Index into `names` per example, `(examples,)`, int64.
@@ -57,17 +58,17 @@ def single(cells: Sequence[str], names: Sequence[str], where: str) -> Labels:
         DataError: If a label is not one of the names.
     """
     index = _index(names)
-    rows = [_find(index, cell, row, where) for row, cell in enumerate(cells, start=1)]
+    rows = [_find(index, cell, row, place) for row, cell in enumerate(cells, start=1)]
     return np.array(rows, dtype=np.int64)
 
 
-def several(cells: Sequence[Sequence[str]], names: Sequence[str], where: str) -> Labels:
+def several(cells: Sequence[Sequence[str]], names: Sequence[str], place: Place) -> Labels:
     """Look any number of labels an example up.
 
     Args:
         cells: The labels of each example; may be none.
         names: The label names.
-        where: File or source, for messages.
+        place: Says where a row stands.
 
     Returns:
         1 where an example has a label, else 0: `(examples, labels)`, uint8.
@@ -79,7 +80,7 @@ def several(cells: Sequence[Sequence[str]], names: Sequence[str], where: str) ->
     marks = np.zeros((len(cells), len(names)), dtype=np.uint8)
     for row, cell in enumerate(cells):
         for label in cell:
-            marks[row, _find(index, label, row + 1, where)] = 1
+            marks[row, _find(index, label, row + 1, place)] = 1
     return marks
 
 
@@ -95,8 +96,8 @@ def _index(names: Sequence[str]) -> dict[str, int]:
     return {name: place for place, name in enumerate(names)}
 
 
-def _find(index: dict[str, int], label: str, row: int, where: str) -> int:
+def _find(index: dict[str, int], label: str, row: int, place: Place) -> int:
     """Look one label up, or name the row it stands in."""
     if label not in index:
-        raise DataError(f"{where}, row {row}: label '{label}' is not one of {list(index)}.")
+        raise DataError(f"{place(row)}: label '{label}' is not one of {list(index)}.")
     return index[label]

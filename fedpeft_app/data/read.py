@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,22 @@ class Examples:
         labels: Label index per example, `(examples,)`; or, where an example has any number
             of labels, a mark for each label, `(examples, labels)`.
         groups: Natural node per example, or an empty list.
+        files: The file of each example, where each has one; else empty.
     """
 
     where: str
     inputs: Sequence[Any]
     labels: Labels
     groups: list[str]
+    files: Sequence[str] = ()
+
+    def place(self, row: int) -> str:
+        """Say where an example is from, for messages.
+
+        Args:
+            row: From 1.
+        """
+        return _place(self.where, self.files, row)
 
 
 def read(
@@ -68,12 +79,14 @@ def read(
     }
     names = _names(label_cells, columns, declared, reads, source)
     look_up = several if reads.labels == "many" else single
+    files = {split: _files(source, table) for split, table in tables.items()}
     splits = {
         split: Examples(
             where=places[split],
             inputs=inputs[split],
-            labels=look_up(label_cells[split], names, places[split]),
+            labels=look_up(label_cells[split], names, partial(_place, places[split], files[split])),
             groups=_groups(table, columns, places[split]),
+            files=files[split],
         )
         for split, table in tables.items()
     }
@@ -84,6 +97,16 @@ def image_files(examples: Sequence[Examples]) -> list[Path]:
     """List the files that hold images, whose change changes the data."""
     contents = (getattr(one, "content", None) for some in examples for one in some.inputs)
     return [content for content in contents if isinstance(content, Path)]
+
+
+def _files(source: Source, table: pd.DataFrame) -> list[str]:
+    """List the file of each example, where each has one."""
+    return list(table.index) if source.kind == "classes" else []
+
+
+def _place(where: str, files: Sequence[str], row: int) -> str:
+    """Name the file of an example, or its file and row."""
+    return files[row - 1] if files else f"{where}, row {row}"
 
 
 def _tables(
@@ -169,7 +192,7 @@ def _groups(table: pd.DataFrame, columns: Columns, where: str) -> list[str]:
     """Take the natural nodes out of a table."""
     if not columns.group:
         return []
-    return [group.strip() for group in cells.texts(table, columns.group, where)]
+    return cells.names(table, columns.group, where)
 
 
 def _label_cells(table: pd.DataFrame, columns: Columns, reads: Reads, where: str) -> list[Any]:
@@ -178,7 +201,7 @@ def _label_cells(table: pd.DataFrame, columns: Columns, reads: Reads, where: str
         return list(cells.lists(table, columns.label, reads.separator))
     if reads.labels == "optional" and columns.label not in table.columns:
         return [""] * len(table)
-    return [label.strip() for label in cells.texts(table, columns.label, where)]
+    return cells.names(table, columns.label, where)
 
 
 def _names(

@@ -56,6 +56,14 @@ def _reply_failed(event: Mapping[str, Any]) -> str | None:
     return f"round {event['round']}: node {event['node']} failed: {event['problem']}"
 
 
+def _unrated(event: Mapping[str, Any]) -> str:
+    what = f"node {event['node']} alone" if "node" in event else f"round {event['round']}"
+    return (
+        f"{what} cannot be chosen: {event['metric']} is not defined on its validation data "
+        f"(AUROC needs every label there), or not finite"
+    )
+
+
 def _round_finished(event: Mapping[str, Any]) -> str:
     parts = [
         f"round {event['round']}/{event['rounds']}",
@@ -131,6 +139,7 @@ _WRITERS = {
     "run_started": _run_started,
     "roll_call": _roll_call,
     "reply": _reply_failed,
+    "unrated": _unrated,
     "round_finished": _round_finished,
     "node_finished": _node_finished,
     "run_finished": _run_finished,

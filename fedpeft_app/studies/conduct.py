@@ -1,16 +1,18 @@
 """Run what is left of a study, one cell after the other, and see how it stands."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from fedpeft_app.data_plan import make_task
 from fedpeft_app.errors import ConfigError, Fault, LaunchError
 from fedpeft_app.studies.grid import Entry
 from fedpeft_app.studies.plan import Cell, Plan
 from fedpeft_app.studies.provenance import contents, spanning
 from fedpeft_app.studies.record import Archive, Ending, Record, make_record
 from fedpeft_app.studies.study import Settings
-from fedpeft_app.studies.tuning import Choice, choose, group_of, trials
+from fedpeft_app.studies.tuning import Choice, Trial, choose, group_of, trials
 
 Tell = Callable[[str], None]
 MadeWith = Callable[[Cell], Mapping[str, str]]
@@ -219,12 +221,14 @@ def _choices(plan: Plan, archive: Archive) -> tuple[Choice, ...]:
         for trial in trials(plan.study, plan.entries)
     ]
     waiting = [trial.group for trial, runs in tried if any(map(is_left, runs))]
-    ended = [(trial, _score(plan, runs)) for trial, runs in tried if trial.group not in waiting]
+    ended = [
+        (trial, _score(plan, trial, runs)) for trial, runs in tried if trial.group not in waiting
+    ]
     return choose(ended)
 
 
-def _score(plan: Plan, runs: Sequence[Record | None]) -> float | None:
-    """Rate a trial by validation data alone; None if one of its runs failed.
+def _score(plan: Plan, trial: Trial, runs: Sequence[Record | None]) -> float | None:
+    """Rate a trial by validation data alone; None if one of its runs failed, or measured NaN.
 
     Raises:
         ConfigError: If the runs did not measure what is to choose.
@@ -235,8 +239,11 @@ def _score(plan: Plan, runs: Sequence[Record | None]) -> float | None:
     from fedpeft_app.recorder import score  # the rule that chooses rounds; imports torch
 
     metric = plan.study.tuning.metric
-    if metric not in measured[0].validation:
-        known = ", ".join(measured[0].validation) or "nothing"
-        problem = f"tuning runs measured this on validation data: {known}. They are kept."
+    lacking = [run.validation for run in measured if metric not in run.validation]
+    if lacking:
+        known = ", ".join(lacking[0]) or "nothing"
+        problem = f"a tuning run measured only this on validation data: {known}. It is kept."
         raise ConfigError([Fault(key="tune.metric", value=metric, problem=problem)], "the study")
-    return sum(score(run.validation, metric) for run in measured) / len(measured)
+    lower = make_task(plan.check(trial.settings)).lower_is_better
+    mean = sum(score(run.validation, metric, lower) for run in measured) / len(measured)
+    return mean if math.isfinite(mean) else None

@@ -15,6 +15,10 @@ CLIENT_METRICS: Mapping[str, str] = {  # metric → its key among the figures of
     "clients.worst": "worst",
 }
 _USUAL, _USUAL_OF_NODES = "accuracy", "clients.mean"
+_REMEDIES = {  # whether it is a metric of nodes → what it takes
+    False: "set evaluate.server and evaluate.every, or show one of nodes, such as clients.mean.",
+    True: "set strategy.fraction-evaluate above 0; with mode = 'local' there is none.",
+}
 _BY_NODES = ("accuracy",)  # of what nodes measure on their own data, journals keep this alone
 
 
@@ -48,9 +52,9 @@ def table_faults(study: Study, configs: Sequence[RunConfig]) -> Iterator[Fault]:
     giving = [metric in _reported(config) for config in configs]
     problem = ""
     if metric not in known:
-        problem = f"no run measures it, only: {', '.join(known)}.{near_miss(metric, known)}"
+        problem = f"unknown metric. Known: {', '.join(known)}.{near_miss(metric, known)}"
     elif not any(giving):
-        problem = f"no run measures it: {_REASONS[metric in CLIENT_METRICS]}"
+        problem = f"no run measures it: {_REMEDIES[metric in CLIENT_METRICS]}"
     elif not study.layout.metric and not all(giving):
         problem = (
             "not every run measures it, and nothing else that all would: say which one the "
@@ -78,12 +82,6 @@ def choice_faults(study: Study, configs: Iterable[RunConfig]) -> Iterator[Fault]
                 "by accuracy alone, and only with strategy.fraction-evaluate above 0."
             )
         yield Fault(key="tune.metric", value=metric, problem=problem)
-
-
-_REASONS = {  # whether it is a metric of nodes → what it takes
-    False: "set evaluate.server and evaluate.every, or show one of nodes, such as clients.mean.",
-    True: "set strategy.fraction-evaluate above 0; with mode = 'local' there is none.",
-}
 
 
 def _judged_by_server(config: RunConfig) -> bool:

@@ -69,7 +69,7 @@ class Measured:
     seconds: float
     clients: Mapping[str, Any] = field(default_factory=dict)
     clients_test: Mapping[str, Any] = field(default_factory=dict)
-    untrained: Sequence[int] = ()
+    untrained: Sequence[int] = field(default_factory=list)
 
     def figure(self, metric: str) -> float | None:
         """Give what a table shows of the run; None where it was not measured.
@@ -196,7 +196,7 @@ def measure(events: Sequence[Mapping[str, Any]]) -> Measured:
             seconds=finished["seconds"],
             clients=_of_chosen("clients", finished, rounds) or {},
             clients_test=_of_chosen("clients_test", finished, rounds) or {},
-            untrained=_of_chosen("untrained", finished, rounds) or (),
+            untrained=_of_chosen("untrained", finished, rounds) or [],
         )
     except KeyError as error:
         raise RunFolderError(f"Expected {error} in the journal of a finished run.") from error

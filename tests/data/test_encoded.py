@@ -253,3 +253,15 @@ def test_a_damaged_store_is_made_anew(damage: str, own_home: Path) -> None:
         (values.parent / "meta.json").write_text("{", encoding="utf-8")
     assert content() == [97, 98, 99]
     assert len(calls) == 2
+
+
+def test_a_sound_store_is_opened_without_waiting_for_anybody(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = corpus.open()
+
+    def held(path: str) -> None:
+        raise AssertionError(path)
+
+    monkeypatch.setattr("fedpeft_app.data.encoded.FileLock", held)
+    assert corpus.open().fingerprint == first.fingerprint

@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from fedpeft_app.data.columns import Columns, Reads
+from fedpeft_app.data.encoded import encoded
 from fedpeft_app.data.read import Examples, read
 from fedpeft_app.data.sources import find_source
+from fedpeft_app.data.tasks.image_classification import ImageClassification
 from fedpeft_app.errors import DataError
 
 TEXT, IMAGE = Reads(inputs=(("text",),)), Reads(inputs=(("image",),))
@@ -87,6 +91,9 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     (folder / "b" / "3.txt").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(DataError, match=r"b/3\.txt as text in UTF-8"):
         load(folder)
+    write(folder, b__3_txt=" \n")
+    with pytest.raises(DataError, match=r"Expected a text in .*b/3\.txt, found nothing\."):
+        load(folder)
     (folder / "b" / "3.txt").rename(folder / "b" / "3.png")
     with pytest.raises(DataError, match=r"Expected images or \.txt files in .*, got both"):
         load(folder)
@@ -109,3 +116,27 @@ def test_other_splits_need_one_for_training(tmp_path: Path) -> None:
 def test_a_folder_of_nothing_known_says_what_could_be_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="file named train.*idx3-ubyte.*one sub-folder a class"):
         find_source(str(tmp_path))
+
+
+def test_an_example_is_named_by_its_file(tmp_path: Path) -> None:
+    folder = write(tmp_path / "data", a__1_txt="1", b__2_txt="2", c__3_txt="3")
+    splits, _ = load(folder)
+    assert splits["train"].place(2) == str(folder / "b" / "2.txt")
+    with pytest.raises(DataError, match=r"c/3\.txt: label 'c' is not one of \['a', 'b'\]"):
+        read(find_source(str(folder)), Columns(labels=("a", "b")), TEXT)
+    with pytest.raises(DataError, match=r"^\S+/b/2\.txt: the tokenizer finds no token"):
+        encoded(
+            ("key",),
+            lambda: load(folder),
+            lambda texts: [np.array([1] if text == "1" else [], np.int32) for text in texts],
+        )
+
+
+def test_an_image_that_cannot_be_read_is_named_and_no_other(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    for name in ("a/1.png", "b/2.png"):
+        (folder / name).parent.mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(folder / name)
+    (folder / "b" / "2.png").write_bytes(b"no image at all")
+    with pytest.raises(DataError, match=r"^Cannot read the image \S+/b/2\.png"):
+        encoded(("key",), lambda: load(folder, IMAGE), ImageClassification().encode)

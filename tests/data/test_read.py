@@ -446,3 +446,27 @@ def test_a_table_may_hold_encoded_images(tmp_path: Path) -> None:
     write(tmp_path / "d.jsonl", [{"image": 5, "label": "p"}])
     with pytest.raises(DataError, match=r"row 1: expected in column 'image' a path or the bytes"):
         read(find_source(str(tmp_path / "d.jsonl")), Columns(), IMAGE)
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_equal_numbers_are_one_label_and_one_node(tmp_path: Path, suffix: str) -> None:
+    values = (1, 2.0, 1.0, 2, 2.5)
+    rows = [{"text": f"t{at}", "label": value, "site": value} for at, value in enumerate(values)]
+    examples, names = load(write(tmp_path / f"d.{suffix}", rows), group="site")
+    assert names == ("1", "2", "2.5")
+    assert examples.labels.tolist() == [0, 1, 0, 1, 2]
+    assert examples.groups == ["1", "2", "1", "2", "2.5"]
+
+
+def test_whole_numbers_have_one_name_in_columns_of_either_kind(tmp_path: Path) -> None:
+    for name, labels in (("ints", [1, 2]), ("floats", [1.0, 2.0])):
+        rows = [{"text": "t", "label": label} for label in labels]
+        assert load(write(tmp_path / f"{name}.parquet", rows))[1] == ("1", "2")
+
+
+def test_numbers_in_lists_of_labels_are_one_label_too(tmp_path: Path) -> None:
+    rows = [{"text": "t", "label": [1, 2.0]}, {"text": "u", "label": 2}]
+    many = Reads(inputs=(("text",),), labels="many")
+    splits, names = read(find_source(str(write(tmp_path / "d.json", rows))), Columns(), many)
+    assert names == ("1", "2")
+    assert splits["train"].labels.tolist() == [[1, 1], [0, 1]]

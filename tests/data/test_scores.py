@@ -50,7 +50,7 @@ def test_auroc_of_many_labels_needs_each_label_there_and_missing() -> None:
 
 def test_loss_of_many_labels_is_binary_and_in_float32() -> None:
     scores = torch.tensor(MANY).bfloat16()
-    loss = Scores(many=True).loss(scores, torch.tensor(MARKS), ())
+    loss = Scores(many=True).loss(scores, torch.tensor(MARKS))
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(Scores(many=True).metrics(MANY, MARKS)["loss"], rel=1e-2)
 
@@ -63,28 +63,24 @@ def test_metric_names_are_what_metrics_gives(*, many: bool) -> None:
 
 
 def test_a_weight_multiplies_the_loss_of_its_label() -> None:
-    scores = Scores(weights={"rare": 5.0})
-    weights = scores.weights(("common", "rare"))
-    assert weights == (1.0, 5.0)
+    scores = Scores(weights={"rare": 5.0}).bind(("common", "rare"))
     flat = torch.zeros(4, 2)  # every example costs ln 2
-    loss = scores.loss(flat, torch.tensor([0, 0, 0, 1]), weights)
+    loss = scores.loss(flat, torch.tensor([0, 0, 0, 1]))
     assert loss.item() == pytest.approx((3 + 5) / 4 * math.log(2))
-    whole = scores.loss(flat, torch.tensor([0, 1, 0, 1]), weights)
-    halves = [scores.loss(flat[:2], torch.tensor([0, 1]), weights) for _ in range(2)]
+    whole = scores.loss(flat, torch.tensor([0, 1, 0, 1]))
+    halves = [scores.loss(flat[:2], torch.tensor([0, 1])) for _ in range(2)]
     assert whole.item() == pytest.approx(sum(half.item() for half in halves) / 2)
 
 
 def test_a_weight_of_many_labels_multiplies_what_marked_ones_add() -> None:
-    scores = Scores(many=True, weights={"rare": 5.0})
-    loss = scores.loss(
-        torch.zeros(1, 2), torch.tensor([[1, 1]]), scores.weights(("common", "rare"))
-    )
+    scores = Scores(many=True, weights={"rare": 5.0}).bind(("common", "rare"))
+    loss = scores.loss(torch.zeros(1, 2), torch.tensor([[1, 1]]))
     assert loss.item() == pytest.approx((1 + 5) / 2 * math.log(2))
 
 
 def test_weights_for_unknown_labels_are_refused() -> None:
     with pytest.raises(DataError, match=r"names 'rar', but the labels are \['common', 'rare'\]"):
-        Scores(weights={"rar": 5.0}).weights(("common", "rare"))
+        Scores(weights={"rar": 5.0}).bind(("common", "rare"))
 
 
 @pytest.mark.parametrize("weights", ["balanced", [1, 2], {"a": 0}, {"a": "2"}, {"a": True}])
@@ -95,12 +91,13 @@ def test_weights_are_given_as_positive_numbers_by_name(weights: Any) -> None:
 
 def test_predictions_by_hand() -> None:
     labels = ("a", "b")
-    one = Scores().predictions(np.array([[0, LN3]], np.float32), labels)
+    one = Scores().bind(labels).predictions(np.array([[0, LN3]], np.float32))
     assert (one[0].answer, one[0].probability) == ("b", pytest.approx(3 / 4))
-    many = Scores(many=True).predictions(MANY, labels)
+    several = Scores(many=True).bind(labels)
+    many = several.predictions(MANY)
     assert [found.answer for found in many] == ["a", "a", "b", "a,b"]
     assert [found.probability for found in many] == pytest.approx([9 / 16] * 4)
-    none = Scores(many=True).predictions(-np.abs(MANY[:1]), labels)
+    none = several.predictions(-np.abs(MANY[:1]))
     assert (none[0].answer, none[0].probability) == ("", pytest.approx(9 / 16))
 
 

@@ -154,13 +154,13 @@ def test_a_node_uses_its_own_data_batch_size_and_share(
     config = parse({**image_settings, "strategy.fraction-evaluate": 1.0})
     own = {"data-path": str(images), "validation-fraction": 0.5, "workers": 2}
     data = node_data(config, own)
-    assert (len(data.train), len(data.held_out)) == (30, 30)
+    assert (len(data.train), len(data.held_out), len(data.test)) == (27, 27, 6)  # of 60
     for number in range(3):
         paint(images.parent / "own" / "train" / "red" / f"{number}.png", COLOURS["red"], number)
         paint(images.parent / "own" / "train" / "blue" / f"{number}.png", COLOURS["blue"], number)
         paint(images.parent / "own" / "valid" / "red" / f"{number}.png", COLOURS["red"], number)
     data = node_data(config, {**own, "data-path": str(images.parent / "own")})
-    assert (len(data.train), len(data.held_out)) == (6, 3)
+    assert (len(data.train), len(data.held_out), len(data.test)) == (5, 3, 1)  # of 6; its own 3
 
 
 @pytest.mark.parametrize(

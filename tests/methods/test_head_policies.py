@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import transformers
 from conftest import LABELS
 
 from fedpeft_app.adapters import AdapterState
@@ -173,17 +172,8 @@ def test_the_head_method_has_nothing_else_to_send(tiny_model: Path, head: str) -
 
 
 @pytest.mark.parametrize("head", ["frozen", "personal"])
-def test_a_model_without_a_fresh_head_has_no_policy_for_one(tmp_path: Path, head: str) -> None:
-    config = transformers.LlamaConfig(
-        vocab_size=9,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-        pad_token_id=0,
-    )
-    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
-    backbone = load(tmp_path, kind="causal-lm", labels=())
+def test_a_model_without_a_fresh_head_has_no_policy_for_one(tiny_llama: Path, head: str) -> None:
+    backbone = load(tiny_llama, kind="causal-lm", labels=())
     with pytest.raises(BackboneError, match=f"method.head = '{head}' speaks of a fresh head"):
         adapt(backbone, find_method("lora"), MethodSettings(), 0, head=head)
     assert adapt(backbone, find_method("lora"), MethodSettings(), 0).personal.parameters == ()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fedpeft_app.studies import provenance as made
 from fedpeft_app.config import defaults
+from fedpeft_app.studies import provenance as made
 from fedpeft_app.studies.provenance import contents, provenance, spanning
 
 

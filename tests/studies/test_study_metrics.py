@@ -49,10 +49,10 @@ def test_two_quantities_are_never_put_into_one_table_unasked(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[table]\nmetric = 'acuracy'\n", "no run measures it, only: loss, accuracy"),
+        ("[table]\nmetric = 'acuracy'\n", "unknown metric. Known: loss, accuracy"),
         ("[table]\nmetric = 'acuracy'\n", "Did you mean 'accuracy'?"),
         ("[table]\nmetric = 'clients.worst_decile'\n", "Did you mean 'clients.worst-decile'?"),
-        ("[table]\nmetric = 'perplexity'\n", "only: loss, accuracy, macro-f1, auroc, clients"),
+        ("[table]\nmetric = 'perplexity'\n", "Known: loss, accuracy, macro-f1, auroc, clients"),
         ("[table]\nmetric = 'clients.mean'\n", "set strategy.fraction-evaluate above 0"),
         (f"[config]\n{BY_NODES}[table]\nmetric = 'loss'\n", "set evaluate.server and"),
         (f"[config]\n{SERVERLESS}", "table.metric = 'accuracy': no run measures it: set eval"),

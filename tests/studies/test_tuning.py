@@ -1,5 +1,6 @@
 """Values are chosen by validation data, on the stated budget, and used for the runs."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,16 @@ def test_a_metric_that_nothing_measured_chooses_nothing(tmp_path: Path) -> None:
     text = TUNED.replace("[tune]\n", '[tune]\nmetric = "auroc"\n')  # of one class there is none
     with pytest.raises(ConfigError, match=r"tune\.metric = 'auroc'.*: accuracy, loss"):
         conducted(plan_of(tmp_path, text), tmp_path, Pretence(tmp_path / "runs"))
+
+
+def test_what_is_no_number_is_not_chosen(tmp_path: Path) -> None:
+    text = TUNED.replace("[tune]\n", '[tune]\nmetric = "loss"\n')
+
+    def diverging(cell: Cell) -> float:
+        return math.nan if cell.config["train.learning-rate"] == 1e-3 else 0.5
+
+    now = conducted(plan_of(tmp_path, text), tmp_path, Pretence(tmp_path / "runs", diverging))
+    assert [score for _, score in now.choices[0].scores] == [None, pytest.approx(-0.5)]
 
 
 def test_the_first_of_equals_is_chosen() -> None:

@@ -59,15 +59,12 @@ class ImageClassification:
         self.reads = self._scores.reads("image")
         self._augment = augment
         self._input = ImageInput(geometry=Geometry(resize=(224, 224)), size=(224, 224))
-        self._labels: tuple[str, ...] = ()
-        self._weights: tuple[float, ...] = ()
 
     def bind(self, processor: Any, *, labels: Sequence[str] = (), max_length: int = 64) -> Self:
         """Take the image processor's settings and the labels."""
         bound = copy.copy(self)
         bound._input = image_input(processor)
-        bound._labels = tuple(labels)
-        bound._weights = self._scores.weights(labels) if labels else ()
+        bound._scores = self._scores.bind(labels)
         return bound
 
     def encode(self, inputs: Sequence[Picture], threads: int = 1) -> Iterator[Values]:
@@ -95,7 +92,7 @@ class ImageClassification:
 
     def loss(self, model: Any, batch: Batch) -> "torch.Tensor":
         """Give the mean cross-entropy over a batch, computed in float32."""
-        return self._scores.loss(self.outputs(model, batch), batch["labels"], self._weights)
+        return self._scores.loss(self.outputs(model, batch), batch["labels"])
 
     def weight(self, batch: Batch) -> float:
         """Count the examples of a batch."""
@@ -131,7 +128,7 @@ class ImageClassification:
         pictures = [Picture(name=path, content=Path(path)) for path in inputs]
         rows = [pixels_of(picture, self._input.geometry) for picture in pictures]
         found = scored(rows, self.collate, self.outputs, model, batch_size)
-        return self._scores.predictions(found, self._labels)
+        return self._scores.predictions(found)
 
     def _is_small(self, size: tuple[int, int]) -> bool:
         """Say whether storing images as they are takes less than at the input's size."""

@@ -1,7 +1,8 @@
 """Class scores → loss, metrics and predictions; what all classifiers share."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -48,40 +49,41 @@ class Scores:
         self._separator = separator
         self.metric_names = MANY_LABELS if many else ONE_LABEL
         self._weights = _checked(weights or {})
+        self._labels: tuple[str, ...] = ()
+        self._scale: tuple[float, ...] = ()  # a weight a label; none at all where all are 1
 
     def reads(self, field: str) -> Reads:
         """Say what a classifier of a field needs of a source."""
         labels: Literal["one", "many"] = "many" if self.many else "one"
         return Reads(inputs=((field,),), labels=labels, separator=self._separator)
 
-    def weights(self, labels: Sequence[str]) -> tuple[float, ...]:
-        """Put the weights into the order of the labels.
+    def bind(self, labels: Sequence[str]) -> Self:
+        """Give a copy that knows the labels.
 
         Args:
-            labels: Label names in the order of the scores.
-
-        Returns:
-            One weight a label; none at all where all are 1.
+            labels: Label names in the order of the scores; empty where they are not known yet.
 
         Raises:
             DataError: If a weight is for a label that there is not.
         """
-        if unknown := sorted(set(self._weights) - set(labels)):
+        unknown = sorted(set(self._weights) - set(labels))
+        if labels and unknown:
             raise DataError(
                 f"task.options: class_weights names {', '.join(map(repr, unknown))}, but the "
                 f"labels are {list(labels)}."
             )
-        return tuple(self._weights.get(label, 1.0) for label in labels) if self._weights else ()
+        bound = copy.copy(self)
+        bound._labels = tuple(labels)
+        if self._weights:
+            bound._scale = tuple(self._weights.get(label, 1.0) for label in labels)
+        return bound
 
-    def loss(
-        self, scores: "torch.Tensor", labels: "torch.Tensor", weights: Sequence[float]
-    ) -> "torch.Tensor":
+    def loss(self, scores: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
         """Give the mean loss in float32: cross-entropy, or for many labels a binary one each.
 
         Args:
             scores: `(batch, labels)`.
             labels: Label index, `(batch,)`, or marks, `(batch, labels)`.
-            weights: What `weights` gave.
 
         Returns:
             A scalar. With weights, the mean over the batch of each example's weighted loss;
@@ -90,7 +92,7 @@ class Scores:
         import torch
         from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-        scale = torch.tensor(weights, device=scores.device) if weights else None
+        scale = torch.tensor(self._scale, device=scores.device) if self._scale else None
         if self.many:
             return binary_cross_entropy_with_logits(
                 scores.float(), labels.float(), pos_weight=scale
@@ -110,15 +112,15 @@ class Scores:
         scores = outputs.astype(np.float64)
         return _of_many(scores, labels) if self.many else _of_one(scores, labels)
 
-    def predictions(self, outputs: Outputs, labels: Sequence[str]) -> list[Prediction]:
-        """Turn scores into labels with their probability; arguments as in `Task`."""
+    def predictions(self, outputs: Outputs) -> list[Prediction]:
+        """Turn scores `(examples, labels)` into labels with their probability."""
         scores = outputs.astype(np.float64)
         if self.many:
-            return [_marked(row, labels) for row in np.exp(-np.logaddexp(0.0, -scores))]
+            return [_marked(row, self._labels) for row in np.exp(-np.logaddexp(0.0, -scores))]
         probabilities = np.exp(_log_softmax(scores))
         best = probabilities.argmax(axis=1)
         return [
-            Prediction(answer=labels[index], probability=float(row[index]))
+            Prediction(answer=self._labels[index], probability=float(row[index]))
             for index, row in zip(best, probabilities, strict=True)
         ]
 
@@ -166,7 +168,7 @@ def _checked(weights: Mapping[str, float]) -> dict[str, float]:
 
 def _of_one(scores: Floats, labels: Labels) -> Metrics:
     """Judge scores of which one label is right."""
-    from sklearn.metrics import f1_score, roc_auc_score  # slow to import; nodes do not judge
+    from sklearn.metrics import f1_score, roc_auc_score  # slow to import; training needs it not
 
     log_probabilities = _log_softmax(scores)
     predicted = scores.argmax(axis=1)

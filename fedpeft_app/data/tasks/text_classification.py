@@ -47,8 +47,6 @@ class TextClassification:
         self._tokenizer: Any = None
         self._pad = 0
         self._max_length = 64
-        self._labels: tuple[str, ...] = ()
-        self._weights: tuple[float, ...] = ()
 
     def bind(self, processor: Any, *, labels: Sequence[str] = (), max_length: int = 64) -> Self:
         """Take the tokenizer, its padding token and the labels."""
@@ -56,8 +54,7 @@ class TextClassification:
         bound._tokenizer = processor
         bound._pad = padding_token(processor)
         bound._max_length = max_length
-        bound._labels = tuple(labels)
-        bound._weights = self._scores.weights(labels) if labels else ()
+        bound._scores = self._scores.bind(labels)
         return bound
 
     def encode(self, inputs: Sequence[str], threads: int = 1) -> Iterator[Values]:
@@ -91,7 +88,7 @@ class TextClassification:
 
     def loss(self, model: Any, batch: Batch) -> "torch.Tensor":
         """Give the mean cross-entropy over a batch, computed in float32."""
-        return self._scores.loss(self.outputs(model, batch), batch["labels"], self._weights)
+        return self._scores.loss(self.outputs(model, batch), batch["labels"])
 
     def weight(self, batch: Batch) -> float:
         """Count the examples of a batch."""
@@ -111,4 +108,4 @@ class TextClassification:
         """Give the label, or the labels, of each text."""
         rows = list(self.encode(inputs))
         found = scored(rows, self.collate, self.outputs, model, batch_size)
-        return self._scores.predictions(found, self._labels)
+        return self._scores.predictions(found)
