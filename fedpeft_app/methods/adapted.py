@@ -146,7 +146,7 @@ def adapt(
             f"method.head = '{head}' speaks of a fresh head, but every parameter of "
             f"{type(backbone.model).__name__} is pre-trained. Use 'train'."
         )
-    original = {name for name, _ in _tensors(backbone.model)}
+    original = {id(tensor) for _, tensor in _tensors(backbone.model)}  # names may change
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(seed, "adapter"))
         adaptation = method.adapt(backbone.model, backbone.head, settings)
@@ -232,15 +232,14 @@ def _tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     yield from model.named_buffers(remove_duplicate=False)
 
 
-def _drawn(model: Any, original: set[str], head: frozenset[str]) -> dict[str, torch.Tensor]:
+def _drawn(model: Any, original: set[int], head: frozenset[str]) -> dict[str, torch.Tensor]:
     """Collect what neither trains nor comes from the checkpoint: it was drawn on this machine."""
     return {
         name: tensor
         for name, tensor in _tensors(model)
         if not tensor.requires_grad
         and ".original_module." not in name
-        # where PEFT adds no "model." of its own (prompts), `_plain` took that of Llama away
-        and ((plain := _plain(name)) in head or not {plain, f"model.{plain}"} & original)
+        and (_plain(name) in head or id(tensor) not in original)
     }
 
 
