@@ -10,6 +10,7 @@ from fedpeft_app.adapters import AdapterSpec, AdapterState, TensorSpec
 from fedpeft_app.backbone.empty import config_of, empty_model, known_config
 from fedpeft_app.backbone.known import KNOWN
 from fedpeft_app.backbone.locate import locate
+from fedpeft_app.backbone.scratch import PREFIX
 from fedpeft_app.errors import BackboneError
 from fedpeft_app.methods.method import Method, MethodSettings
 from fedpeft_app.wire.record import Order, content_bytes, write_order
@@ -54,7 +55,7 @@ def shape_source(name: str, revision: str = "") -> tuple[Callable[[], Any], str]
     """Find a model's config: a known architecture's, or that of a model on this machine.
 
     Args:
-        name: A key of `KNOWN`, or what `locate` takes.
+        name: A key of `KNOWN`, with or without "scratch:", or what `locate` takes.
         revision: Hub revision; empty for the default branch.
 
     Returns:
@@ -64,8 +65,9 @@ def shape_source(name: str, revision: str = "") -> tuple[Callable[[], Any], str]
     Raises:
         SourceError: If there is no such model.
     """
-    if name in KNOWN:
-        return lambda: known_config(name), KNOWN[name].kind
+    known = name.removeprefix(PREFIX)  # whose weights do not matter here
+    if known in KNOWN:
+        return lambda: known_config(known), KNOWN[known].kind
     located = locate(name, revision)
     return lambda: config_of(located), ""
 

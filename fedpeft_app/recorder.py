@@ -110,8 +110,8 @@ class Recorder:
         keep_all: Whether every round's checkpoint stays.
 
     Attributes:
-        best: The best round so far on validation data, the earliest of equals; None if no
-            round was judged.
+        best: The best round so far on validation data, of equals the one with the lowest
+            loss, then the earliest; None if no round was judged.
         last: The last round; None before the first.
     """
 
@@ -141,7 +141,7 @@ class Recorder:
         self._lower_is_better = lower_is_better
         self._test_rounds = test_rounds
         self._keep_all = keep_all
-        self._best_score = -math.inf
+        self._best_rating = (-math.inf, -math.inf)  # the metric, and among equals the loss
         self.best: Checkpoint | None = None
         self.last: Checkpoint | None = None
 
@@ -173,9 +173,10 @@ class Recorder:
             measured["untrained"] = list(result.untrained)
         checkpoint = Checkpoint(state=result.state, round_number=round_number, metrics=measured)
         self.last = checkpoint
-        rating = self._rate(round_number, self._validation(result, measured))
-        if rating > self._best_score:
-            self._best_score, self.best = rating, checkpoint
+        judged = self._validation(result, measured)
+        rating = (self._rate(round_number, judged), -judged.get("loss", math.inf))
+        if rating[0] > -math.inf and rating > self._best_rating:
+            self._best_rating, self.best = rating, checkpoint
         save_checkpoint(self._folder, checkpoint)
         if not self._keep_all:
             best = self.best.round_number if self.best else round_number

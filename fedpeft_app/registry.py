@@ -9,6 +9,8 @@ from typing import Any
 
 from fedpeft_app.errors import UnknownNameError
 
+_NEAR = 0.52  # of difflib's ratio: 'rank' is near 'method.rank' (0.53), '4bit' not 'int8' (0.5)
+
 
 def near_miss(name: str, known: Iterable[str]) -> str:
     """Suggest the closest known name, as a sentence, or an empty string.
@@ -21,7 +23,7 @@ def near_miss(name: str, known: Iterable[str]) -> str:
         " Did you mean 'fedavg'?", with its leading blank, or "".
     """
     by_folded = {candidate.casefold(): candidate for candidate in known}
-    close = difflib.get_close_matches(name.casefold(), list(by_folded), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name.casefold(), list(by_folded), n=1, cutoff=_NEAR)
     return f" Did you mean '{by_folded[close[0]]}'?" if close else ""
 
 

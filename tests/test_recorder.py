@@ -316,3 +316,10 @@ def test_more_is_better_but_of_what_the_task_says(
     metrics: Values, select_by: str, expected: float
 ) -> None:
     assert score(metrics, select_by, LOWER) == expected
+
+
+def test_of_equal_rounds_the_one_with_the_lower_loss_is_best(record: Record) -> None:
+    judge = Judge(by(accuracy=[0.5, 0.5, 0.5], loss=[0.9, 0.7, 0.8], f1=[0, 0, 0]))
+    recorder = record(judge, 3)
+    assert recorder.best is not None
+    assert recorder.best.round_number == 2

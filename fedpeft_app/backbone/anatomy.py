@@ -5,11 +5,18 @@ from typing import Any
 
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
 
 from fedpeft_app.errors import BackboneError
 
+_KINDS = {  # kind → what transformers has of it
+    "sequence-classification": MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    "image-classification": MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    "causal-lm": MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+}
 _CLASS_TOKENS = ("cls_token", "class_embedding")  # in ViT and its kin, in CLIP's image tower
 
 
@@ -45,6 +52,28 @@ def head(model: Any, kind: str, fresh: Collection[str]) -> frozenset[str]:
     names = {name for name, _ in model.named_parameters()}
     outside = set() if kind == "causal-lm" else names - body(model)
     return frozenset(names & set(fresh) | outside)
+
+
+def require_kind(config: Any, kind: str) -> None:
+    """Refuse a model that is not made for what is asked of it.
+
+    Args:
+        config: A transformers config.
+        kind: A key of `backbone.load.AUTO_CLASSES`.
+
+    Raises:
+        BackboneError: If transformers has no such model of this type, or it reads in both
+            directions and is asked to write.
+    """
+    fits = [name for name, types in _KINDS.items() if config.model_type in types]
+    both_ways = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if both_ways and not getattr(config, "is_decoder", False) and "causal-lm" in fits:
+        fits.remove("causal-lm")
+    if kind not in fits:
+        raise BackboneError(
+            f"The task needs a model for {kind}, and a '{config.model_type}' is none. It is for: "
+            f"{', '.join(fits) or 'none of the tasks here'}. Change task or model.name."
+        )
 
 
 def require_encoder(model: Any, kind: str, pooling: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 import transformers
 
-from fedpeft_app.backbone.anatomy import head, require_encoder
+from fedpeft_app.backbone.anatomy import head, require_encoder, require_kind
 from fedpeft_app.backbone.known import KNOWN
 from fedpeft_app.backbone.load import AUTO_CLASSES, BODY_CLASS
 from fedpeft_app.backbone.locate import LocatedModel
@@ -51,6 +51,8 @@ def empty_model(
     Raises:
         BackboneError: If transformers has no such model, or it has nothing to pool.
     """
+    if pooling == "model":
+        require_kind(config, kind)
     if kind != "causal-lm":
         config.num_labels = labels
     with torch.device("meta"):

@@ -28,6 +28,7 @@ Settings = Annotated[
 Recipe = Annotated[Path | None, typer.Option(help="TOML file of configuration keys")]
 Reference = Annotated[str, typer.Argument(metavar="RUN", help="run folder, its name, or 'latest'")]
 
+Round = Annotated[str, typer.Option("--round", help="a round's number, 'best' or 'last'")]
 Node = Annotated[
     int | None,
     typer.Option(min=0, help="with this node's own parameters, where nodes of the run keep any"),
@@ -156,9 +157,7 @@ def show_config(
 @app.command("export")
 def export_run(
     run: Reference,
-    round_: Annotated[
-        str, typer.Option("--round", help="a round's number, 'best' or 'last'")
-    ] = "best",
+    round_: Round = "best",
     merge: Annotated[bool, typer.Option(help="a plain model folder, adapter folded in")] = False,
     self_contained: Annotated[
         bool, typer.Option(help="a PEFT folder with the base model inside")
@@ -182,12 +181,13 @@ def predict(
         list[str],
         typer.Argument(metavar="INPUT...", help="texts, instructions, or paths of images"),
     ],
+    round_: Round = "best",
     node: Node = None,
 ) -> None:
     """Classify texts or images, or answer instructions, with a run's adapter."""
     from fedpeft_app.cli.results import predict_texts
 
-    predict_texts(run, texts, Console(), node=node)
+    predict_texts(run, texts, Console(), round_=round_, node=node)
 
 
 @runs_app.callback()

@@ -3,7 +3,8 @@
 import contextlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from fedpeft_app.data_plan import (
 )
 from fedpeft_app.errors import ConfigError, Fault, FedPeftError, RunFolderError, UnknownNameError
 from fedpeft_app.methods.architectures import BLOCKS
+from fedpeft_app.methods.catalogue import find_method
 from fedpeft_app.mirrors import cache_dir
 from fedpeft_app.names import REGISTRIES
 from fedpeft_app.runs.directory import runs_parent
@@ -54,7 +56,7 @@ def preflight(config: RunConfig, nodes: int) -> LocatedModel:
         lambda: _build_strategy(config),
         lambda: _require_gpu_for_fp16(config),
         lambda: _require_gpu_for_quantization(config),
-        lambda: located.append(locate(config.model.name, config.model.revision)),
+        lambda: located.append(_fitting_model(config)),
         lambda: _require_nodes(config, nodes),
         lambda: _share_data(config, nodes, located[0] if located else None),
         lambda: _find_initial(config),
@@ -65,11 +67,31 @@ def preflight(config: RunConfig, nodes: int) -> LocatedModel:
             step()
         except FedPeftError as error:
             problems.append(error)
-    if len(problems) == 1:
-        raise problems[0]
     if problems:
-        raise FedPeftError("\n".join(str(problem) for problem in problems))
+        raise _joined(problems)
     return located[0]
+
+
+def _joined(problems: Sequence[FedPeftError]) -> FedPeftError:
+    """Make one error of many; steps that meet the same problem tell it once."""
+    told = dict.fromkeys(map(str, problems))
+    if len(told) == 1:
+        return problems[0]
+    lines = "\n".join(textwrap.indent(text, "  ") for text in told)
+    return FedPeftError(f"{len(told)} problems:\n{lines}")
+
+
+def _fitting_model(config: RunConfig) -> LocatedModel:
+    """Find the model, and refuse one that is not made for the task."""
+    located = locate(config.model.name, config.model.revision)
+    settings = json.loads((located.path / "config.json").read_text(encoding="utf-8"))
+    if not _is_known_to_fit(config, settings) and config.model.pooling == "model":
+        from fedpeft_app.backbone.anatomy import require_kind
+        from fedpeft_app.backbone.empty import config_of
+
+        with contextlib.suppress(UnknownNameError):  # _import_plugins says so already
+            require_kind(config_of(located), make_task(config).model_kind)
+    return located
 
 
 def _require_writable(folder: Path, setting: str) -> None:
@@ -116,11 +138,13 @@ def _try_method(config: RunConfig, located: LocatedModel | None) -> None:
         return
     from fedpeft_app.assembly import make_method, method_settings
     from fedpeft_app.backbone.empty import config_of, empty_model
+    from fedpeft_app.methods.adapted import require_head
     from fedpeft_app.methods.soft_prompts import prompt_tokens
 
     with contextlib.suppress(UnknownNameError):  # _import_plugins says so already
         method, kind = make_method(config), make_task(config).model_kind
         model, head = empty_model(config_of(located), kind, pooling=config.model.pooling)
+        require_head(model, head, config.method.head)
         made = method.adapt(model, head, method_settings(config)).model
         if kind != "image-classification":
             require_positions(model.config.to_dict(), config.data.max_length, prompt_tokens(made))
@@ -137,6 +161,7 @@ def _is_known_to_fit(config: RunConfig, settings: Mapping[str, Any]) -> bool:
         and config.model.pooling == "model"
         and config.method.name in ("lora", "head", "full")
         and settings.get("model_type") in BLOCKS
+        and "vocab_size" in settings  # a model of text
         and chosen == usual
     )
 
@@ -190,7 +215,7 @@ def _import_plugins(config: RunConfig) -> None:
     for key, name in names.items():
         if ":" in name:
             try:
-                REGISTRIES[key].get(name)
+                find_method(name) if key == "method.name" else REGISTRIES[key].get(name)
             except FedPeftError as error:
                 faults.append(Fault(key=key, value=name, problem=str(error)))
     if faults:

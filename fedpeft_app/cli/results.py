@@ -145,10 +145,18 @@ def export_adapter(
         personal=restored.personal,
     )
     console.print(f"exported to {path}\n\n{snippet}", highlight=False, markup=False, soft_wrap=True)
+    if config.method.head == "personal" and node is None:
+        warning = "its head was never trained: each node kept its own; --node K exports that"
+        console.print(warning, style="yellow", soft_wrap=True)
 
 
 def predict_texts(
-    reference: str, texts: list[str], console: Console, *, node: int | None = None
+    reference: str,
+    texts: list[str],
+    console: Console,
+    *,
+    round_: str = "best",
+    node: int | None = None,
 ) -> None:
     """Print for each input the answer, its probability if it is a label, and its beginning.
 
@@ -156,16 +164,23 @@ def predict_texts(
         reference: The run.
         texts: Texts, instructions, or paths of images; at least one.
         console: Where to print.
+        round_: A round's number, "best" or "last".
         node: Partition of the node whose own parameters are used; None = nobody's.
 
     Raises:
         FedPeftError: If there is no such run, or its model is not to be had any more.
+        RunFolderError: If nodes kept their heads and no node is named.
     """
     from fedpeft_app.restore import predict, restore, round_of
 
     run = find_run(runs_parent(), reference)
     config = parse(run.config())
-    restored = restore(run, config, round_of(run, "best"), node)
+    if config.method.head == "personal" and node is None:
+        raise RunFolderError(
+            f"Each node of {run.path.name} kept a head of its own; without one nothing is "
+            f"predicted. Say whose: --node K, with --round last if the best round is not kept."
+        )
+    restored = restore(run, config, round_of(run, round_), node)
     for text, found in zip(texts, predict(restored, config, texts), strict=True):
         line = " ".join(text.split())
         shown = line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"

@@ -200,7 +200,7 @@ def _announce(
         state = "left" if is_open or record is None else record.status
         left += is_open
         tell(f"{identifier}  {state:<8}  {name}")
-    tell(f"{left} runs left in '{plan.study.name}'")
+    tell(f"{left} run{'s' if left != 1 else ''} left in '{plan.study.name}'")
 
 
 def _publish(plan: Plan, now: Standing, folder: Path, tell: Callable[[str], None]) -> None:

@@ -119,13 +119,16 @@ def read_class_folder(folder: Path) -> pd.DataFrame:
             text is empty or not in UTF-8.
     """
     labelled = files_in(folder)
-    kinds = {path.suffix.lower() == _TEXT for path, _ in labelled}
-    if len(kinds) > 1:
-        raise DataError(f"Expected images or {_TEXT} files in {folder}, got both.")
+    texts, images = _by_kind([path for path, _ in labelled])
+    if texts and images:
+        stray = min(texts, images, key=len)
+        raise DataError(
+            f"Expected images or {_TEXT} files in {folder}, got both, such as {stray[0]} among "
+            f"{len(labelled)} files. Keep one kind."
+        )
     labels, files = [label for _, label in labelled], [str(path) for path, _ in labelled]
-    if kinds == {True}:
-        texts = [_text(path) for path, _ in labelled]
-        return pd.DataFrame({"text": texts, "label": labels}, index=files)
+    if texts:
+        return pd.DataFrame({"text": [*map(_text, texts)], "label": labels}, index=files)
     pictures = [Picture(name=str(path), content=path) for path, _ in labelled]
     column = pd.Series(pictures, dtype=object, index=files)
     return pd.DataFrame({"image": column, "label": labels}, index=files)
@@ -180,6 +183,13 @@ def _sub_folders(folder: Path) -> list[Path]:
 def _hidden(path: Path) -> bool:
     """Say whether a system, not a person, put a file there."""
     return path.name.startswith((".", "__")) or path.name in ("Thumbs.db", "desktop.ini")
+
+
+def _by_kind(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Part texts from images."""
+    is_text = [path.suffix.lower() == _TEXT for path in paths]
+    texts = [path for path, text in zip(paths, is_text, strict=True) if text]
+    return texts, [path for path, text in zip(paths, is_text, strict=True) if not text]
 
 
 def _text(path: Path) -> str:

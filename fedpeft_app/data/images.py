@@ -160,7 +160,9 @@ def _require_bytes(image: Image.Image, picture: Picture) -> None:
 
 
 def _unreadable(picture: Picture, error: Exception) -> DataError:
-    """Word that an image cannot be read."""
+    """Word that an image is missing, or cannot be read."""
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"Expected an image at {picture.name}, found no file. Check the path.")
     unknown = isinstance(error, UnidentifiedImageError)  # its own text shows a memory address
     reason = "no image format that Pillow knows" if unknown else str(error).rstrip(".")
     return DataError(f"Cannot read the image {picture.name}: {reason}. Repair or remove it.")

@@ -1,5 +1,7 @@
 """Files → tables, each cell as the file has it; text stays text."""
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -22,21 +24,21 @@ def read_table(path: Path) -> pd.DataFrame:
         Its rows. Numbers of a csv file stay the text they were.
 
     Raises:
-        DataError: If the file is not what its name says.
+        DataError: If the file is empty, or not what its name says.
     """
     try:
         match path.suffix:
             case ".csv":
-                return _read_csv(path)
+                return _read_csv(_text(path))
             case ".parquet":
                 return pd.read_parquet(path)
             case suffix:
-                text = path.read_text(encoding="utf-8-sig")
+                text = _text(path)
                 return _read_lines(text) if suffix == ".jsonl" else _read_json(text)
     except Exception as error:  # pandas and pyarrow raise many kinds
         reason = str(error).strip() or type(error).__name__
         raise DataError(
-            f"Cannot read {path} as a {path.suffix} table in UTF-8: {reason.rstrip('.')}."
+            f"Cannot read {path} as a {path.suffix} table: {reason.rstrip('.')}."
         ) from error
 
 
@@ -63,12 +65,39 @@ def read_cardoso(path: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["label", "text"])
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    """Read a csv file whose rows have as many fields as its header."""
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+def _text(path: Path) -> str:
+    """Read a file in UTF-8, with or without a byte-order mark, naming the line that is not."""
+    content = path.read_bytes()
+    if not content.strip():
+        raise DataError("the file is empty")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise DataError(f"line {line} is not in UTF-8; save the file as UTF-8") from error
+
+
+def _read_csv(text: str) -> pd.DataFrame:
+    """Read csv whose rows have no more fields than its header."""
+    try:
+        frame = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+    except pd.errors.ParserError:  # counts the header and blank lines, as no other message does
+        _require_narrow(text)
+        raise
     if not isinstance(frame.index, pd.RangeIndex):  # pandas took the first field for an index
-        raise DataError("rows have more fields than the header; quote texts that hold commas")
+        _require_narrow(text)
     return frame
+
+
+def _require_narrow(text: str) -> None:
+    """Name the first row, from 1, that has more fields than the header."""
+    header, *rows = (row for row in csv.reader(io.StringIO(text, newline="")) if "".join(row))
+    for number, row in enumerate(rows, start=1):
+        if len(row) > len(header):
+            raise DataError(
+                f"row {number} has {len(row)} fields, the header {len(header)}; quote texts that "
+                f"hold commas"
+            )
 
 
 def _read_lines(text: str) -> pd.DataFrame:

@@ -141,11 +141,7 @@ def adapt(
         BackboneError: If the method does not fit the model, or nothing would travel.
         AdapterMismatchError: If a head parameter would be lost.
     """
-    if head != "train" and not backbone.head:
-        raise BackboneError(
-            f"method.head = '{head}' speaks of a fresh head, but every parameter of "
-            f"{type(backbone.model).__name__} is pre-trained. Use 'train'."
-        )
+    require_head(backbone.model, backbone.head, head)
     original = {id(tensor) for _, tensor in _tensors(backbone.model)}  # names may change
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(seed, "adapter"))
@@ -170,6 +166,24 @@ def adapt(
         personal=personal,
         drawn=_drawn(adaptation.model, original, backbone.head),
     )
+
+
+def require_head(model: Any, head: frozenset[str], policy: str) -> None:
+    """Refuse a policy for a head where there is none.
+
+    Args:
+        model: A transformers model.
+        head: Names of its head's parameters.
+        policy: "train", which fits all, "frozen" or "personal".
+
+    Raises:
+        BackboneError: If the model has no fresh head.
+    """
+    if policy != "train" and not head:
+        raise BackboneError(
+            f"method.head = '{policy}' speaks of a fresh head, but every parameter of "
+            f"{type(model).__name__} is pre-trained. Use 'train'."
+        )
 
 
 def _trainable(model: Any, head: frozenset[str], policy: str) -> dict[str, torch.nn.Parameter]:

@@ -140,3 +140,34 @@ def test_too_few_nodes_for_the_run_are_known_before_it_starts(sound: dict[str, A
 def test_data_that_cannot_be_shared_out_is_known_before_it_starts(sound: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=r"below data\.min-examples = 500"):
         preflight(parse({**sound, "data.partitioner": "iid", "data.min-examples": 500}), 4)
+
+
+def test_any_method_of_peft_may_be_named(sound: dict[str, Any]) -> None:
+    preflight(parse({**sound, "method.name": "peft:LOHA"}), 4)
+    with pytest.raises(ConfigError, match=r"method\.name = 'peft:NOPE'.*PEFT .* has: ADALORA"):
+        preflight(parse({**sound, "method.name": "peft:NOPE"}), 4)
+
+
+def test_a_model_for_something_else_is_refused_in_a_line(
+    sound: dict[str, Any], tiny_vit: Path
+) -> None:
+    wanted = r"needs a model for sequence-classification, and a 'vit' is none. It is for: image-"
+    with pytest.raises(FedPeftError, match=wanted) as caught:
+        preflight(parse({**sound, "model.name": str(tiny_vit)}), 4)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_policy_for_a_head_that_is_not_there_is_refused(
+    sound: dict[str, Any], tiny_llama: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "sums.jsonl"
+    file.write_text('{"prompt": "name crude", "response": "grain"}\n' * 40, encoding="utf-8")
+    settings = {
+        **sound,
+        "task": "causal-lm",
+        "model.name": str(tiny_llama),
+        "data.name": str(file),
+        "method.head": "frozen",
+    }
+    with pytest.raises(FedPeftError, match="speaks of a fresh head"):
+        preflight(parse(settings), 2)

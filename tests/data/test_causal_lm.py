@@ -271,7 +271,7 @@ def test_an_answer_follows_the_form_that_was_learnt(model: Any, chatting: Any) -
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"form": "csv"}, "form must be auto, messages"),
+        ({"form": "csv"}, "form must be one of auto, messages"),
         ({"turns": "first"}, "turns must be all or last"),
         ({"template": "{}"}, r"template must hold \{prompt\}"),
         ({"max_new_tokens": 0}, "max_new_tokens"),

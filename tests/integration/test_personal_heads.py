@@ -367,3 +367,9 @@ def test_steps_for_oneself_change_the_judgement_and_nothing_else(
     assert len(states) == 1
     judged = [rounds_of(folder)[0]["clients"] for folder in folders.values()]
     assert judged[0] != judged[1]
+
+
+def test_nothing_is_predicted_with_a_head_that_never_trained(folder: RunFolder) -> None:
+    with pytest.raises(RunFolderError, match=f"Each node of {folder.path.name} kept a head"):
+        fedpeft("predict", "latest", "some text")
+    assert "its head was never trained" in fedpeft("export", "latest").output

@@ -54,7 +54,7 @@ class CausalLM:
         max_new_tokens: int = 64,
     ) -> None:
         if form not in ("auto", *_FORMS):
-            raise ValueError(f"form must be auto, {', '.join(_FORMS)}, got {form!r}")
+            raise ValueError(f"form must be one of auto, {', '.join(_FORMS)}, got {form!r}")
         if turns not in ("all", "last"):
             raise ValueError(f"turns must be all or last, got {turns!r}")
         if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
