@@ -243,7 +243,9 @@ def _finish(session: Session, chosen: Checkpoint, why: str, **summary: Any) -> N
         test = session.examiner.examine(chosen.state, "test", "fp32")
     test = dict(test or {})
     facts = {
+        "run": session.folder.path.name,
         "method": config.method.name,
+        **({"method.head": config.method.head} if config.method.head != "train" else {}),
         "mode": config.mode,
         "rounds": config.rounds,
         "exported round": f"{chosen.round_number} ({why})",
@@ -258,6 +260,7 @@ def _finish(session: Session, chosen: Checkpoint, why: str, **summary: Any) -> N
         session.folder.adapter,
         form="adapter",
         max_length=config.data.max_length,
+        usage=session.examiner.task.usage,
         facts=facts,
     )
     session.journal.note(

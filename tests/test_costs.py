@@ -104,6 +104,7 @@ def test_a_method_that_does_not_fit_says_why() -> None:
 def test_known_architectures_say_what_they_are_for(tiny_model: Path) -> None:
     assert shape_source(VIT)[1] == IMAGE
     assert shape_source("llama-tiny-bytes")[1] == CAUSAL
+    assert shape_source("scratch:llama-tiny-bytes")[1] == CAUSAL
     assert shape_source(str(tiny_model))[1] == ""
 
 

@@ -111,5 +111,9 @@ def test_far_misses_suggest_nothing(written: str) -> None:
     assert near_miss(written, ["fedavg", "LoRA"]) == ""
 
 
+def test_half_the_letters_in_common_are_no_near_miss() -> None:
+    assert near_miss("4bit", ["none", "int8", "nf4"]) == ""
+
+
 def test_nothing_known_suggests_nothing() -> None:
     assert near_miss("", []) == ""

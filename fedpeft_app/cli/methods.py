@@ -16,7 +16,10 @@ _MIB = 2**20
 
 
 def print_methods(config: RunConfig, labels: int, names: Sequence[str], console: Console) -> None:
-    """Print the table: aligned on a terminal, tab-separated where output is piped.
+    """Print the table, and why methods are refused.
+
+    On a terminal the table is aligned. Where output is piped it is tab-separated, and the
+    refusals go to stderr.
 
     Args:
         config: Model, pooling, task and the methods' settings.
@@ -26,6 +29,7 @@ def print_methods(config: RunConfig, labels: int, names: Sequence[str], console:
 
     Raises:
         FedPeftError: If the model is not to be had.
+        typer.Exit: With status 1, if no method fits.
     """
     from fedpeft_app.assembly import method_settings
     from fedpeft_app.data_plan import make_task
@@ -51,10 +55,25 @@ def print_methods(config: RunConfig, labels: int, names: Sequence[str], console:
     else:
         for row in (_COLUMNS, *rows):
             typer.echo("\t".join(row), file=console.file)
+    aside = console if console.is_terminal else Console(stderr=True)
+    for line in _refusals(costs):
+        aside.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    if not fitting:
+        raise typer.Exit(1)
+
+
+def _refusals(costs: Sequence[MethodCost]) -> list[str]:
+    """Write a line a reason, with all methods that are refused for it."""
+    alike: dict[str, list[MethodCost]] = {}
     for cost in costs:
         if cost.refused:
-            line = f"{cost.name}: {cost.refused}"
-            console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+            reason = cost.refused.replace(f"method.name = '{cost.name}'", "this method")
+            alike.setdefault(reason, []).append(cost)
+    return [
+        f"{', '.join(cost.name for cost in group)}: "
+        f"{reason if len(group) > 1 else group[0].refused}"
+        for reason, group in alike.items()
+    ]
 
 
 def _print_table(rows: Sequence[tuple[str, ...]], console: Console) -> None:
@@ -67,7 +86,8 @@ def _print_table(rows: Sequence[tuple[str, ...]], console: Console) -> None:
     console.print(
         "body, head: trained parameters · of all: their share of the model's · MiB: one message's "
         "values in float32 · bytes in a message: measured as Flower serialises its content · "
-        "full is: how many times more full fine-tuning sends",
+        "full is: how many times more full fine-tuning sends · "
+        "–: too large to be measured, or nothing is sent",
         style="dim",
     )
 

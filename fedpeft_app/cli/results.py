@@ -121,6 +121,7 @@ def export_adapter(
             or the folder cannot be written.
     """
     from fedpeft_app.restore import restore, round_of
+    from fedpeft_app.run_data import bound_task
     from fedpeft_app.runs.export import export, require_replaceable
 
     run = find_run(runs_parent(), reference)
@@ -141,6 +142,7 @@ def export_adapter(
         path,
         form=form,
         max_length=config.data.max_length,
+        usage=bound_task(config, restored.labels).usage,
         facts=_facts(run, config, restored.checkpoint),
         personal=restored.personal,
     )
@@ -217,6 +219,7 @@ def _facts(run: RunFolder, config: RunConfig, checkpoint: "Checkpoint") -> dict[
     facts: dict[str, Any] = {
         "run": run.path.name,
         "method": config.method.name,
+        **({"method.head": config.method.head} if config.method.head != "train" else {}),
         "mode": config.mode,
         "rounds": config.rounds,
         "exported round": checkpoint.round_number,

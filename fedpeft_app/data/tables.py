@@ -81,23 +81,24 @@ def _read_csv(text: str) -> pd.DataFrame:
     """Read csv whose rows have no more fields than its header."""
     try:
         frame = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
-    except pd.errors.ParserError:  # counts the header and blank lines, as no other message does
-        _require_narrow(text)
-        raise
+    except pd.errors.ParserError as error:  # it counts the header and blank lines, as we do not
+        raise DataError(_too_wide(text) or str(error)) from error
     if not isinstance(frame.index, pd.RangeIndex):  # pandas took the first field for an index
-        _require_narrow(text)
+        raise DataError(_too_wide(text))
     return frame
 
 
-def _require_narrow(text: str) -> None:
-    """Name the first row, from 1, that has more fields than the header."""
-    header, *rows = (row for row in csv.reader(io.StringIO(text, newline="")) if "".join(row))
+def _too_wide(text: str) -> str:
+    """Name the first row, from 1, that has more fields than the header, or nothing."""
+    lines = csv.reader(io.StringIO(text, newline=""))
+    header, *rows = (fields for fields in lines if len(fields) > 1 or "".join(fields).strip())
     for number, row in enumerate(rows, start=1):
         if len(row) > len(header):
-            raise DataError(
+            return (
                 f"row {number} has {len(row)} fields, the header {len(header)}; quote texts that "
                 f"hold commas"
             )
+    return ""
 
 
 def _read_lines(text: str) -> pd.DataFrame:

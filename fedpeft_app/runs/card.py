@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from fedpeft_app.data.tasks.task import Usage
 
 _AUTO = {  # kind of model → transformers' class, PEFT's class, the hub's name of the task
     "sequence-classification": (
@@ -26,26 +28,46 @@ tokenizer = AutoTokenizer.from_pretrained(folder)
 inputs = tokenizer(
     ["some text"], truncation=True, max_length={max_length}, padding=True, return_tensors="pt"
 )
-with torch.inference_mode():
-    best = model(**inputs).logits.argmax(-1)
-print([labels[index] for index in best])
 """,
     "image-classification": """\
 processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
 image = Image.new("RGB", (64, 64))  # yours: Image.open("picture.png").convert("RGB")
 inputs = processor(image, return_tensors="pt"){interpolate}
-with torch.inference_mode():
-    best = model(**inputs).logits.argmax(-1)
-print([labels[index] for index in best])
 """,
     "causal-lm": """\
 tokenizer = AutoTokenizer.from_pretrained(folder)
-inputs = tokenizer("some prompt", return_tensors="pt", return_token_type_ids=False)
+{prompt}
+ids = {begin}tokenizer(prompt, add_special_tokens=False)["input_ids"]
+inputs = torch.tensor([ids])
 with torch.inference_mode():
-    written = model.generate(**inputs, max_new_tokens=32, do_sample=False)
-print(tokenizer.decode(written[0], skip_special_tokens=True))
+    written = model.generate(
+        input_ids=inputs,
+        attention_mask=torch.ones_like(inputs),
+        max_new_tokens={max_new_tokens},
+        do_sample=False,
+        eos_token_id={ends},
+    )
+print(tokenizer.decode(written[0, len(ids) :], skip_special_tokens=True))
 """,
 }
+
+_ONE_LABEL = """\
+with torch.inference_mode():
+    best = model(**inputs).logits.argmax(-1)
+print([labels[index] for index in best])
+"""
+
+_MANY_LABELS = """\
+with torch.inference_mode():
+    found = model(**inputs).logits.sigmoid() > 0.5
+print([[label for label, has in zip(labels, row) if has] for row in found])
+"""
+
+_CHAT = """\
+turn = {"role": "user", "content": "some instruction"}
+prompt = tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)"""
+
+_NEW_HEAD = "# transformers reports a new head: it comes with the adapter"
 
 _TRAINED = {
     "federated": "Clients sent trained tensors and metrics; their data stayed where it was.",
@@ -67,6 +89,8 @@ class Shape:
         dtype: Of the frozen weights in training, such as "float32".
         max_length: Tokens that training kept of each text.
         interpolate: Whether images come in another size than the model's own.
+        usage: How the task uses the model.
+        ends: Tokens that end what a language model writes.
     """
 
     kind: str
@@ -77,6 +101,8 @@ class Shape:
     dtype: str = "float32"
     max_length: int = 64
     interpolate: bool = False
+    usage: Usage = field(default_factory=Usage)
+    ends: tuple[int, ...] = ()
 
     @property
     def pooled(self) -> bool:
@@ -117,7 +143,26 @@ def loading_snippet(shape: Shape, folder: Path) -> str:
 def _use(shape: Shape) -> str:
     """Use the model once."""
     interpolate = ' | {"interpolate_pos_encoding": True}' if shape.interpolate else ""
-    return _USE[shape.kind].format(max_length=shape.max_length, interpolate=interpolate)
+    usage = shape.usage
+    begin = _USE[shape.kind].format(
+        max_length=shape.max_length,
+        interpolate=interpolate,
+        prompt=_prompt(usage),
+        begin="[tokenizer.bos_token_id] + " if usage.begins else "",
+        max_new_tokens=usage.max_new_tokens,
+        ends=list(shape.ends),
+    )
+    if shape.kind == "causal-lm":
+        return begin
+    return begin + (_MANY_LABELS if usage.many else _ONE_LABEL)
+
+
+def _prompt(usage: Usage) -> str:
+    """Write a prompt as training did."""
+    if usage.chat:
+        return _CHAT
+    form = json.dumps(usage.template, ensure_ascii=False)
+    return f'prompt = {form}.replace("{{prompt}}", "some text")'
 
 
 def _imports(shape: Shape) -> list[str]:
@@ -156,7 +201,8 @@ def _loading(shape: Shape) -> list[str]:
         return _loading_merged(shape, stock)
     if shape.peft and not shape.pooled:
         arguments = "" if shape.form == "self-contained" else f"\n    folder, {heads}{dtype}\n"
-        return [f"model = {auto_peft}.from_pretrained({arguments or 'folder'})"]
+        report = [_NEW_HEAD] if labelled else []
+        return [*report, f"model = {auto_peft}.from_pretrained({arguments or 'folder'})"]
     lines = [
         f'settings = json.loads(Path(folder, "{shape.settings}").read_text(encoding="utf-8"))',
         'base = settings["base_model_name_or_path"]',
@@ -168,6 +214,7 @@ def _loading(shape: Shape) -> list[str]:
         ]
     else:
         ignore = "ignore_mismatched_sizes=True, " if labelled else ""
+        lines += [_NEW_HEAD] if labelled else []
         lines += [f"model = {stock}.from_pretrained(\n    base, {heads}{ignore}{dtype}\n)"]
     if shape.peft:
         return [*lines, "model = PeftModel.from_pretrained(model, folder)"]
@@ -252,4 +299,5 @@ def model_card(
 
 def _cell(value: object) -> str:
     """Keep a value within one cell of a Markdown table."""
-    return " ".join(str(value).split()).replace("|", "\\|")
+    text = f"{value:,}" if isinstance(value, int) else str(value)
+    return " ".join(text.split()).replace("|", "\\|")

@@ -21,8 +21,11 @@ from safetensors.numpy import load_file, save_file
 from fedpeft_app.adapters import AdapterState
 from fedpeft_app.atomic import write_bytes, write_json
 from fedpeft_app.backbone.locate import WEIGHTS, LocatedModel
+from fedpeft_app.backbone.quiet import quiet
+from fedpeft_app.data.tasks.causal_lm import ends
 from fedpeft_app.data.tasks.image_classification import own_size
 from fedpeft_app.data.tasks.image_input import image_input
+from fedpeft_app.data.tasks.task import Usage
 from fedpeft_app.errors import RunFolderError
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.runs import card
@@ -41,6 +44,7 @@ def export(
     *,
     form: str,
     max_length: int,
+    usage: Usage,
     facts: Mapping[str, Any],
     personal: AdapterState | None = None,
 ) -> str:
@@ -54,6 +58,7 @@ def export(
         form: "adapter", "self-contained" (with the base model and labels inside), or "merged"
             (plain model folder). What trains every weight is always a plain model folder.
         max_length: Tokens, for the snippet.
+        usage: How the run's task uses the model.
         facts: What the model card says about the run.
         personal: One node's own parameters; without them they are as they were drawn, and the
             model card says so.
@@ -69,7 +74,7 @@ def export(
         With a float32 base model, the loaded folder computes what fedpeft evaluated.
     """
     require_replaceable(target)
-    shape = shape_of(adapted, processor, form, max_length)
+    shape = shape_of(adapted, processor, form, max_length, usage)
     adapted.pour(state)
     adapted.personal.pour(personal or adapted.personal.initial)
     warning = "" if personal or not adapted.personal.parameters else _UNTRAINED
@@ -120,7 +125,9 @@ def require_replaceable(target: Path) -> None:
         )
 
 
-def shape_of(adapted: AdaptedModel, processor: Any, form: str, max_length: int) -> Shape:
+def shape_of(
+    adapted: AdaptedModel, processor: Any, form: str, max_length: int, usage: Usage
+) -> Shape:
     """Say what an export of a form will hold.
 
     Args:
@@ -128,6 +135,7 @@ def shape_of(adapted: AdaptedModel, processor: Any, form: str, max_length: int) 
         processor: Its tokenizer or image processor.
         form: As for `export`.
         max_length: Tokens, for the snippet.
+        usage: How the run's task uses the model.
 
     Raises:
         RunFolderError: If the method cannot be merged.
@@ -153,6 +161,8 @@ def shape_of(adapted: AdaptedModel, processor: Any, form: str, max_length: int) 
         max_length=max_length,
         interpolate=backbone.kind == "image-classification"
         and own_size(backbone.model.config) not in (None, image_input(processor).size),
+        usage=usage,
+        ends=tuple(ends(backbone.model, processor)) if backbone.kind == "causal-lm" else (),
     )
 
 
@@ -161,8 +171,12 @@ def _count(adapted: AdaptedModel) -> int:
     return sum(1 for _ in adapted.model.parameters())
 
 
+@quiet()  # transformers shows a bar for the files that it writes
 def _save_model(folder: Path, adapted: AdaptedModel, shape: Shape, target: Path) -> None:
     """Write the weights, and the modules that loading them needs."""
+    if shape.kind != "causal-lm":  # pipelines choose between sigmoid and softmax by it
+        labels = "multi" if shape.usage.many else "single"
+        adapted.backbone.model.config.problem_type = f"{labels}_label_classification"
     for name in shape.portable:
         source = inspect.getsource(import_module(f"fedpeft_app.portable.{name}"))
         (folder / f"{name}.py").write_text(source, encoding="utf-8")

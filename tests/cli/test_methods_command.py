@@ -59,12 +59,42 @@ def test_the_papers_table_is_printed() -> None:
 def test_all_methods_are_listed_or_refused_with_a_reason(tiny_model: Path) -> None:
     from fedpeft_app.methods.catalogue import METHODS
 
-    output = fedpeft("--model", str(tiny_model))
-    listed = [row[0] for row in rows(output)]
-    refused = dict(line.split(": ", 1) for line in output.splitlines() if "\t" not in line)
+    done = CliRunner().invoke(app, ["methods", "--model", str(tiny_model)], catch_exceptions=False)
+    listed = [row[0] for row in rows(done.stdout)]
+    reasons = dict(line.split(": ", 1) for line in done.stderr.splitlines())
+    refused = [name for names in reasons for name in names.split(", ")]
     assert sorted([*listed, *refused]) == sorted(METHODS.names())
     assert listed
-    assert refused["prompt-shallow"].startswith("method.name = 'prompt-shallow' is for images")
+    assert reasons["adalora"].startswith("method.name = 'adalora' does not federate")
+
+
+def test_a_pipe_gets_the_table_alone() -> None:
+    arguments = ["methods", *VIT, *chosen("head", "lora", "ln", "bias"), "method.targets=attention"]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert all("\t" in line for line in done.stdout.splitlines())
+    assert done.stderr.count("means nothing to") == 1
+
+
+def test_methods_refused_alike_share_a_line() -> None:
+    arguments = ["methods", *VIT, *chosen("ln", "bias", "lora"), "method.targets=attention"]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.stderr.startswith(
+        "ln, bias: method.targets = 'attention' means nothing to this method. Leave it at"
+    )
+    assert done.exit_code == 0
+
+
+def test_it_fails_where_no_method_fits() -> None:
+    arguments = ["methods", *VIT, *chosen("ln", "bias"), "method.targets=attention"]
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 1
+
+
+@pytest.mark.parametrize("name", ["vit-tiny-patch4-28", "llama-tiny-bytes"])
+def test_the_prefix_of_a_known_architecture_changes_nothing(name: str) -> None:
+    with_prefix, without = (
+        fedpeft("--model", model, *chosen("lora")) for model in (f"scratch:{name}", name)
+    )
+    assert with_prefix == without
 
 
 def test_settings_reach_the_methods(tiny_model: Path) -> None:
@@ -99,6 +129,7 @@ def test_a_terminal_gets_a_table_that_says_what_its_columns_mean(
     output = capsys.readouterr().out
     assert "bytes in a message" in output
     assert "measured as Flower serialises its content" in output
+    assert "–: too large to be measured" in " ".join(output.split())
     assert "prompt-shallow: method.name = 'prompt-shallow' is for images" in output
 
 

@@ -69,10 +69,19 @@ def test_all_problems_are_told_at_once(sound: dict[str, Any], tmp_path: Path) ->
     with pytest.raises(FedPeftError) as caught:
         preflight(parse({**sound, **changes}), 4)
     text = str(caught.value)
+    header, *lines = text.splitlines()
+    assert header == "4 problems:"
+    assert all(line.startswith("  ") for line in lines)
     assert "strategy.name = 'no_such_module:Strategy'" in text
     assert f"found none in {tmp_path}" in text
     assert "missing.csv" in text
     assert f"adapter.safetensors or model.safetensors in {tmp_path}" in text
+
+
+def test_a_problem_that_several_steps_meet_is_told_once(sound: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:  # reading data and trying the method need the task
+        preflight(parse({**sound, "method.name": "ln", "task.options": '{"nope": 1}'}), 4)
+    assert str(caught.value).count("unknown option 'nope'") == 1
 
 
 @pytest.mark.parametrize("key", ["task", "method.name", "data.partitioner", "strategy.name"])

@@ -18,6 +18,8 @@ from fedpeft_app.adapters import AdapterState
 from fedpeft_app.backbone.load import load_model
 from fedpeft_app.backbone.locate import locate
 from fedpeft_app.backbone.processor import load_processor
+from fedpeft_app.data.tasks.causal_lm import CausalLM
+from fedpeft_app.data.tasks.task import Usage
 from fedpeft_app.errors import BackboneError
 from fedpeft_app.methods.adapted import AdaptedModel, adapt
 from fedpeft_app.methods.catalogue import METHODS, find_method
@@ -181,7 +183,14 @@ def computed(
         own[str(case)] = (logits(adapted.model, inputs), start)
         processor = load_processor(locate(str(folder)), kind)
         code = export(
-            adapted, changed, processor, home / str(case), form=case.form, max_length=8, facts={}
+            adapted,
+            changed,
+            processor,
+            home / str(case),
+            form=case.form,
+            max_length=8,
+            usage=Usage(),
+            facts={},
         )
         job[str(case)] = (code, inputs)
     (home / "job.json").write_text(json.dumps(job), encoding="utf-8")
@@ -227,4 +236,74 @@ def test_what_cannot_be_merged_says_so(folders: dict[str, tuple[Path, str]]) -> 
 
     adapted = make(Case(animal="bert", method="bottleneck"), *folders["bert"])
     with pytest.raises(RunFolderError, match="'bottleneck' cannot be folded into plain weights"):
-        shape_of(adapted, None, "merged", 8)
+        shape_of(adapted, None, "merged", 8, Usage())
+
+
+_CHAT = (
+    "{% for turn in messages %}user: {{ turn['content'] + ' ' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "options", "given"),
+    [
+        ("", {}, "some text"),
+        ("", {"template": 'the "topic"\nof {prompt}\n', "max_new_tokens": 3}, "some text"),
+        ("", {"form": "text"}, "some text"),
+        (_CHAT, {}, "some instruction"),
+        (_CHAT, {"form": "text"}, "some text"),
+    ],
+)
+def test_the_readme_writes_what_predict_writes(
+    tiny_llama: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    template: str,
+    options: dict[str, Any],
+    given: str,
+) -> None:
+    adapted = make(Case(animal="llama", method="lora"), tiny_llama, WRITER)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(tiny_llama))
+    tokenizer.chat_template = template or None
+    task = CausalLM(**options).bind(tokenizer)
+    changed = perturbed(adapted)
+    adapted.pour(changed)
+    expected = task.predict(adapted.model.eval(), [given], 1)[0].answer
+    capfd.readouterr()
+    code = export(
+        adapted,
+        changed,
+        tokenizer,
+        tmp_path / "out",
+        form="merged",
+        max_length=8,
+        usage=task.usage,
+        facts={},
+    )
+    assert capfd.readouterr().err == ""  # no bars
+    exec(code, {})
+    assert expected
+    assert capfd.readouterr().out == f"{expected}\n"
+
+
+@pytest.mark.parametrize("form", ["merged", "self-contained"])
+@pytest.mark.parametrize(("many", "kind"), [(False, "single"), (True, "multi")])
+def test_the_models_config_knows_how_many_labels_an_example_has(
+    folders: dict[str, tuple[Path, str]], tmp_path: Path, form: str, kind: str, *, many: bool
+) -> None:
+    folder, task = folders["bert"]
+    adapted = make(Case(animal="bert", method="lora"), folder, task)
+    export(
+        adapted,
+        adapted.initial,
+        load_processor(locate(str(folder)), task),
+        tmp_path / "out",
+        form=form,
+        max_length=8,
+        usage=Usage(many=many),
+        facts={},
+    )
+    path = tmp_path / "out" / ("base" if form == "self-contained" else "") / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    assert config["problem_type"] == f"{kind}_label_classification"

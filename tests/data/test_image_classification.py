@@ -215,7 +215,7 @@ def test_predictions_are_labels_with_their_probability(tmp_path: Path) -> None:
     assert [one.answer for one in found] == ["bright", "dark", "bright"]
     # logits of -1 and 1: 1 / (1 + exp(-2))
     assert [one.probability for one in found] == pytest.approx([0.8807970779778823] * 3)
-    with pytest.raises(DataError, match=r"Cannot read the image .*none\.png"):
+    with pytest.raises(DataError, match=r"Expected an image at .*none\.png, found no file"):
         task.predict(Brightness(1, 1), [str(tmp_path / "none.png")], batch_size=2)
 
 

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from fedpeft_app.backbone.locate import LocatedModel
+from fedpeft_app.data.tasks.task import Usage
 from fedpeft_app.runs.card import Shape, loading_snippet, model_card
 from fedpeft_app.runs.export import FORMS, _moving
 
@@ -131,3 +132,33 @@ def test_the_card_says_how_to_move_an_adapter(origin: str, advice: str) -> None:
     text = _moving(shape(), located, Path("/runs/adapter"))
     assert text.endswith(advice)
     assert ("`/cache/base`" in text) == (origin != "hub")
+
+
+def test_numbers_are_grouped_by_thousands() -> None:
+    assert "| bytes sent | 1,234,567 |" in card(facts={"mode": "central", "bytes sent": 1234567})
+
+
+@pytest.mark.parametrize(
+    ("form", "changes", "reported"),
+    [
+        ("adapter", {}, True),
+        ("self-contained", {}, True),
+        ("adapter", {"peft": False}, True),
+        ("merged", {}, False),
+        ("adapter", {"pooling": "mean"}, False),
+        ("adapter", {"kind": "causal-lm"}, False),
+    ],
+)
+def test_what_transformers_reports_is_explained(
+    form: str, changes: dict[str, Any], *, reported: bool
+) -> None:
+    snippet = loading_snippet(shape(form, **changes), Path("/tmp/a"))
+    assert ("# transformers reports a new head" in snippet) == reported
+
+
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_only_labels_that_exclude_one_another_are_chosen_by_rank(kind: str) -> None:
+    for many in (False, True):
+        snippet = loading_snippet(shape(kind=kind, usage=Usage(many=many)), Path("/tmp/a"))
+        assert ("argmax" in snippet, "sigmoid() > 0.5" in snippet) == (not many, many)
+        ast.parse(snippet)

@@ -271,6 +271,16 @@ def test_a_run_exports_what_the_command_exports(exported: dict[str, Exported]) -
     found = exported["adapter"]
     by_run = (found.run.adapter / "adapter_model.safetensors").read_bytes()
     assert (found.path / "adapter_model.safetensors").read_bytes() == by_run
+    tables = [
+        [
+            line
+            for line in (folder / "README.md").read_text(encoding="utf-8").splitlines()
+            if line.startswith("| ")
+        ]
+        for folder in (found.path, found.run.adapter)
+    ]
+    assert tables[0] == tables[1]
+    assert f"| run | {found.run.path.name} |" in tables[0]
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "labels"])

@@ -11,6 +11,7 @@ from fedpeft_app.adapters import AdapterState
 from fedpeft_app.backbone.load import load_model
 from fedpeft_app.backbone.locate import locate
 from fedpeft_app.backbone.processor import load_tokenizer
+from fedpeft_app.data.tasks.task import Usage
 from fedpeft_app.errors import AdapterMismatchError, RunFolderError
 from fedpeft_app.methods.adapted import AdaptedModel, adapt
 from fedpeft_app.methods.catalogue import METHODS, find_method
@@ -164,7 +165,16 @@ def test_what_does_not_travel_is_no_hindrance(
     model = make(seed=0)
     state = numbered(model)
     tokenizer = load_tokenizer(locate(str(tiny_model)))
-    export(model, state, tokenizer, tmp_path / "out", form="adapter", max_length=8, facts={})
+    export(
+        model,
+        state,
+        tokenizer,
+        tmp_path / "out",
+        form="adapter",
+        max_length=8,
+        usage=Usage(),
+        facts={},
+    )
     assert load(model).vector.tobytes() == state.vector.tobytes()
     if head == "frozen" or method == "lora-fa":  # VeRA draws from a key of its own
         with pytest.raises(AdapterMismatchError, match="drawn from the run's seed"):

@@ -12,7 +12,7 @@ from fedpeft_app.data.encoded import ExampleSet, Values
 from fedpeft_app.data.labels import Labels
 from fedpeft_app.data.tasks.dialogue import PROMPT, Example, Writer
 from fedpeft_app.data.tasks.padding import padded, padding_token
-from fedpeft_app.data.tasks.task import Batch, Metrics, Outputs, Positions, Prediction
+from fedpeft_app.data.tasks.task import Batch, Metrics, Outputs, Positions, Prediction, Usage
 
 if TYPE_CHECKING:
     import torch
@@ -81,6 +81,18 @@ class CausalLM:
         )
         bound._pad = padding_token(processor)
         return bound
+
+    @property
+    def usage(self) -> Usage:
+        """Say how prompts are written, and how much is written after them."""
+        plain = self._form == "text"
+        chat = not plain and self._writer.has_template
+        return Usage(
+            chat=chat,
+            template=PROMPT if plain else self._template,
+            begins=not chat and self._writer.begins,
+            max_new_tokens=self._max_new_tokens,
+        )
 
     def encode(self, inputs: Sequence[Example], threads: int = 1) -> Iterator[Values | None]:
         """Tokenise examples, cut at the longest length."""
@@ -174,17 +186,25 @@ class CausalLM:
                 max_new_tokens=self._max_new_tokens,
                 do_sample=False,
                 pad_token_id=self._pad,
-                eos_token_id=_ends(model, writer.tokenizer),
+                eos_token_id=ends(model, writer.tokenizer),
             )
         answer: str = writer.tokenizer.decode(written[0, len(start) :], skip_special_tokens=True)
         return answer
 
 
-def _ends(model: Any, tokenizer: Any) -> list[int]:
-    """List the tokens that end a text: the model's, which may be several, and the tokenizer's."""
+def ends(model: Any, tokenizer: Any) -> list[int]:
+    """List the tokens that end a text: the model's, which may be several, and the tokenizer's.
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its tokenizer.
+
+    Returns:
+        Token ids, ascending.
+    """
     own = model.generation_config.eos_token_id
-    ends = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id}
-    return sorted(ends - {None})
+    found = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id}
+    return sorted(found - {None})
 
 
 def _next_tokens(model: Any, batch: Batch) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":

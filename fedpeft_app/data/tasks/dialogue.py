@@ -37,6 +37,17 @@ class Writer:
     turns: Literal["all", "last"]
     max_length: int
 
+    @property
+    def has_template(self) -> bool:
+        """Whether the tokenizer knows how conversations are written."""
+        return getattr(self.tokenizer, "chat_template", None) is not None
+
+    @property
+    def begins(self) -> bool:
+        """Whether the tokenizer sets a token that texts begin with."""
+        begin = self.tokenizer.bos_token_id
+        return begin is not None and begin in self.tokenizer("")["input_ids"]
+
     def row(self, example: Example) -> Row | None:
         """Write one example.
 
@@ -55,7 +66,7 @@ class Writer:
             self._ids(text) if learnt else ~self._ids(text)
             for text, learnt in self._segments(example)
         ]
-        if isinstance(example, str) or not self._has_template():  # a template writes its own
+        if isinstance(example, str) or not self.has_template:  # a template writes its own
             pieces = [~self._start(), *pieces, self._end()]
         row: Row = np.concatenate(pieces)[: self.max_length]
         return row if (row[1:] >= 0).any() else None
@@ -69,7 +80,7 @@ class Writer:
         Returns:
             Token ids.
         """
-        if not self._has_template():
+        if not self.has_template:
             return self.opening(self._filled(instruction))
         turn = {"role": "user", "content": instruction}
         return [*map(int, self._ids(self._render([turn], answer=True)))]
@@ -89,7 +100,7 @@ class Writer:
         """Cut an example into what is given and what is learnt."""
         if isinstance(example, str):
             yield example, True
-        elif self._has_template():
+        elif self.has_template:
             yield from self._chat(_messages(example))
         elif isinstance(example, tuple):
             yield self._filled(example[0]), False
@@ -135,9 +146,7 @@ class Writer:
 
     def _start(self) -> Row:
         """Give the token that texts begin with, if the tokenizer sets one."""
-        begin = self.tokenizer.bos_token_id
-        set_by_itself = begin is not None and begin in self.tokenizer("")["input_ids"]
-        return np.array([begin] if set_by_itself else [], np.int32)
+        return np.array([self.tokenizer.bos_token_id] if self.begins else [], np.int32)
 
     def _end(self) -> Row:
         """Give the token that ends a text."""
@@ -152,10 +161,6 @@ class Writer:
     def _filled(self, instruction: str) -> str:
         """Write an instruction without a chat template."""
         return self.template.replace(PROMPT, instruction)
-
-    def _has_template(self) -> bool:
-        """Say whether the tokenizer knows how conversations are written."""
-        return getattr(self.tokenizer, "chat_template", None) is not None
 
 
 def _messages(example: tuple[str, str] | list[Message]) -> list[Message]:

@@ -12,7 +12,7 @@ from fedpeft_app.data.images import Geometry, Picture, Pixels, in_threads, pixel
 from fedpeft_app.data.labels import Labels
 from fedpeft_app.data.tasks.image_input import ImageInput, image_input
 from fedpeft_app.data.tasks.scores import Scores, label_tensor, scored
-from fedpeft_app.data.tasks.task import Batch, Metrics, Outputs, Positions, Prediction
+from fedpeft_app.data.tasks.task import Batch, Metrics, Outputs, Positions, Prediction, Usage
 from fedpeft_app.errors import DataError
 
 if TYPE_CHECKING:
@@ -66,6 +66,11 @@ class ImageClassification:
         bound._input = image_input(processor)
         bound._scores = self._scores.bind(labels)
         return bound
+
+    @property
+    def usage(self) -> Usage:
+        """Say whether labels exclude one another."""
+        return Usage(many=self._scores.many)
 
     def encode(self, inputs: Sequence[Picture], threads: int = 1) -> Iterator[Values]:
         """Decode images; those that are not of one small size are resized and cropped."""

@@ -33,6 +33,25 @@ class Prediction:
     probability: float | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """How a trained model is used, for code that does without fedpeft.
+
+    Attributes:
+        many: Whether an example has any number of labels.
+        chat: Whether prompts are written by the tokenizer's chat template.
+        template: A prompt's form otherwise, with "{prompt}" in it.
+        begins: Whether prompts begin with the tokenizer's bos_token.
+        max_new_tokens: Most tokens that are written, from 1.
+    """
+
+    many: bool = False
+    chat: bool = False
+    template: str = "{prompt}"
+    begins: bool = False
+    max_new_tokens: int = 64
+
+
 class Task(Protocol):
     """What a model is trained to do.
 
@@ -73,6 +92,11 @@ class Task(Protocol):
         Raises:
             DataError: If processor or labels do not suit the task.
         """
+        ...
+
+    @property
+    def usage(self) -> Usage:
+        """Say how `predict` uses the model."""
         ...
 
     def encode(self, inputs: Sequence[Any], threads: int = 1) -> Iterable[Values | None]:

@@ -10,7 +10,7 @@ from fedpeft_app.data.encoded import ExampleSet, Values
 from fedpeft_app.data.labels import Labels
 from fedpeft_app.data.tasks.padding import padded, padding_token
 from fedpeft_app.data.tasks.scores import Scores, label_tensor, scored
-from fedpeft_app.data.tasks.task import Batch, Metrics, Outputs, Positions, Prediction
+from fedpeft_app.data.tasks.task import Batch, Metrics, Outputs, Positions, Prediction, Usage
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +56,11 @@ class TextClassification:
         bound._max_length = max_length
         bound._scores = self._scores.bind(labels)
         return bound
+
+    @property
+    def usage(self) -> Usage:
+        """Say whether labels exclude one another."""
+        return Usage(many=self._scores.many)
 
     def encode(self, inputs: Sequence[str], threads: int = 1) -> Iterator[Values]:
         """Tokenise texts, cut at the longest length, special tokens included."""
