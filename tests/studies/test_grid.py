@@ -100,7 +100,7 @@ def test_every_seed_is_a_run_of_its_own(tmp_path: Path) -> None:
         (HEAD + "[config]\nmethod.name = 'lora'\n" + GRID, "is in [grid], which would win"),
         (HEAD + GRID + "[table]\nrows = []\n", "is in neither table.rows nor table.columns"),
         (HEAD + GRID + "[table]\nrows = ['mode']\n", "rows are made of keys in [grid]"),
-        (HEAD + GRID + "[table]\nbaseline = 'laro'\n", "Rows: lora, head. Did you mean 'lora'?"),
+        (HEAD + GRID + "[table]\nbaseline = 'loar'\n", "Rows: lora, head. Did you mean 'lora'?"),
         (HEAD + GRID + "[[cell]]\nrow = 'lora'\n", "another cell has this row and column"),
         (HEAD + GRID + "[[cell]]\nset = {rounds = 1}\n", "must name the row"),
         (HEAD + GRID + "[[exclude]]\nwhen = {rounds = 3}\n", "fits no cell of the study"),
