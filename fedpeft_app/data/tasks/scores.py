@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 ONE_LABEL = ("loss", "accuracy", "macro-f1", "auroc")
 MANY_LABELS = ("loss", "accuracy", "micro-f1", "macro-f1", "auroc")
 _PAIR = 2  # labels for which one score orders the examples
+_DIGITS = 12  # of a probability that are sure in double precision
 Floats = npt.NDArray[np.float64]
 
 
@@ -179,7 +180,7 @@ def _of_one(scores: Floats, labels: Labels) -> Metrics:
     }
     count = scores.shape[1]
     if len(np.unique(labels)) == count:
-        judged = log_probabilities[:, 1] if count == _PAIR else np.exp(log_probabilities)
+        judged = scores[:, 1] - scores[:, 0] if count == _PAIR else _rounded(log_probabilities)
         result["auroc"] = float(roc_auc_score(labels, judged, multi_class="ovr"))
     return result
 
@@ -208,6 +209,15 @@ def _marked(probabilities: Floats, labels: Sequence[str]) -> Prediction:
     answer = ",".join(label for label, taken in zip(labels, chosen, strict=True) if taken)
     exactly = np.where(chosen, probabilities, 1.0 - probabilities).prod()
     return Prediction(answer=answer, probability=float(exactly))
+
+
+def _rounded(log_probabilities: Floats) -> Floats:
+    """Give probabilities of which those that differ by rounding alone are equal.
+
+    Ranks have no tolerance: an order that only rounding made would count as much as a real one.
+    """
+    rounded: Floats = np.exp(log_probabilities).round(_DIGITS)
+    return rounded
 
 
 def _log_softmax(scores: Floats) -> Floats:
