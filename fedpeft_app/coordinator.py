@@ -19,8 +19,9 @@ from fedpeft_app.config import RunConfig, flatten
 from fedpeft_app.config.schema import options
 from fedpeft_app.data.encoded import example_set
 from fedpeft_app.data.splits import Splits
-from fedpeft_app.data_plan import make_task, require_metric
+from fedpeft_app.data_plan import criterion, make_task
 from fedpeft_app.errors import AdapterMismatchError, FedPeftError
+from fedpeft_app.facts import run_facts
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.methods.method import as_saved
 from fedpeft_app.observe.journal import Journal
@@ -83,7 +84,7 @@ def coordinate(grid: Grid, config: RunConfig, run_id: int) -> RunFolder:
 def _open_session(grid: Grid, config: RunConfig, folder: RunFolder, journal: Journal) -> Session:
     """Call the roll, load what the server needs, and note who takes part."""
     started = time.monotonic()
-    require_metric(config, make_task(config))  # `flwr run` starts a run that nothing looked at
+    criterion(config, make_task(config))  # `flwr run` starts a run that nothing looked at
     located = find_model(config.model.name, config.model.revision)
     ledger = Ledger(backbone_bytes=located.weight_bytes, full_parameters=0)
     adapted, roster = _call_roll(grid, config, ledger)
@@ -196,8 +197,7 @@ def _run_together(grid: Grid, session: Session) -> None:
         rounds=config.rounds,
         every=config.evaluate.every,
         precision=fit_settings(config).precision,
-        select_by=config.evaluate.select_by,
-        lower_is_better=session.examiner.task.lower_is_better,
+        criterion=criterion(config, session.examiner.task),
         test_rounds=config.evaluate.test == "rounds",
         keep_all=config.output.keep == "all",
     )
@@ -242,17 +242,14 @@ def _finish(session: Session, chosen: Checkpoint, why: str, **summary: Any) -> N
     if not test and config.evaluate.every:
         test = session.examiner.examine(chosen.state, "test", "fp32")
     test = dict(test or {})
-    facts = {
-        "run": session.folder.path.name,
-        "method": config.method.name,
-        **({"method.head": config.method.head} if config.method.head != "train" else {}),
-        "mode": config.mode,
-        "rounds": config.rounds,
-        "exported round": f"{chosen.round_number} ({why})",
-        "nodes": len(session.roster.members),
-        "bytes sent, both directions": ledger.total(),
-        **{f"test {name}": round(value, 4) for name, value in test.items()},
-    }
+    facts = run_facts(
+        config,
+        session.folder.path.name,
+        exported=f"{chosen.round_number} ({why})",
+        nodes=len(session.roster.members),
+        sent=ledger.total(),
+        test=test,
+    )
     snippet = export(
         session.adapted,
         chosen.state,
@@ -276,6 +273,7 @@ def _finish(session: Session, chosen: Checkpoint, why: str, **summary: Any) -> N
         down=ledger.total("down"),
         up=ledger.total("up"),
         mode=config.mode,
+        metric=criterion(config, session.examiner.task).metric,
         bytes_per_message=ledger.mean_message_bytes(),
         full_bytes_per_message=ledger.full_message_bytes,
         times_fewer=ledger.ratio_to_full(),

@@ -11,6 +11,7 @@ import numpy as np
 
 from fedpeft_app.config import RunConfig
 from fedpeft_app.config.schema import options
+from fedpeft_app.criterion import Criterion
 from fedpeft_app.data.columns import Columns
 from fedpeft_app.data.encoded import EncodedSource, ExampleSet, example_set
 from fedpeft_app.data.partition import PartitionSettings, kept_partition
@@ -43,19 +44,20 @@ def make_task(config: RunConfig) -> Task:
     raise ConfigError([Fault(key="task.options", value=config.task_options, problem=problem)])
 
 
-def require_metric(config: RunConfig, task: Task) -> None:
-    """Refuse to choose rounds by what the task does not measure.
+def criterion(config: RunConfig, task: Task) -> Criterion:
+    """Say what chooses the best round.
 
     Raises:
-        ConfigError: With what it does.
+        ConfigError: If the task does not measure it; with what it does.
     """
-    chosen = config.evaluate.select_by
+    chosen = config.evaluate.select_by or task.headline
     if chosen not in task.metric_names:
         problem = (
             f"{config.task} does not measure it, only: {', '.join(task.metric_names)}."
             f"{near_miss(chosen, task.metric_names)}"
         )
         raise ConfigError([Fault(key="evaluate.select-by", value=chosen, problem=problem)])
+    return Criterion(metric=chosen, lower_is_better=chosen in task.lower_is_better)
 
 
 def encoding(config: RunConfig, task: Task) -> list[str]:

@@ -2,12 +2,13 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from fedpeft_app.adapters import AdapterState
+from fedpeft_app.criterion import UNRATED, Criterion, Rating
 from fedpeft_app.data.encoded import ExampleSet
 from fedpeft_app.data.splits import Splits
 from fedpeft_app.data.tasks.task import Metrics, Task
@@ -104,8 +105,7 @@ class Recorder:
         rounds: Rounds of the run.
         every: Rounds between two evaluations; the last round is always one, 0 = never.
         precision: Arithmetic of evaluation, but for the last round's test, in float32.
-        select_by: Metric that chooses the best round, such as "accuracy" or "loss".
-        lower_is_better: Metrics of which less is better.
+        criterion: Chooses the best round.
         test_rounds: Whether every evaluation measures the test set too.
         keep_all: Whether every round's checkpoint stays.
 
@@ -125,8 +125,7 @@ class Recorder:
         rounds: int,
         every: int,
         precision: str,
-        select_by: str,
-        lower_is_better: Collection[str],
+        criterion: Criterion,
         test_rounds: bool,
         keep_all: bool,
     ) -> None:
@@ -137,11 +136,10 @@ class Recorder:
         self._rounds = rounds
         self._every = every
         self._precision = precision
-        self._select_by = select_by
-        self._lower_is_better = lower_is_better
+        self._criterion = criterion
         self._test_rounds = test_rounds
         self._keep_all = keep_all
-        self._best_rating = (-math.inf, -math.inf)  # the metric, and among equals the loss
+        self._best_rating = UNRATED
         self.best: Checkpoint | None = None
         self.last: Checkpoint | None = None
 
@@ -174,8 +172,8 @@ class Recorder:
         checkpoint = Checkpoint(state=result.state, round_number=round_number, metrics=measured)
         self.last = checkpoint
         judged = self._validation(result, measured)
-        rating = (self._rate(round_number, judged), -judged.get("loss", math.inf))
-        if rating[0] > -math.inf and rating > self._best_rating:
+        rating = self._rate(round_number, judged)
+        if rating > self._best_rating:
             self._best_rating, self.best = rating, checkpoint
         save_checkpoint(self._folder, checkpoint)
         if not self._keep_all:
@@ -190,11 +188,11 @@ class Recorder:
             return judged
         return _pooled(result.client_metrics)
 
-    def _rate(self, round_number: int, judged: Mapping[str, float]) -> float:
+    def _rate(self, round_number: int, judged: Mapping[str, float]) -> Rating:
         """Rate a round, and note where it was judged but cannot be."""
-        rating = score(judged, self._select_by, self._lower_is_better)
-        if judged and rating == -math.inf:
-            self._journal.note("unrated", round=round_number, metric=self._select_by)
+        rating = self._criterion.rate(judged)
+        if judged and rating == UNRATED:
+            self._journal.note("unrated", round=round_number, metric=self._criterion.metric)
         return rating
 
     def _note_round(self, result: RoundResult, measured: Mapping[str, Any]) -> None:
@@ -204,6 +202,7 @@ class Recorder:
             "round_finished",
             round=round_number,
             rounds=self._rounds,
+            metric=self._criterion.metric,
             ok=len(result.good),
             failed=len(result.rejected),
             rejected={str(node): reason for node, reason in result.rejected.items()},
@@ -220,24 +219,6 @@ class Recorder:
             **measured,
         )
         self._journal.sync()
-
-
-def score(metrics: Mapping[str, float], select_by: str, lower_is_better: Collection[str]) -> float:
-    """Rate a state by what was measured on it.
-
-    Args:
-        metrics: Metric → value.
-        select_by: A metric that the task has.
-        lower_is_better: Metrics of which less is better.
-
-    Returns:
-        The metric, its sign turned where less is better; −∞ where it is NaN, or was not
-        measured: AUROC, for one, is undefined on data that lack a label.
-    """
-    value = float(metrics.get(select_by, math.nan))
-    if math.isnan(value):
-        return -math.inf
-    return -value if select_by in lower_is_better else value
 
 
 def _over_nodes(client_metrics: Mapping[int, Mapping[str, float]]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """A run's folder → its model again, without its data."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,12 +7,12 @@ from typing import Any
 from fedpeft_app.adapters import AdapterState
 from fedpeft_app.assembly import adapted_model
 from fedpeft_app.config import RunConfig, parse
+from fedpeft_app.criterion import UNRATED
 from fedpeft_app.data.tasks.task import Prediction
-from fedpeft_app.data_plan import make_task
+from fedpeft_app.data_plan import criterion, make_task
 from fedpeft_app.errors import NodeStateError, RunFolderError
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.node.memory import memory_of
-from fedpeft_app.recorder import score
 from fedpeft_app.run_data import bound_task, processor
 from fedpeft_app.runs.checkpoint import Checkpoint, kept_rounds, load_checkpoint
 from fedpeft_app.runs.directory import RunFolder
@@ -148,10 +147,10 @@ def predict(restored: Restored, config: RunConfig, inputs: Sequence[str]) -> lis
 def _best_so_far(run: RunFolder, kept: Sequence[int]) -> int:
     """Choose among the kept rounds of an unfinished run, the last one if none was judged."""
     config = parse(run.config())
-    select_by, lower_is_better = config.evaluate.select_by, make_task(config).lower_is_better
-    best, best_score = kept[-1], -math.inf
+    rate = criterion(config, make_task(config)).rate
+    best, best_rating = kept[-1], UNRATED
     for round_number in kept:
         validation = load_checkpoint(run, round_number).metrics.get("validation", {})
-        if (rating := score(validation, select_by, lower_is_better)) > best_score:
-            best, best_score = round_number, rating
+        if (rating := rate(validation)) > best_rating:
+            best, best_rating = round_number, rating
     return best

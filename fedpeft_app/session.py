@@ -1,6 +1,5 @@
 """What a run works with once the roll is called, and the local-only baseline on top of it."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -9,10 +8,12 @@ from flwr.serverapp import Grid
 from fedpeft_app.adapters import AdapterState
 from fedpeft_app.adapters.algebra import shifted
 from fedpeft_app.config import RunConfig
+from fedpeft_app.criterion import UNRATED, Rating
+from fedpeft_app.data_plan import criterion
 from fedpeft_app.errors import FedPeftError
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.observe.journal import Journal
-from fedpeft_app.recorder import Examiner, score
+from fedpeft_app.recorder import Examiner
 from fedpeft_app.runs.checkpoint import Checkpoint, save_checkpoint
 from fedpeft_app.runs.directory import RunFolder
 from fedpeft_app.strategies.alone import Alone
@@ -96,7 +97,7 @@ class _AloneWatcher:
     session: Session
     accuracy: dict[int, float] = field(default_factory=dict)
     best: Checkpoint | None = None
-    _best_score: float = -math.inf
+    _best_rating: Rating = UNRATED
 
     def round_started(self, round_number: int, cohort: Sequence[Member]) -> None:
         """Note whom the run asks."""
@@ -117,17 +118,22 @@ class _AloneWatcher:
     def _judge(self, node: int, state: AdapterState, metrics: Mapping[str, float]) -> None:
         """Measure one node's state, and remember it if it is the best so far."""
         examiner = self.session.examiner
+        rule = criterion(self.session.config, examiner.task)
         validation = examiner.examine(state, "validation", "fp32")
         test = examiner.examine(state, "test", "fp32")
         self.accuracy[node] = test["accuracy"]
         self.session.journal.note(
-            "node_finished", node=node, validation=validation, test=test, train=dict(metrics)
+            "node_finished",
+            node=node,
+            metric=rule.metric,
+            validation=validation,
+            test=test,
+            train=dict(metrics),
         )
-        select_by = self.session.config.evaluate.select_by
-        rating = score(validation, select_by, examiner.task.lower_is_better)
-        if validation and rating == -math.inf:
-            self.session.journal.note("unrated", node=node, metric=select_by)
-        if self.best is None or rating > self._best_score:
-            self._best_score = rating
+        rating = rule.rate(validation)
+        if validation and rating == UNRATED:
+            self.session.journal.note("unrated", node=node, metric=rule.metric)
+        if self.best is None or rating > self._best_rating:
+            self._best_rating = rating
             measured = {"precision": "fp32", "validation": validation, "test": test}
             self.best = Checkpoint(state=state, round_number=1, metrics=measured)

@@ -15,12 +15,13 @@ ROOT = "fedpeft_app"
 
 # A room is a sub-package or a module of the package itself. Imports lead to lower layers.
 LAYERS: dict[int, tuple[str, ...]] = {
-    0: ("errors", "registry", "seeds", "atomic"),
+    0: ("errors", "registry", "seeds", "atomic", "criterion"),
     1: ("config", "adapters", "portable", "mirrors"),  # backbone and data both fetch
     2: ("wire", "backbone", "methods", "data", "node"),
     3: ("training", "strategies", "runs", "observe"),
     4: (  # each may import those before it
         "names",
+        "facts",
         "data_plan",
         "run_data",
         "assembly",
@@ -82,6 +83,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {  # third-party library → rooms and m
 }
 KNOWS_THE_CONFIG = {  # every other component takes ordinary arguments
     "config",
+    "facts",
     "data_plan",
     "run_data",
     "assembly",

@@ -5,15 +5,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from conftest import read_events
 
 from fedpeft_app.adapters import AdapterState
 from fedpeft_app.config import defaults
+from fedpeft_app.criterion import Criterion
 from fedpeft_app.observe.journal import Journal
 from fedpeft_app.observe.lines import describe
-from fedpeft_app.recorder import Recorder, score, spread
+from fedpeft_app.recorder import Recorder, spread
 from fedpeft_app.runs.checkpoint import kept_rounds, load_checkpoint
 from fedpeft_app.runs.directory import RunFolder, create_run
 from fedpeft_app.strategies.rounds import RoundResult
@@ -21,7 +21,6 @@ from fedpeft_app.strategies.strategy import Member, Reply
 from fedpeft_app.wire.ledger import Entry, Ledger
 
 Values = Mapping[str, float]
-LOWER = frozenset({"loss"})
 
 
 class Judge:
@@ -52,6 +51,11 @@ def by(**metrics: Sequence[float]) -> list[Values]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
+def going_by(metric: str) -> Criterion:
+    """Choose by one metric."""
+    return Criterion(metric=metric, lower_is_better=metric == "loss")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     """An empty run."""
@@ -74,8 +78,7 @@ def record(folder: RunFolder, state: AdapterState) -> Record:
         defaults = {
             "every": 1,
             "precision": "bf16",
-            "select_by": "accuracy",
-            "lower_is_better": LOWER,
+            "criterion": going_by("accuracy"),
             "test_rounds": True,
             "keep_all": False,
         }
@@ -135,7 +138,7 @@ def test_the_best_round_is_the_best_by_the_chosen_metric(
     record: Record, select_by: str, best: int
 ) -> None:
     judge = Judge(by(accuracy=[0.1, 0.9, 0.2, 0.3], f1=[0.1, 0.2, 0.9, 0.3], loss=[1, 2, 3, 4]))
-    recorder = record(judge, 4, select_by=select_by)
+    recorder = record(judge, 4, criterion=going_by(select_by))
     assert recorder.best.round_number == best
     assert recorder.best.state.vector[0] == best
     assert recorder.last.round_number == 4
@@ -144,7 +147,7 @@ def test_the_best_round_is_the_best_by_the_chosen_metric(
 @pytest.mark.parametrize("select_by", ["accuracy", "loss"])
 def test_the_earliest_of_equals_is_the_best(record: Record, select_by: str) -> None:
     judge = Judge(by(accuracy=[0.4, 0.5, 0.5, 0.5], loss=[1.5, 1.0, 1.0, 1.0]))
-    assert record(judge, 4, select_by=select_by).best.round_number == 2
+    assert record(judge, 4, criterion=going_by(select_by)).best.round_number == 2
 
 
 def test_test_data_never_chooses(record: Record) -> None:
@@ -155,8 +158,11 @@ def test_test_data_never_chooses(record: Record) -> None:
 
 def test_what_is_not_a_number_is_never_the_best(record: Record) -> None:
     nan = float("nan")
-    assert record(Judge(by(loss=[nan, 3.0, nan])), 3, select_by="loss").best.round_number == 2
-    assert record(Judge(by(loss=[nan, nan])), 2, select_by="loss").best is None
+    assert (
+        record(Judge(by(loss=[nan, 3.0, nan])), 3, criterion=going_by("loss")).best.round_number
+        == 2
+    )
+    assert record(Judge(by(loss=[nan, nan])), 2, criterion=going_by("loss")).best is None
 
 
 def test_every_second_round_and_the_last_are_evaluated(record: Record, folder: RunFolder) -> None:
@@ -223,7 +229,7 @@ def test_a_round_whose_metric_is_undefined_is_never_the_best(
     record: Record, folder: RunFolder
 ) -> None:
     judged = [{"accuracy": 0.9}, {"accuracy": 0.1, "auroc": 0.5}, {"accuracy": 0.9}]
-    recorder = record(Judge(judged), 3, select_by="auroc")
+    recorder = record(Judge(judged), 3, criterion=going_by("auroc"))
     assert recorder.best.round_number == 2
     noted = [event for event in read_events(folder.journal) if event["event"] == "unrated"]
     assert [(event["round"], event["metric"]) for event in noted] == [(1, "auroc"), (3, "auroc")]
@@ -231,7 +237,7 @@ def test_a_round_whose_metric_is_undefined_is_never_the_best(
 
 
 def test_where_no_round_can_be_rated_none_is_the_best(record: Record) -> None:
-    recorder = record(Judge([{"accuracy": 0.9}] * 2), 2, select_by="auroc")
+    recorder = record(Judge([{"accuracy": 0.9}] * 2), 2, criterion=going_by("auroc"))
     assert (recorder.best, recorder.last.round_number) == (None, 2)
 
 
@@ -272,8 +278,7 @@ def test_starts_and_replies_are_noted_by_partition(folder: RunFolder) -> None:
         rounds=1,
         every=1,
         precision="fp32",
-        select_by="accuracy",
-        lower_is_better=LOWER,
+        criterion=going_by("accuracy"),
         test_rounds=True,
         keep_all=False,
     )
@@ -299,23 +304,6 @@ def test_spread_is_this() -> None:
 def test_the_spread_of_one_node_is_its_own() -> None:
     found = spread({3: 0.5})
     assert {found["mean"], found["worst"], found["best"], *found["deciles"]} == {0.5}
-
-
-@pytest.mark.parametrize(
-    ("metrics", "select_by", "expected"),
-    [
-        ({"accuracy": 0.5}, "accuracy", 0.5),
-        ({"loss": 0.5}, "loss", -0.5),
-        ({"loss": float("nan")}, "loss", -np.inf),
-        ({"accuracy": float("nan")}, "accuracy", -np.inf),
-        ({"accuracy": 0.5}, "auroc", -np.inf),
-        ({"accuracy": 0.5}, "loss", -np.inf),
-    ],
-)
-def test_more_is_better_but_of_what_the_task_says(
-    metrics: Values, select_by: str, expected: float
-) -> None:
-    assert score(metrics, select_by, LOWER) == expected
 
 
 def test_of_equal_rounds_the_one_with_the_lower_loss_is_best(record: Record) -> None:

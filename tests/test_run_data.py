@@ -12,8 +12,9 @@ from PIL import Image
 from fedpeft_app import run_data
 from fedpeft_app.assembly import adapted_model, agreement
 from fedpeft_app.config import parse
+from fedpeft_app.criterion import Criterion
 from fedpeft_app.data.sources import Source, find_source
-from fedpeft_app.data_plan import encoding, make_task, require_metric
+from fedpeft_app.data_plan import criterion, encoding, make_task
 from fedpeft_app.errors import ConfigError, DataError, UnknownNameError
 from fedpeft_app.run_data import bound_task, node_data, open_data, own_setting, server_splits
 
@@ -118,10 +119,26 @@ def test_task_options_are_checked_with_near_misses() -> None:
 )
 def test_rounds_are_chosen_by_what_the_task_measures(task: str, metric: str) -> None:
     config = parse({"task": task, "evaluate.select-by": metric})
-    require_metric(config, make_task(config))
+    assert criterion(config, make_task(config)).metric == metric
     other = parse({"task": task, "evaluate.select-by": "micro-f1"})
     with pytest.raises(ConfigError, match=f"{task} does not measure it, only: loss"):
-        require_metric(other, make_task(other))
+        criterion(other, make_task(other))
+
+
+@pytest.mark.parametrize(
+    ("task", "task_options", "metric", "lower"),
+    [
+        ("text-classification", "{}", "accuracy", False),
+        ("image-classification", '{"multi_label": true}', "micro-f1", False),
+        ("causal-lm", "{}", "loss", True),
+    ],
+)
+def test_a_task_has_a_metric_of_its_own_to_go_by(
+    task: str, task_options: str, metric: str, *, lower: bool
+) -> None:
+    config = parse({"task": task, "task.options": task_options})
+    expected = Criterion(metric=metric, lower_is_better=lower)
+    assert criterion(config, make_task(config)) == expected
 
 
 def test_what_tuning_runs_see_is_never_what_the_table_is_judged_on(

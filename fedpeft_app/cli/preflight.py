@@ -16,8 +16,8 @@ from fedpeft_app.data.read import read
 from fedpeft_app.data.sources import find_source
 from fedpeft_app.data_plan import (
     columns,
+    criterion,
     make_task,
-    require_metric,
     shares,
     splits,
     unencoded,
@@ -184,7 +184,7 @@ def _share_data(config: RunConfig, nodes: int, located: LocatedModel | None) -> 
         task = make_task(config)
     except UnknownNameError:  # _import_plugins says so already
         return
-    require_metric(config, task)
+    criterion(config, task)
     source = find_source(config.data.name, config.data.subset)
     examples, names = read(source, columns(config), task.reads)
     train = splits(config, unencoded(examples, names)).train

@@ -1,16 +1,19 @@
 """Finished runs: list, remove, export, predict."""
 
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Column, Table
+from rich.table import Table
 
 from fedpeft_app.config import RunConfig, parse
 from fedpeft_app.errors import RunFolderError
+from fedpeft_app.facts import run_facts
 from fedpeft_app.node.memory import experiment_folder
 from fedpeft_app.observe.journal import is_being_written
 from fedpeft_app.runs.directory import RunFolder, find_run, list_runs, remove_run, runs_parent
@@ -18,7 +21,7 @@ from fedpeft_app.runs.directory import RunFolder, find_run, list_runs, remove_ru
 if TYPE_CHECKING:
     from fedpeft_app.runs.checkpoint import Checkpoint
 
-_COLUMNS = ("run", "mode", "method", "data", "rounds", "outcome", "test accuracy")
+_COLUMNS = ("run", "mode", "method", "data", "rounds", "outcome", "metric", "test")
 _SHOWN = 70  # characters of a text that are printed beside its label
 
 
@@ -54,9 +57,12 @@ def list_runs_table(console: Console) -> None:
     if not rows:
         console.print(f"no runs in {parent}", highlight=False, markup=False, soft_wrap=True)
     elif console.is_terminal:
-        table = Table(*(Column(name, overflow="fold") for name in _COLUMNS))
-        for row in rows:
-            table.add_row(*map(escape, row))
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        for name in (_COLUMNS[0], *_COLUMNS[4:]):
+            table.add_column(name, overflow="fold")
+        for run, mode, method, data, *rest in rows:  # two lines a run fit 80 characters
+            below = ", ".join(filter(None, (mode, method, data)))
+            table.add_row(f"{escape(run)}\n[dim]{escape(below)}[/dim]", *map(escape, rest))
         console.print(table)
     else:
         for row in (_COLUMNS, *rows):
@@ -195,9 +201,9 @@ def _row(run: RunFolder) -> tuple[str, ...]:
     try:
         config, events, end = run.config(), run.events(), outcome(run)
     except RunFolderError:
-        return (run.path.name, "", "", "", "", "unreadable", "")
-    finished = next((event for event in events if event["event"] == "run_finished"), {})
-    accuracy = finished.get("test", {}).get("accuracy")
+        return (run.path.name, "", "", "", "", "unreadable", "", "")
+    finished = _finished(events)
+    metric, test = finished.get("metric", "accuracy"), finished.get("test", {})
     alone = config["mode"] == "local"  # nothing is exchanged, so there are no rounds
     done = sum(event["event"] == "round_finished" for event in events)
     return (
@@ -207,7 +213,8 @@ def _row(run: RunFolder) -> tuple[str, ...]:
         Path(str(config.get("data.name", ""))).name,
         "alone" if alone else f"{done}/{config['rounds']}",
         end,
-        f"{accuracy:.4f}" if accuracy is not None else "",
+        metric if test else "",
+        f"{test[metric]:.4f}" if metric in test else "",
     )
 
 
@@ -215,21 +222,23 @@ def _facts(run: RunFolder, config: RunConfig, checkpoint: "Checkpoint") -> dict[
     """Collect what the model card says about a checkpoint."""
     events = run.events()
     members = [len(event["examples"]) for event in events if event["event"] == "roll_call"]
-    finished = next((event for event in events if event["event"] == "run_finished"), None)
-    facts: dict[str, Any] = {
-        "run": run.path.name,
-        "method": config.method.name,
-        **({"method.head": config.method.head} if config.method.head != "train" else {}),
-        "mode": config.mode,
-        "rounds": config.rounds,
-        "exported round": checkpoint.round_number,
-        "nodes": members[-1] if members else "",
-    }
+    finished = _finished(events)
+    exported: str | int = checkpoint.round_number
     exact = checkpoint.metrics.get("precision") == "fp32"
     test = checkpoint.metrics.get("test", {}) if exact else {}
-    if finished is not None:
-        facts["bytes sent, both directions"] = finished["down"] + finished["up"]
-        if finished["round"] == checkpoint.round_number:
-            facts["exported round"] = f"{checkpoint.round_number} ({finished['chosen']})"
-            test = finished["test"]
-    return {**facts, **{f"test {name}": round(value, 4) for name, value in test.items()}}
+    if finished and finished["round"] == checkpoint.round_number:
+        exported = f"{exported} ({finished['chosen']})"
+        test = finished["test"]
+    return run_facts(
+        config,
+        run.path.name,
+        exported=exported,
+        nodes=members[-1] if members else None,
+        sent=finished["down"] + finished["up"] if finished else None,
+        test=test,
+    )
+
+
+def _finished(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Give the event that ends a whole run; empty where there is none."""
+    return next((event for event in events if event["event"] == "run_finished"), {})

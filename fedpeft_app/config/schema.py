@@ -233,7 +233,9 @@ class EvaluateSection(Section):
     )
     batch_size: Count = Field(64, description="examples per forward pass of evaluation")
     select_by: str = Field(
-        "accuracy", min_length=1, description="validation metric that chooses the best round"
+        "",
+        description="validation metric that chooses the best round; empty = the task's own: "
+        "accuracy, of several labels micro-f1, of causal-lm the loss",
     )
     personal_steps: CountOrNone = Field(
         0, description="optimizer steps a node makes for itself before it evaluates; 0 = none"

@@ -70,8 +70,8 @@ def _round_finished(event: Mapping[str, Any]) -> str:
         f"clients {event['ok']} ok, {event['failed']} failed",
         f"train loss {event['train_loss']:.3f}",
     ]
-    if event.get("test"):
-        parts.append(f"test accuracy {event['test']['accuracy']:.4f}")
+    if split := next((name for name in ("test", "validation") if event.get(name)), ""):
+        parts.append(f"{split} {_headline(event, split)}")
     if clients := event.get("clients"):
         decile = (
             f"worst decile {clients['worst_decile']:.4f}, " if len(clients["nodes"]) > 10 else ""
@@ -85,7 +85,7 @@ def _round_finished(event: Mapping[str, Any]) -> str:
 
 
 def _node_finished(event: Mapping[str, Any]) -> str:
-    return f"node {event['node']} alone: test accuracy {event['test']['accuracy']:.4f}"
+    return f"node {event['node']} alone: test {_headline(event, 'test')}"
 
 
 def _run_finished(event: Mapping[str, Any]) -> str:
@@ -122,10 +122,21 @@ def _run_finished(event: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _headline(event: Mapping[str, Any], split: str) -> str:
+    """Name the metric that rounds are chosen by, or accuracy where that one is undefined."""
+    metrics = event[split]
+    chosen = event.get("metric", "accuracy")
+    return _named(chosen if chosen in metrics else "accuracy", metrics)
+
+
 def _measured(metrics: Mapping[str, float]) -> str:
     """Name metrics and their values, accuracy first; the loss says little without a scale."""
     names = ["accuracy", *(name for name in metrics if name not in ("accuracy", "loss"))]
-    return ", ".join(f"{_WORDS.get(name, name)} {metrics[name]:.4f}" for name in names)
+    return ", ".join(_named(name, metrics) for name in names)
+
+
+def _named(name: str, metrics: Mapping[str, float]) -> str:
+    return f"{_WORDS.get(name, name)} {metrics[name]:.4f}"
 
 
 _WORDS = {"macro-f1": "macro-F1", "micro-f1": "micro-F1", "auroc": "AUROC"}

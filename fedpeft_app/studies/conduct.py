@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from fedpeft_app.criterion import Criterion
 from fedpeft_app.data_plan import make_task
 from fedpeft_app.errors import ConfigError, Fault, LaunchError
 from fedpeft_app.studies.grid import Entry
@@ -236,14 +237,13 @@ def _score(plan: Plan, trial: Trial, runs: Sequence[Record | None]) -> float | N
     measured = [run.measured for run in runs if run and run.measured]
     if plan.study.tuning is None or len(measured) < len(runs):
         return None
-    from fedpeft_app.recorder import score  # the rule that chooses rounds; imports torch
-
     metric = plan.study.tuning.metric
     lacking = [run.validation for run in measured if metric not in run.validation]
     if lacking:
         known = ", ".join(lacking[0]) or "nothing"
         problem = f"a tuning run measured only this on validation data: {known}. It is kept."
         raise ConfigError([Fault(key="tune.metric", value=metric, problem=problem)], "the study")
-    lower = make_task(plan.check(trial.settings)).lower_is_better
-    mean = sum(score(run.validation, metric, lower) for run in measured) / len(measured)
+    lower = metric in make_task(plan.check(trial.settings)).lower_is_better
+    rate = Criterion(metric=metric, lower_is_better=lower).rate
+    mean = sum(rate(run.validation)[0] for run in measured) / len(measured)
     return mean if math.isfinite(mean) else None

@@ -78,8 +78,8 @@ def test_a_pipe_gets_tabs(real: RunFolder) -> None:
     assert header.split("\t")[0] == "run"
     accuracy = real.events()[-1]["test"]["accuracy"]
     data = Path(real.config()["data.name"]).name
-    expected = [real.path.name, "federated", "lora", data, "2/2", "finished", f"{accuracy:.4f}"]
-    assert line.split("\t") == expected
+    expected = [real.path.name, "federated", "lora", data, "2/2", "finished", "accuracy"]
+    assert line.split("\t") == [*expected, f"{accuracy:.4f}"]
 
 
 def test_a_terminal_gets_a_table_with_whole_names(
@@ -89,6 +89,16 @@ def test_a_terminal_gets_a_table_with_whole_names(
     output = capsys.readouterr().out
     assert real.path.name in output
     assert "finished" in output
+
+
+def test_a_narrow_terminal_folds_nothing(
+    real: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    list_runs_table(Console(force_terminal=True, width=80, color_system=None))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    accuracy = f"{real.events()[-1]['test']['accuracy']:.4f}"
+    assert [real.path.name, "2/2", "finished", "accuracy", accuracy] in lines
+    assert ["federated,", "lora,", Path(real.config()["data.name"]).name] in lines
 
 
 @pytest.mark.parametrize(

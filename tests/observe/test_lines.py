@@ -96,6 +96,20 @@ _SAID: list[tuple[dict[str, Any], str | None]] = [
             "client accuracy 0.7500 (worst 0.2500) | 4.0 KiB down, 2.0 MiB up | 1.2 s"
         ),
     ),
+    (  # a task may go by another metric, and measure the test set only once
+        {**_ROUND, "metric": "loss", "validation": {"loss": 1.5, "accuracy": 0.5}},
+        (
+            "round 2/5 | clients 3 ok, 1 failed | train loss 0.123 | validation loss 1.5000 | "
+            "4.0 KiB down, 2.0 MiB up | 1.2 s"
+        ),
+    ),
+    (  # AUROC is undefined where a label is missing
+        {**_ROUND, "metric": "auroc", "test": {"loss": 1.5, "accuracy": 0.5}},
+        (
+            "round 2/5 | clients 3 ok, 1 failed | train loss 0.123 | test accuracy 0.5000 | "
+            "4.0 KiB down, 2.0 MiB up | 1.2 s"
+        ),
+    ),
     (
         {"event": "node_finished", "node": 3, "test": {"accuracy": 0.5}},
         "node 3 alone: test accuracy 0.5000",

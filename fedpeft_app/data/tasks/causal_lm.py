@@ -43,6 +43,7 @@ class CausalLM:
     model_kind = "causal-lm"
     encoding_options = ("form", "template", "turns")
     metric_names = ("loss", "perplexity", "accuracy", "exact-match")
+    headline = "loss"  # half the tokens of an answer are easy, and few answers are exact
     lower_is_better = frozenset({"loss", "perplexity"})
 
     def __init__(

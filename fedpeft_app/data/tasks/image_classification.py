@@ -56,6 +56,7 @@ class ImageClassification:
             raise ValueError(f"augment must be one of {', '.join(_AUGMENTATIONS)}, got {augment!r}")
         self._scores = Scores(many=multi_label, separator=separator, weights=class_weights)
         self.metric_names = self._scores.metric_names
+        self.headline = self._scores.headline
         self.reads = self._scores.reads("image")
         self._augment = augment
         self._input = ImageInput(geometry=Geometry(resize=(224, 224)), size=(224, 224))

@@ -49,6 +49,7 @@ class Scores:
         self.many = many
         self._separator = separator
         self.metric_names = MANY_LABELS if many else ONE_LABEL
+        self.headline = "micro-f1" if many else "accuracy"  # few have all of many labels right
         self._weights = _checked(weights or {})
         self._labels: tuple[str, ...] = ()
         self._scale: tuple[float, ...] = ()  # a weight a label; none at all where all are 1

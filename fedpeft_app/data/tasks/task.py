@@ -65,6 +65,8 @@ class Task(Protocol):
         encoding_options: Which arguments of the constructor shape `reads` or what `encode`
             gives; when one of the others changes, stored examples are used again.
         metric_names: Every name that `metrics` may give.
+        headline: The one of them that sums a model up, and that chooses the best round unless
+            `evaluate.select-by` names another.
         lower_is_better: Those of them of which less is better.
     """
 
@@ -72,6 +74,7 @@ class Task(Protocol):
     reads: Reads
     encoding_options: tuple[str, ...]
     metric_names: tuple[str, ...]
+    headline: str
     lower_is_better: frozenset[str]
 
     def bind(

@@ -43,6 +43,7 @@ class TextClassification:
     ) -> None:
         self._scores = Scores(many=multi_label, separator=separator, weights=class_weights)
         self.metric_names = self._scores.metric_names
+        self.headline = self._scores.headline
         self.reads = self._scores.reads("text")
         self._tokenizer: Any = None
         self._pad = 0
