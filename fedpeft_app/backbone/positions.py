@@ -1,4 +1,4 @@
-"""How many tokens a model of text has positions for, by its config alone; imports nothing heavy."""
+"""How long a text and how large an image a model takes, by its config; imports nothing heavy."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -69,3 +69,24 @@ def require_positions(settings: Mapping[str, Any], max_length: int, prompt: int 
         f"the model has positions for {most} tokens{before}; set at most {max(most - prompt, 0)}."
     )
     raise ConfigError([Fault(key="data.max-length", value=max_length, problem=problem)])
+
+
+def require_whole_patches(settings: Mapping[str, Any], size: int) -> None:
+    """Refuse images of which a model would not see the last pixels.
+
+    Args:
+        settings: As for `positions`.
+        size: Pixels that an image is resized to, height and width; 0 = the model's own.
+
+    Raises:
+        ConfigError: If they are not a whole number of the model's patches.
+    """
+    patch = settings.get("vision_config", settings).get("patch_size")
+    if not isinstance(patch, int) or size % patch == 0:
+        return
+    near = [count * patch for count in (size // patch, size // patch + 1) if count]
+    problem = (
+        f"the model sees patches of {patch} x {patch} pixels, and what is left over at the edge "
+        f"is lost; set a multiple, such as {' or '.join(map(str, near))}."
+    )
+    raise ConfigError([Fault(key="data.image-size", value=size, problem=problem)])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedpeft_app.backbone.locate import LocatedModel, locate
-from fedpeft_app.backbone.positions import require_positions
+from fedpeft_app.backbone.positions import require_positions, require_whole_patches
 from fedpeft_app.config import RunConfig
 from fedpeft_app.config.schema import MethodSection, needed_precision, options
 from fedpeft_app.data.read import read
@@ -146,7 +146,9 @@ def _try_method(config: RunConfig, located: LocatedModel | None) -> None:
         model, head = empty_model(config_of(located), kind, pooling=config.model.pooling)
         require_head(model, head, config.method.head)
         made = method.adapt(model, head, method_settings(config)).model
-        if kind != "image-classification":
+        if kind == "image-classification":
+            require_whole_patches(model.config.to_dict(), config.data.image_size)
+        else:
             require_positions(model.config.to_dict(), config.data.max_length, prompt_tokens(made))
 
 

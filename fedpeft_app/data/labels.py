@@ -21,7 +21,7 @@ def label_names(
     """Decide which labels there are, and their order.
 
     Args:
-        found: Every label in the data, repeats and all.
+        found: Every label in the training data, repeats and all.
         declared: Those that the source says it has, in its order; may be empty.
         given: Those that the user says it has; empty = the declared ones, or, without any,
             those found: numbers by value, other names by alphabet.
@@ -99,5 +99,8 @@ def _index(names: Sequence[str]) -> dict[str, int]:
 def _find(index: dict[str, int], label: str, row: int, place: Place) -> int:
     """Look one label up, or name the row it stands in."""
     if label not in index:
-        raise DataError(f"{place(row)}: label '{label}' is not one of {list(index)}.")
+        raise DataError(
+            f"{place(row)}: label '{label}' is not one of {list(index)}. Correct it, or name "
+            f"every label in data.labels."
+        )
     return index[label]

@@ -211,10 +211,10 @@ def _names(
     reads: Reads,
     source: Source,
 ) -> tuple[str, ...]:
-    """Decide which labels there are."""
-    found = [cell for some in label_cells.values() for cell in some]
+    """Decide which labels there are: a label that is not trained on is a mistake, if not named."""
     if reads.labels == "optional":
-        return tuple(sorted(set(found)))
+        return tuple(sorted({cell for some in label_cells.values() for cell in some}))
+    found = label_cells["train"]
     if reads.labels == "many":
         found = [label for cell in found for label in cell]
     where = f"column '{columns.label}' of '{source.name}'"

@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from fedpeft_app.assembly import adapted_model
-from fedpeft_app.backbone.positions import positions, require_positions
+from fedpeft_app.backbone.positions import positions, require_positions, require_whole_patches
 from fedpeft_app.config import parse
 from fedpeft_app.errors import ConfigError
 
@@ -71,3 +71,35 @@ def test_a_node_refuses_texts_that_its_model_cannot_take(
     config = parse({**tiny_settings, "method.name": "p-tuning", "data.max-length": 71})
     with pytest.raises(ConfigError, match=r"data\.max-length = 71: .* 80 tokens, 10 of them"):
         adapted_model(config, ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "size"),
+    [
+        ({"patch_size": 16}, 384),
+        ({"patch_size": 16}, 0),
+        ({"vision_config": {"patch_size": 14}}, 224),
+        ({"hidden_sizes": [8]}, 33),  # a convolutional model has no patches
+    ],
+)
+def test_an_image_of_whole_patches_is_seen_whole(settings: dict[str, Any], size: int) -> None:
+    require_whole_patches(settings, size)
+
+
+@pytest.mark.parametrize(("size", "near"), [(40, "32 or 48"), (9, "16")])
+def test_an_image_with_a_rest_is_refused(size: int, near: str) -> None:
+    # A model of 2 x 2 patches computes the same whatever stands in columns 32 to 39.
+    settings = {"hidden_size": 8, "num_attention_heads": 1, "num_hidden_layers": 1}
+    config = transformers.ViTConfig(**settings, intermediate_size=8, image_size=32, patch_size=16)
+    model = transformers.ViTModel(config).eval()
+    image = torch.rand(1, 3, 40, 40)
+    cut = image.clone()
+    cut[..., 32:] = 0.0
+    with torch.inference_mode():
+        seen, without = (
+            model(pixels, interpolate_pos_encoding=True).last_hidden_state
+            for pixels in (image, cut)
+        )
+    assert torch.equal(seen, without)
+    with pytest.raises(ConfigError, match=f"patches of 16 x 16 .* such as {near}\\."):
+        require_whole_patches(config.to_dict(), size)

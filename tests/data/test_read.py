@@ -91,12 +91,15 @@ def test_given_labels_set_the_order(tmp_path: Path) -> None:
     assert examples.labels.tolist() == [2, 1]
 
 
-def test_labels_of_every_split_count(tmp_path: Path) -> None:
+def test_a_label_that_is_not_trained_on_is_refused_unless_named(tmp_path: Path) -> None:
     write(tmp_path / "train.csv", [{"text": "t", "label": "b"}, {"text": "u", "label": "c"}])
-    write(tmp_path / "test.csv", [{"text": "v", "label": "a"}])
-    splits, names = read(find_source(str(tmp_path)), Columns(), TEXT)
+    write(tmp_path / "test.csv", [{"text": "v", "label": "c"}, {"text": "w", "label": "a"}])
+    source = find_source(str(tmp_path))
+    with pytest.raises(DataError, match=r"test\.csv, row 2: label 'a' is not one of \['b', 'c'\]"):
+        read(source, Columns(), TEXT)
+    splits, names = read(source, Columns(labels=("a", "b", "c")), TEXT)
     assert names == ("a", "b", "c")
-    assert splits["test"].labels.tolist() == [0]
+    assert splits["test"].labels.tolist() == [2, 0]
 
 
 def test_blanks_around_a_label_do_not_count(tmp_path: Path) -> None:
@@ -391,6 +394,13 @@ def test_optional_labels_are_categories_without_names(tmp_path: Path) -> None:
     rows = [{"text": "t", "label": label} for label in ("q", "p", "q")]
     splits, names = read(find_source(str(write(tmp_path / "d.csv", rows))), Columns(), ANY_FORM)
     assert (splits["train"].labels.tolist(), names) == ([1, 0, 1], ())
+
+
+def test_optional_labels_need_no_training(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", [{"text": "t", "label": "q"}])
+    write(tmp_path / "test.csv", [{"text": "u", "label": "p"}])
+    splits, _ = read(find_source(str(tmp_path)), Columns(), ANY_FORM)
+    assert (splits["train"].labels.tolist(), splits["test"].labels.tolist()) == ([1], [0])
 
 
 @pytest.mark.parametrize(
