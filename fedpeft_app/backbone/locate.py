@@ -114,6 +114,7 @@ def _from_hub(name: str, revision: str) -> Path:
         raise SourceError(
             f"Cannot get the model '{name}' from the hub: {reason}. "
             f"Give a local folder, check the name and the connection, or use one that "
-            f"works offline: {', '.join(_known())}."
+            f"works offline: {', '.join(_known())}; '{scratch.PREFIX}' and an architecture "
+            f"stands for random weights."
         ) from error
     return Path(folder)

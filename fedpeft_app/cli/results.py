@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fedpeft_app.runs.checkpoint import Checkpoint
 
 _COLUMNS = ("run", "mode", "method", "data", "rounds", "outcome", "metric", "test")
+_NOTHING = "(nothing)"  # no label of several, or an end at once
 _SHOWN = 70  # characters of a text that are printed beside its label
 
 
@@ -193,7 +194,7 @@ def predict_texts(
         line = " ".join(text.split())
         shown = line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"
         sure = "" if found.probability is None else f"\t{found.probability:.3f}"
-        typer.echo(f"{found.answer}{sure}\t{shown}", file=console.file)
+        typer.echo(f"{found.answer or _NOTHING}{sure}\t{shown}", file=console.file)
 
 
 def _row(run: RunFolder) -> tuple[str, ...]:

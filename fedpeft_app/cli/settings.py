@@ -74,7 +74,7 @@ def describe_settings(config: RunConfig, *, explain: bool) -> str:
     lines = []
     for key, value in flatten(config).items():
         if explain:
-            lines += textwrap.wrap(meaning[key], 90, initial_indent="# ", subsequent_indent="# ")
+            lines += textwrap.wrap(meaning[key], 80, initial_indent="# ", subsequent_indent="# ")
         # TOML cannot have a key `task` and a table of that name, so this one is quoted.
         shown = _literal(key) if key == "task.options" else key
         lines.append(f"{shown} = {_literal(value)}")

@@ -51,11 +51,13 @@ class Reads:
         labels: "one" label per example, "many" (any number of them), or "optional": a
             category that only decides which node an example goes to.
         separator: Between several labels in one cell of text.
+        otherwise: What to do about a source that has none of these inputs; a sentence.
     """
 
     inputs: tuple[tuple[str, ...], ...]
     labels: Literal["one", "many", "optional"] = "one"
     separator: str = ","
+    otherwise: str = ""
 
 
 def _key(field: str) -> str:

@@ -157,7 +157,8 @@ def _needed(there: Sequence[str], columns: Columns, reads: Reads, where: str) ->
         if len(reads.inputs) == 1:
             raise DataError(f"{where} has no column {columns.described(*reads.inputs[0])}. {has}")
         forms = "; ".join(columns.described(*fields) for fields in reads.inputs)
-        raise DataError(f"{where} has the columns of no form of input: {forms}. {has}")
+        reason = f"{where} has the columns of no form of input: {forms}. {has}"
+        raise DataError(f"{reason} {reads.otherwise}".rstrip())
     fields = [*form]
     if reads.labels != "optional" or columns.label in there:
         fields.append("label")

@@ -21,12 +21,15 @@ from safetensors.numpy import load_file, save_file
 from fedpeft_app.adapters import AdapterState
 from fedpeft_app.backbone.load import Backbone
 from fedpeft_app.backbone.locate import LocatedModel
+from fedpeft_app.data.encoded import ExampleSet, example_set
+from fedpeft_app.data.tasks.task import Batch, Positions
 from fedpeft_app.errors import AdapterMismatchError, BackboneError
 from fedpeft_app.methods.adapted import AdaptedModel, adapt
 from fedpeft_app.methods.catalogue import METHODS, find_method
 from fedpeft_app.methods.method import MethodSettings
 from fedpeft_app.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fedpeft_app.runs.directory import RunFolder
+from fedpeft_app.training.fit import FitSettings, fit
 from fedpeft_app.wire.record import Order, read_order, write_order
 
 DOCS = Path(__file__).parents[2] / "docs" / "methods.md"
@@ -153,15 +156,37 @@ def logits(model: Any, animal: str) -> torch.Tensor:
     return found
 
 
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """Stands for a task: as much of it as training needs."""
+
+    inputs: dict[str, torch.Tensor]
+
+    def collate(self, examples: ExampleSet, positions: Positions, *_: Any) -> Batch:
+        return {name: tensor[torch.from_numpy(positions)] for name, tensor in self.inputs.items()}
+
+    def weight(self, batch: Batch) -> float:
+        return float(len(next(iter(batch.values()))))
+
+    def loss(self, model: Any, batch: Batch) -> torch.Tensor:
+        output = model(**batch).logits.float()
+        loss: torch.Tensor = (output - torch.arange(output.shape[-1])).square().mean()
+        return loss
+
+
 def train(adapted: AdaptedModel, animal: str, steps: int = 3) -> None:
-    optimizer = torch.optim.SGD(adapted.trainable, lr=0.05)
-    adapted.model.train()
-    for _ in range(steps):
-        optimizer.zero_grad()
-        output = adapted.model(**ANIMALS[animal].inputs).logits.float()
-        target = torch.arange(output.shape[-1]).float()
-        (output - target).square().mean().backward()
-        optimizer.step()
+    """Train as nodes do."""
+    settings = FitSettings(
+        batch_size=3,
+        epochs=steps,
+        optimizer="sgd",
+        learning_rate=0.05,
+        head_learning_rate=0.05,
+        schedule="constant",
+        max_grad_norm=0.0,
+    )
+    lesson: Any = Lesson(inputs=ANIMALS[animal].inputs)
+    fit(adapted, lesson, example_set([(1, 1)] * 3), settings, round_number=1, partition=0)
 
 
 def frozen(adapted: AdaptedModel) -> dict[str, torch.Tensor]:
@@ -195,8 +220,7 @@ def trial(name: str, animal: str) -> Trial:
     """Train a pair, once."""
     adapted = made(name, animal)
     before = frozen(adapted)
-    with torch.random.fork_rng():
-        train(adapted, animal)
+    train(adapted, animal)
     return Trial(
         adapted=adapted,
         before=before,

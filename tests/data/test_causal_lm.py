@@ -11,7 +11,10 @@ import pytest
 import torch
 import transformers
 
+from fedpeft_app.data.columns import Columns
 from fedpeft_app.data.encoded import example_set
+from fedpeft_app.data.read import read
+from fedpeft_app.data.sources import find_source
 from fedpeft_app.data.tasks.catalogue import TASKS
 from fedpeft_app.data.tasks.causal_lm import CausalLM
 from fedpeft_app.errors import DataError
@@ -285,4 +288,14 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], complai
 
 def test_a_form_asks_for_its_columns_only() -> None:
     assert CausalLM(form="text").reads.inputs == (("text",),)
-    assert CausalLM().reads.inputs == (("messages",), ("prompt", "response"), ("text",))
+    assert CausalLM().reads.inputs == (("messages",), ("prompt", "response"))
+
+
+def test_plain_texts_must_be_asked_for(tmp_path: Path) -> None:
+    """A form that only data tell would be unknown to whoever uses the model without them."""
+    (tmp_path / "texts.csv").write_text("text\nwheat and corn\nmore wheat\n", encoding="utf-8")
+    source = find_source(str(tmp_path / "texts.csv"))
+    with pytest.raises(DataError, match=r"It has: text\. If .* set task.options = '.*\"text\"}'"):
+        read(source, Columns(), CausalLM().reads)
+    splits, _ = read(source, Columns(), CausalLM(form="text").reads)
+    assert splits["train"].inputs == ["wheat and corn", "more wheat"]

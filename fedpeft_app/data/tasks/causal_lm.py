@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 _FORMS = {"messages": ("messages",), "instruction": ("prompt", "response"), "text": ("text",)}
+_ANSWERS = ("messages", "instruction")
+_PLAIN = """If these are plain texts, set task.options = '{"form": "text"}'."""
 _NOT_LEARNT = -100  # label of a token that is context or padding, as everywhere in transformers
 _LARGEST_EXPONENT = 700.0  # exp of more than 709 is no float
 
@@ -30,8 +32,8 @@ class CausalLM:
     tokenizer's chat template.
 
     Args:
-        form: "auto" takes the first form whose columns the data have: "messages",
-            "instruction" (prompt and response), "text".
+        form: "messages", "instruction" (prompt and response), or "auto", the first of these
+            whose columns the data have; "text" learns all of a text, and continues one.
         template: How an instruction is written for a tokenizer without chat template.
         turns: Which of its turns an assistant learns: "all", or the "last".
         max_new_tokens: Most tokens that `predict` writes.
@@ -62,8 +64,11 @@ class CausalLM:
             raise ValueError(f"max_new_tokens must be a number from 1, got {max_new_tokens!r}")
         if PROMPT not in template:
             raise ValueError(f"template must hold {PROMPT}, got {template!r}")
-        forms = tuple(_FORMS.values()) if form == "auto" else (_FORMS[form],)
-        self.reads = Reads(inputs=forms, labels="optional")
+        # Plain texts must be asked for: `predict` sees no data that would tell.
+        forms = _ANSWERS if form == "auto" else (form,)
+        self.reads = Reads(
+            inputs=tuple(_FORMS[name] for name in forms), labels="optional", otherwise=_PLAIN
+        )
         self._form = form
         self._template = template
         self._turns: Literal["all", "last"] = turns
