@@ -39,6 +39,7 @@ test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow --timeout 1800
 
 bench: $(READY)
+	$(BIN)/python benchmarks/fold.py
 	$(BIN)/python benchmarks/federation_overhead.py
 
 clean:

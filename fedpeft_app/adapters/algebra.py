@@ -70,7 +70,21 @@ def norm(state: AdapterState) -> float:
 
 def is_finite(state: AdapterState) -> bool:
     """Say whether no value is NaN or infinite."""
-    return bool(np.isfinite(state.vector).all())
+    return all_finite(state.vector)
+
+
+def all_finite(vector: npt.NDArray[np.floating]) -> bool:
+    """Say whether no value is NaN or infinite, in one pass where all is well.
+
+    A sum of squares is finite only if every value is. The reverse does not hold, as large
+    values overflow: then each one is looked at.
+
+    Args:
+        vector: Values of any float dtype.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.vdot(vector, vector)
+    return bool(np.isfinite(squares) or np.isfinite(vector).all())
 
 
 def weighted_mean(

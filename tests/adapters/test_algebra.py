@@ -111,6 +111,11 @@ def test_one_value_decides_finiteness(value: float) -> None:
     assert is_finite(make([1.0, value, 2.0])) is math.isfinite(value)
 
 
+@pytest.mark.parametrize("value", [0.0, math.nan, math.inf, -math.inf])
+def test_values_whose_squares_overflow_hide_nothing(value: float) -> None:
+    assert is_finite(make([3e38, value, -3e38])) is math.isfinite(value)
+
+
 def test_weighted_mean_by_hand() -> None:
     pairs = [(np.array([1.0, 0.0, -2.0]), 1), (np.array([5.0, 4.0, 2.0]), 3)]
     assert mean_of(pairs).tolist() == [4.0, 3.0, 1.0]  # (1 + 15) / 4, 12 / 4, (-2 + 6) / 4
