@@ -11,7 +11,7 @@ from typing import Any
 
 from fedpeft_app import __version__
 from fedpeft_app.backbone.load import load_model
-from fedpeft_app.backbone.positions import require_positions
+from fedpeft_app.backbone.positions import require_positions, require_whole_patches
 from fedpeft_app.config import RunConfig
 from fedpeft_app.config.schema import needed_precision, options
 from fedpeft_app.data.tasks.padding import padding_token
@@ -76,6 +76,8 @@ def adapted_model(config: RunConfig, labels: tuple[str, ...]) -> AdaptedModel:
         settings = adapted.backbone.model.config
         require_positions(settings.to_dict(), config.data.max_length, prompt_tokens(adapted.model))
         settings.pad_token_id = padding_token(processor(config))
+    else:
+        require_whole_patches(adapted.backbone.model.config.to_dict(), config.data.image_size)
     adapted.model.to(device())
     return adapted
 

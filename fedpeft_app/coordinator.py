@@ -26,7 +26,7 @@ from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.methods.method import as_saved
 from fedpeft_app.observe.journal import Journal
 from fedpeft_app.observe.lines import describe
-from fedpeft_app.recorder import Examiner, Recorder, spread
+from fedpeft_app.recorder import Examiner, Recorder
 from fedpeft_app.run_data import bound_task, find_model, open_data, processor, server_splits
 from fedpeft_app.runs.checkpoint import Checkpoint
 from fedpeft_app.runs.directory import RunFolder, create_run, runs_parent
@@ -68,8 +68,8 @@ def coordinate(grid: Grid, config: RunConfig, run_id: int) -> RunFolder:
     try:
         session = _open_session(grid, config, folder, journal)
         if config.mode == "local":
-            chosen, accuracy = run_alone(grid, session)
-            _finish(session, chosen, "best node on validation data", nodes=spread(accuracy))
+            chosen, nodes = run_alone(grid, session)
+            _finish(session, chosen, "best node on validation data", nodes=nodes)
         else:
             _run_together(grid, session)
     except Exception as error:
@@ -213,8 +213,11 @@ def _run_together(grid: Grid, session: Session) -> None:
     chosen = recorder.best or recorder.last
     if chosen is None:
         raise FedPeftError("The run ended without a single round.")
-    judged = ("clients", "clients_test", "untrained")
-    measured = {key: chosen.metrics[key] for key in judged if key in chosen.metrics}
+    measured = {
+        key: value
+        for key, value in chosen.metrics.items()
+        if key.startswith("clients") or key == "untrained"
+    }
     _finish(session, chosen, "best on validation data" if recorder.best else "last", **measured)
 
 

@@ -1,13 +1,15 @@
 """What every method would train and send on a model, found out without any weights."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState, TensorSpec
-from fedpeft_app.backbone.empty import config_of, empty_model, known_config
+from fedpeft_app.backbone.empty import config_in, empty_model, known_config
 from fedpeft_app.backbone.known import KNOWN
 from fedpeft_app.backbone.locate import locate
 from fedpeft_app.backbone.scratch import PREFIX
@@ -16,7 +18,7 @@ from fedpeft_app.methods.method import Method, MethodSettings
 from fedpeft_app.wire.record import Order, content_bytes, write_order
 
 _FLOAT32_BYTES = 4
-_MEASURABLE = 64 * 2**20  # bytes; larger messages are not built only to be weighed
+_MEASURABLE = 2**24  # values, all different in float32; more are not built only to be weighed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +31,7 @@ class MethodCost:
         head: Parameters of the head, if it is trained and sent.
         model: Parameters of the whole model, head included.
         message_bytes: Size of a train message as Flower serialises its content, head
-            included; 0 if it is too large to be built for that.
+            included; 0 if nothing is sent.
         refused: Why the method does not fit the model; empty if it does.
     """
 
@@ -50,12 +52,18 @@ class MethodCost:
         """Bytes of the float32 values alone, as papers count."""
         return _FLOAT32_BYTES * self.total
 
+    @property
+    def extrapolated(self) -> bool:
+        """Whether `message_bytes` follows from a smaller message, to a hundred-thousandth."""
+        return self.total > _MEASURABLE
+
 
 def shape_source(name: str, revision: str = "") -> tuple[Callable[[], Any], str]:
     """Find a model's config: a known architecture's, or that of a model on this machine.
 
     Args:
-        name: A key of `KNOWN`, with or without "scratch:", or what `locate` takes.
+        name: A key of `KNOWN`, with or without "scratch:", a folder with a config.json, or what
+            `locate` takes.
         revision: Hub revision; empty for the default branch.
 
     Returns:
@@ -68,8 +76,10 @@ def shape_source(name: str, revision: str = "") -> tuple[Callable[[], Any], str]
     known = name.removeprefix(PREFIX)  # whose weights do not matter here
     if known in KNOWN:
         return lambda: known_config(known), KNOWN[known].kind
-    located = locate(name, revision)
-    return lambda: config_of(located), ""
+    folder = Path(os.path.expanduser(name))
+    if not (folder / "config.json").is_file():
+        folder = locate(name, revision).path
+    return lambda: config_in(folder), ""
 
 
 def cost_of(
@@ -115,10 +125,12 @@ def cost_of(
 
 
 def _measure(values: int) -> int:
-    """Build a train message's content with so many values, and weigh it."""
-    if values * _FLOAT32_BYTES > _MEASURABLE:
+    """Build a train message's content with so many values, and weigh it; scale up beyond that."""
+    if not values:
         return 0
-    tensor = TensorSpec(name="adapter", shape=(values,))
+    built = min(values, _MEASURABLE)
+    tensor = TensorSpec(name="adapter", shape=(built,))
     spec = AdapterSpec(method="", backbone="", tensors=(tensor,), ranks={})
-    state = AdapterState(spec=spec, vector=np.zeros(values, dtype=np.float32))
-    return content_bytes(write_order(Order(state=state, round_number=1)))
+    different = np.arange(built, dtype=np.float32)  # Flower keeps equal chunks once
+    order = write_order(Order(state=AdapterState(spec=spec, vector=different), round_number=1))
+    return round(content_bytes(order) * values / built)

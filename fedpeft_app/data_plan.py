@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fedpeft_app.config import RunConfig
+from fedpeft_app.config.arguments import typed
 from fedpeft_app.config.schema import options
 from fedpeft_app.criterion import Criterion
 from fedpeft_app.data.columns import Columns
@@ -19,7 +20,7 @@ from fedpeft_app.data.read import Examples
 from fedpeft_app.data.splits import Splits, SplitSettings, make_splits
 from fedpeft_app.data.tasks.catalogue import TASKS
 from fedpeft_app.data.tasks.task import Task
-from fedpeft_app.errors import ConfigError, Fault
+from fedpeft_app.errors import ConfigError, DataError, Fault
 from fedpeft_app.mirrors.digest import file_sha256
 from fedpeft_app.registry import near_miss
 
@@ -36,7 +37,7 @@ def make_task(config: RunConfig) -> Task:
     problem = _unknown_options(factory, config.task, given)
     if not problem:
         try:
-            task: Task = factory(**given)
+            task: Task = factory(**typed(factory, given))
         except (TypeError, ValueError) as error:
             problem = f"{error}."
         else:
@@ -105,8 +106,22 @@ def columns(config: RunConfig) -> Columns:
         messages=data.messages_column,
         label=data.label_column,
         group=data.partition_column if natural else "",
-        labels=tuple(name.strip() for name in data.labels.split(",") if name.strip()),
+        labels=_named_labels(data.labels),
     )
+
+
+def _named_labels(text: str) -> tuple[str, ...]:
+    """Read label names: between commas, or a JSON list, in which a name may hold one."""
+    names: object = text.split(",")
+    if text.lstrip().startswith("["):
+        try:
+            names = json.loads(text)
+        except ValueError:
+            names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        problem = 'must be names between commas, or a JSON list such as ["no", "yes, but"].'
+        raise ConfigError([Fault(key="data.labels", value=text, problem=problem)])
+    return tuple(name.strip() for name in names if name.strip())
 
 
 def unencoded(examples: Mapping[str, Examples], names: tuple[str, ...]) -> EncodedSource:
@@ -125,14 +140,18 @@ def unencoded(examples: Mapping[str, Examples], names: tuple[str, ...]) -> Encod
 
 def splits(config: RunConfig, source: EncodedSource) -> Splits:
     """Give the run's training, validation and test examples, as every process sees them."""
-    settings = SplitSettings(
+    return make_splits(source, _split_settings(config), config.seed)
+
+
+def _split_settings(config: RunConfig) -> SplitSettings:
+    """Say how splits are made."""
+    return SplitSettings(
         max_examples=config.data.max_examples,
         max_test_examples=config.data.max_test_examples,
         test_fraction=config.data.test_fraction,
         validation_fraction=config.data.validation_fraction,
         held_by_server=config.evaluate.server,
     )
-    return make_splits(source, settings, config.seed)
 
 
 def shares(config: RunConfig, train: ExampleSet, nodes: int) -> list[ExampleSet]:
@@ -144,15 +163,51 @@ def shares(config: RunConfig, train: ExampleSet, nodes: int) -> list[ExampleSet]
         nodes: Number of nodes; the central baseline counts as one.
 
     Raises:
-        DataError: If the data cannot be shared out as asked.
+        DataError: If there are too few, or they cannot be shared out as asked.
     """
+    count = 1 if config.mode == "central" else nodes
+    _require_enough(config, len(train), count)
     settings = PartitionSettings(
         name=config.data.partitioner,
         dirichlet_alpha=config.data.dirichlet_alpha,
         classes_per_node=config.data.classes_per_node,
         min_examples=config.data.min_examples,
     )
-    count = 1 if config.mode == "central" else nodes
     groups = train.groups[train.indices] if len(train.groups) else np.zeros(0, np.int64)
     parts = kept_partition(train.strata, groups, count, settings, config.seed)
     return [train.select(part) for part in parts]
+
+
+def _require_enough(config: RunConfig, examples: int, nodes: int) -> None:
+    """Refuse fewer training examples than the nodes must hold, however they are spread."""
+    least = config.data.min_examples
+    if nodes == 1 or examples >= nodes * least:
+        return
+    takers = _split_settings(config).takers
+    others = f", or change what may keep others from training: {takers}" if takers else ""
+    raise DataError(
+        f"Expected at least {nodes * least} training examples for {nodes} nodes, each with "
+        f"data.min-examples = {least}, got {examples}. Use fewer nodes, a smaller "
+        f"minimum or more data{others}."
+    )
+
+
+def require_held_out(config: RunConfig, parts: Sequence[ExampleSet]) -> None:
+    """Refuse a share to choose a round by that is no example on any node.
+
+    Args:
+        config: The run's configuration.
+        parts: The examples of each node.
+
+    Raises:
+        ConfigError: If nodes evaluate, and every node's share rounds to nothing.
+    """
+    share = config.data.node_validation_fraction
+    most = max(len(part) - round(config.data.node_test_fraction * len(part)) for part in parts)
+    if config.strategy.fraction_evaluate and not round(share * most):
+        problem = (
+            f"of the {most} examples of the largest node, and of all others, this holds out none "
+            f"to evaluate on. Set a larger share, or strategy.fraction-evaluate = 0."
+        )
+        key = "data.node-validation-fraction"
+        raise ConfigError([Fault(key=key, value=share, problem=problem)])

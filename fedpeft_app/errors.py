@@ -7,6 +7,7 @@ FedPeftError
 ├── DataError              the data cannot do what was asked of it
 ├── BackboneError          the pre-trained model cannot be loaded or adapted
 ├── AdapterMismatchError   tensors do not fit the adapter they claim to belong to
+├── WireError              a payload is not what it claims to be, or values cannot be encoded
 ├── TrainingError          local training did not happen, or left nothing finite
 ├── RollCallError          nodes are missing, or differ where they must agree
 ├── QuorumError            too few good replies in a round
@@ -79,6 +80,10 @@ class BackboneError(FedPeftError):
 
 class AdapterMismatchError(FedPeftError):
     """Tensors do not fit the adapter they claim to belong to."""
+
+
+class WireError(FedPeftError):
+    """A payload is not what it claims to be, or values cannot be encoded as asked."""
 
 
 class TrainingError(FedPeftError):

@@ -22,6 +22,7 @@ from fedpeft_app.training.evaluate import evaluate
 from fedpeft_app.wire.ledger import Ledger
 
 _PROGRESS_S = 0.5  # seconds between two progress events
+_ACCURACY = Criterion(metric="accuracy")  # what every task measures
 
 
 class Examiner:
@@ -166,7 +167,7 @@ class Recorder:
             measured["validation"] = examine(result.state, "validation", self._precision)
             if self._test_rounds:
                 measured["test"] = examine(result.state, "test", precision)
-        measured |= _over_nodes(result.client_metrics)
+        measured |= _over_nodes(result.client_metrics, self._criterion)
         if result.untrained:
             measured["untrained"] = list(result.untrained)
         checkpoint = Checkpoint(state=result.state, round_number=round_number, metrics=measured)
@@ -221,33 +222,46 @@ class Recorder:
         self._journal.sync()
 
 
-def _over_nodes(client_metrics: Mapping[int, Mapping[str, float]]) -> dict[str, Any]:
-    """Sum nodes' accuracies up: on what they hold out to choose a round, and to report."""
-    keys = {"clients": "accuracy", "clients_test": "test.accuracy"}
-    found = {
-        name: {node: values[key] for node, values in client_metrics.items() if key in values}
-        for name, key in keys.items()
-    }
-    return {name: spread(values) for name, values in found.items() if values}
+def _over_nodes(
+    client_metrics: Mapping[int, Mapping[str, float]], criterion: Criterion
+) -> dict[str, Any]:
+    """Sum nodes up: on what they hold out to choose a round ("clients"), and to report.
+
+    Accuracy, which every task measures, is kept beside another metric.
+    """
+    rules = {"": criterion}
+    if criterion != _ACCURACY:
+        rules["_accuracy"] = _ACCURACY
+    found: dict[str, Any] = {}
+    for name, prefix in (("clients", ""), ("clients_test", "test.")):
+        for suffix, rule in rules.items():
+            key = f"{prefix}{rule.metric}"
+            values = {node: metrics.get(key, math.nan) for node, metrics in client_metrics.items()}
+            if defined := {node: value for node, value in values.items() if not math.isnan(value)}:
+                found[f"{name}{suffix}"] = spread(defined, rule)
+    return found
 
 
-def spread(values: Mapping[int, float]) -> dict[str, Any]:
+def spread(values: Mapping[int, float], rule: Criterion = _ACCURACY) -> dict[str, Any]:
     """Summarise one number per node.
 
     Args:
         values: Partition → number, at least one.
+        rule: Which metric it is, and whether less of it is better.
 
     Returns:
-        "mean" (each node counts the same), "worst" (lowest), "worst_decile" (mean of the
-        lowest tenth, at least one node), "best" (highest), "deciles" (nine, interpolated
+        "metric", "mean" (each node counts the same), "worst", "worst_decile" (mean of the
+        worst tenth, at least one node), "best", "deciles" (nine, rising, interpolated
         linearly) and "nodes" (each node's own), JSON values.
     """
     numbers = np.sort(np.array(list(values.values()), dtype=np.float64))
+    from_worst = numbers[::-1] if rule.lower_is_better else numbers
     return {
+        "metric": rule.metric,
         "mean": float(numbers.mean()),
-        "worst": float(numbers.min()),
-        "worst_decile": float(numbers[: math.ceil(len(numbers) / 10)].mean()),
-        "best": float(numbers.max()),
+        "worst": float(from_worst[0]),
+        "worst_decile": float(from_worst[: math.ceil(len(numbers) / 10)].mean()),
+        "best": float(from_worst[-1]),
         "deciles": [float(value) for value in np.quantile(numbers, np.arange(0.1, 1.0, 0.1))],
         "nodes": {str(node): value for node, value in values.items()},
     }

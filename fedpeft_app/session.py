@@ -2,18 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from flwr.serverapp import Grid
 
 from fedpeft_app.adapters import AdapterState
 from fedpeft_app.adapters.algebra import shifted
 from fedpeft_app.config import RunConfig
-from fedpeft_app.criterion import UNRATED, Rating
+from fedpeft_app.criterion import UNRATED, Criterion, Rating
 from fedpeft_app.data_plan import criterion
 from fedpeft_app.errors import FedPeftError
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.observe.journal import Journal
-from fedpeft_app.recorder import Examiner
+from fedpeft_app.recorder import Examiner, spread
 from fedpeft_app.runs.checkpoint import Checkpoint, save_checkpoint
 from fedpeft_app.runs.directory import RunFolder
 from fedpeft_app.strategies.alone import Alone
@@ -50,7 +51,7 @@ class Session:
     started: float
 
 
-def run_alone(grid: Grid, session: Session) -> tuple[Checkpoint, dict[int, float]]:
+def run_alone(grid: Grid, session: Session) -> tuple[Checkpoint, dict[str, Any]]:
     """Let every node train for itself, as long as the rounds would take; exchange nothing.
 
     Args:
@@ -59,8 +60,9 @@ def run_alone(grid: Grid, session: Session) -> tuple[Checkpoint, dict[int, float
 
     Returns:
         The state of the node that does best on the server's validation data (the first of
-        equals, and the first node where the server holds none), and each node's accuracy on
-        the server's test set.
+        equals, and the first node where the server holds none), and the `spread` over nodes
+        of the run's metric on the server's test set, of the accuracy where it is undefined;
+        empty where there is no test set.
 
     Raises:
         QuorumError: If fewer nodes trained than `strategy.min-replies`.
@@ -87,7 +89,7 @@ def run_alone(grid: Grid, session: Session) -> tuple[Checkpoint, dict[int, float
     if watcher.best is None:
         raise FedPeftError("No node trained.")
     save_checkpoint(session.folder, watcher.best)
-    return watcher.best, watcher.accuracy
+    return watcher.best, watcher.over_nodes()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -95,7 +97,7 @@ class _AloneWatcher:
     """Judges each node's own state as soon as all have trained."""
 
     session: Session
-    accuracy: dict[int, float] = field(default_factory=dict)
+    test: dict[int, Mapping[str, float]] = field(default_factory=dict)
     best: Checkpoint | None = None
     _best_rating: Rating = UNRATED
 
@@ -115,13 +117,21 @@ class _AloneWatcher:
             node = reply.member.partition
             self._judge(node, state, reply.metrics)
 
+    def over_nodes(self) -> dict[str, Any]:
+        """Sum the nodes up; they are judged on the same data, so all have the same metrics."""
+        rule = criterion(self.session.config, self.session.examiner.task)
+        if not all(rule.metric in metrics for metrics in self.test.values()):
+            rule = Criterion(metric="accuracy")
+        values = {node: test[rule.metric] for node, test in self.test.items() if test}
+        return spread(values, rule) if values else {}
+
     def _judge(self, node: int, state: AdapterState, metrics: Mapping[str, float]) -> None:
         """Measure one node's state, and remember it if it is the best so far."""
         examiner = self.session.examiner
         rule = criterion(self.session.config, examiner.task)
         validation = examiner.examine(state, "validation", "fp32")
         test = examiner.examine(state, "test", "fp32")
-        self.accuracy[node] = test["accuracy"]
+        self.test[node] = test
         self.session.journal.note(
             "node_finished",
             node=node,

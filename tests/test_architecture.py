@@ -51,6 +51,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {  # third-party library → rooms and m
     "flwr_datasets": ("data",),
     "pandas": ("data",),
     "PIL": ("data.images",),
+    "pyarrow": ("wire.lossless",),
     "sklearn": ("data.tasks",),
     "tokenizers": ("backbone.scratch",),
     "safetensors": ("runs", "node"),

@@ -61,8 +61,37 @@ def test_a_message_is_hardly_more_than_its_values(method: str) -> None:
     assert found.payload_bytes < found.message_bytes < 1.01 * found.payload_bytes
 
 
-def test_what_is_too_large_is_not_built_to_be_weighed() -> None:
-    assert cost(VIT, "full", IMAGE).message_bytes == 0
+def test_what_is_too_large_is_scaled_up_from_what_is_not() -> None:
+    full = cost(VIT, "full", IMAGE, labels=100)
+    assert full.extrapolated
+    assert full.message_bytes == pytest.approx(343_508_703, rel=1e-5)  # built once, and weighed
+    assert not cost(VIT, "lora", IMAGE).extrapolated
+
+
+def test_equal_values_are_not_weighed_as_one() -> None:
+    # Flower keeps equal chunks (5 MiB) once; those of a real message differ.
+    found = cost(VIT, "lora", IMAGE, rank=100)
+    assert found.payload_bytes > 10 * MIB
+    assert found.message_bytes > found.payload_bytes
+
+
+def test_where_nothing_travels_there_is_no_message() -> None:
+    config, kind = shape_source(VIT)
+    found = cost_of(
+        find_method("head"),
+        config(),
+        kind,
+        settings=MethodSettings(),
+        labels=2,
+        pooling="model",
+        send_head=False,
+    )
+    assert (found.total, found.message_bytes) == (0, 0)
+
+
+def test_a_config_alone_is_enough(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "config.json").write_bytes((tiny_model / "config.json").read_bytes())
+    assert cost(str(tmp_path), "lora", TEXT) == cost(str(tiny_model), "lora", TEXT)
 
 
 def test_lora_costs_what_its_matrices_hold() -> None:

@@ -301,9 +301,49 @@ def test_spread_is_this() -> None:
     assert found["nodes"] == {"7": 1.0, "2": 0.0, "4": 0.25}
 
 
+def test_where_less_is_better_the_highest_is_the_worst() -> None:
+    found = spread({7: 1.0, 2: 0.0, 4: 0.25}, going_by("loss"))
+    assert (found["metric"], found["worst"], found["best"]) == ("loss", 1.0, 0.0)
+    assert found["worst_decile"] == 1.0
+    assert found["deciles"] == sorted(found["deciles"])
+
+
+def test_nodes_are_summed_up_by_the_runs_metric_and_accuracy_is_kept_beside_it(
+    record: Record, folder: RunFolder
+) -> None:
+    def node(loss: float, accuracy: float) -> Values:
+        held_out = {"loss": loss, "accuracy": accuracy, "num-examples": 1}
+        return {**held_out, "test.loss": 2 * loss, "test.accuracy": accuracy / 2}
+
+    nodes = {0: node(0.5, 0.25), 1: node(1.5, 0.75)}
+    record(Judge([]), 1, clients=[nodes], criterion=going_by("loss"))
+    (event,) = read_events(folder.journal)
+    figures = {name: (event[name]["metric"], event[name]["mean"]) for name in _OF_NODES}
+    assert figures == {
+        "clients": ("loss", 1.0),
+        "clients_test": ("loss", 2.0),
+        "clients_accuracy": ("accuracy", 0.5),
+        "clients_test_accuracy": ("accuracy", 0.25),
+    }
+    assert event["clients"]["worst"] == 1.5
+
+
+_OF_NODES = ("clients", "clients_test", "clients_accuracy", "clients_test_accuracy")
+
+
+def test_nodes_without_the_runs_metric_are_left_out(record: Record, folder: RunFolder) -> None:
+    nodes = {**_NODES[0], 2: {"accuracy": 0.5, "auroc": 0.25, "num-examples": 1}}
+    record(Judge([]), 1, clients=[nodes], criterion=going_by("auroc"))
+    event = read_events(folder.journal)[-1]
+    assert event["clients"]["nodes"] == {"2": 0.25}
+    assert sorted(event["clients_accuracy"]["nodes"]) == ["0", "1", "2"]
+    assert "clients_test" not in event
+
+
 def test_the_spread_of_one_node_is_its_own() -> None:
     found = spread({3: 0.5})
     assert {found["mean"], found["worst"], found["best"], *found["deciles"]} == {0.5}
+    assert found["metric"] == "accuracy"
 
 
 def test_of_equal_rounds_the_one_with_the_lower_loss_is_best(record: Record) -> None:

@@ -14,7 +14,7 @@ from fedpeft_app.assembly import adapted_model, agreement
 from fedpeft_app.config import parse
 from fedpeft_app.criterion import Criterion
 from fedpeft_app.data.sources import Source, find_source
-from fedpeft_app.data_plan import criterion, encoding, make_task
+from fedpeft_app.data_plan import columns, criterion, encoding, make_task
 from fedpeft_app.errors import ConfigError, DataError, UnknownNameError
 from fedpeft_app.run_data import bound_task, node_data, open_data, own_setting, server_splits
 
@@ -108,10 +108,66 @@ def test_an_own_setting_counts_before_the_runs() -> None:
 def test_task_options_are_checked_with_near_misses() -> None:
     with pytest.raises(ConfigError, match=r"unknown option 'augmnt' of image.*mean 'augment'\?"):
         make_task(parse({"task": "image-classification", "task.options": '{"augmnt": "flip"}'}))
-    with pytest.raises(ConfigError, match=r"task.options = .*augment must be one of none, flip"):
+    with pytest.raises(ConfigError, match=r"task.options = .*augment must be 'none', 'flip'"):
         make_task(parse({"task": "image-classification", "task.options": '{"augment": "x"}'}))
     with pytest.raises(UnknownNameError, match="text-classification, image-classification, causal"):
         make_task(parse({"task": "causal-ml"}))
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "complaint"),
+    [
+        ("text-classification", '{"multi_label": true, "separator": 5}', "separator must be a .*5"),
+        ("text-classification", '{"multi_label": "false"}', "multi_label must be a valid boolean"),
+        ("text-classification", '{"class_weights": "balanced"}', "class_weights must be an object"),
+        ("text-classification", '{"class_weights": [1, 2]}', "class_weights must be an object"),
+        ("text-classification", '{"class_weights": {"a": "2"}}', "class_weights.a must be a valid"),
+        ("text-classification", '{"class_weights": {"a": true}}', "class_weights.a must be a val"),
+        (
+            "text-classification",
+            '{"class_weights": {"a": 1e400}}',
+            "finite number above 0, got inf",
+        ),
+        ("causal-lm", '{"template": 3}', "template must be a valid string, got 3"),
+        ("causal-lm", '{"max_new_tokens": true}', "max_new_tokens must be a valid integer"),
+        ("causal-lm", '{"form": "csv"}', "form must be 'auto', 'messages', .*got 'csv'"),
+        ("causal-lm", '{"turns": "first"}', "turns must be 'all' or 'last'"),
+    ],
+)
+def test_task_options_have_the_types_that_the_task_says(
+    task: str, options: str, complaint: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"task\.options = .*{complaint}"):
+        make_task(parse({"task": task, "task.options": options}))
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("no, yes", ("no", "yes")),
+        ("", ()),
+        ('["no", "yes, but"]', ("no", "yes, but")),
+        (' ["[a]"]', ("[a]",)),
+    ],
+)
+def test_labels_are_named_between_commas_or_as_json(text: str, names: tuple[str, ...]) -> None:
+    assert columns(parse({"data.labels": text})).labels == names
+
+
+@pytest.mark.parametrize("text", ['["no", "yes]', "[no, yes]", "[0, 1]"])
+def test_labels_that_are_no_json_list_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"data\.labels = .* or a JSON list such as"):
+        columns(parse({"data.labels": text}))
+
+
+def test_what_leaves_too_few_examples_for_the_nodes_is_named(tiny_settings: dict[str, Any]) -> None:
+    """108 examples are for training."""
+    config = parse({**tiny_settings, "data.max-examples": 2})
+    problem = r"8 training examples for 4 nodes.* got 2\. .*: .*data\.max-examples = 2\."
+    with pytest.raises(DataError, match=problem):
+        node_data(config, {"partition-id": 0, "num-partitions": 4})
+    whole = parse({**tiny_settings, "data.min-examples": 27})
+    assert len(node_data(whole, {"partition-id": 0, "num-partitions": 4}).train) == 27
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,12 @@ def test_the_best_node_is_exported(
     assert sorted(nodes) == [0, 1, 2, 3]
     assert events[-1]["test"] == nodes[best]["test"]
     assert load_checkpoint(run, 1).metrics["test"] == nodes[best]["test"]
-    accuracy = {str(node): event["test"]["accuracy"] for node, event in nodes.items()}
-    assert events[-1]["nodes"]["nodes"] == accuracy
+    over_nodes = events[-1]["nodes"]
+    test = {str(node): event["test"][select_by] for node, event in nodes.items()}
+    assert (over_nodes["metric"], over_nodes["nodes"]) == (select_by, test)
+    best_of, worst_of = (min, max) if select_by == "loss" else (max, min)
+    assert over_nodes["best"] == best_of(test.values())
+    assert over_nodes["worst"] == worst_of(test.values())
 
 
 def test_nodes_that_cannot_be_rated_are_noted(

@@ -1,5 +1,6 @@
 """A model's modules without its weights: what a method would make of it, before any download."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -7,22 +8,27 @@ import transformers
 
 from fedpeft_app.backbone.anatomy import head, require_encoder, require_kind
 from fedpeft_app.backbone.known import KNOWN
-from fedpeft_app.backbone.load import AUTO_CLASSES, BODY_CLASS
+from fedpeft_app.backbone.load import AUTO_CLASSES, BODY_CLASS, DTYPES, checkpoint_activations
 from fedpeft_app.backbone.locate import LocatedModel
 from fedpeft_app.errors import BackboneError
 from fedpeft_app.portable.pooling import PooledForSequenceClassification
 
 
 def config_of(located: LocatedModel) -> Any:
-    """Read a located model's config.
+    """Read a located model's config; raises as `config_in` does."""
+    return config_in(located.path)
+
+
+def config_in(folder: Path) -> Any:
+    """Read the config.json of a folder, which needs no weights.
 
     Raises:
         BackboneError: If transformers does not know the model.
     """
     try:
-        return transformers.AutoConfig.from_pretrained(str(located.path))
+        return transformers.AutoConfig.from_pretrained(str(folder))
     except Exception as error:  # transformers lets through whatever its parsers raise
-        raise BackboneError(f"Cannot read the config in {located.path}: {error}") from error
+        raise BackboneError(f"Cannot read the config in {folder}: {error}") from error
 
 
 def known_config(name: str) -> Any:
@@ -35,7 +41,13 @@ def known_config(name: str) -> Any:
 
 
 def empty_model(
-    config: Any, kind: str, *, labels: int = 2, pooling: str = "model"
+    config: Any,
+    kind: str,
+    *,
+    labels: int = 2,
+    pooling: str = "model",
+    dtype: str = "float32",
+    gradient_checkpointing: bool = False,
 ) -> tuple[Any, frozenset[str]]:
     """Build a model on the meta device.
 
@@ -44,12 +56,15 @@ def empty_model(
         kind: A key of `AUTO_CLASSES`.
         labels: Outputs of a classifier's head.
         pooling: "model", "mean" or "cls".
+        dtype: A key of `DTYPES`.
+        gradient_checkpointing: As for `load_model`.
 
     Returns:
         The model, and the names of its head's parameters.
 
     Raises:
-        BackboneError: If transformers has no such model, or it has nothing to pool.
+        BackboneError: If transformers has no such model, or it has nothing to pool, or cannot
+            compute activations again.
     """
     if pooling == "model":
         require_kind(config, kind)
@@ -57,11 +72,13 @@ def empty_model(
         config.num_labels = labels
     with torch.device("meta"):
         if pooling == "model":
-            model = _build(AUTO_CLASSES[kind], config, kind)
+            model = _build(AUTO_CLASSES[kind], config, kind).to(DTYPES[dtype])
         else:
-            inner = _build(BODY_CLASS, config, kind)
+            inner = _build(BODY_CLASS, config, kind).to(DTYPES[dtype])
             require_encoder(inner, kind, pooling)
             model = PooledForSequenceClassification(inner, labels, pooling)
+    if gradient_checkpointing:
+        checkpoint_activations(model)
     return model, head(model, kind, fresh=())
 
 

@@ -104,7 +104,7 @@ def load_model(
     if dropout >= 0:
         _set_dropout(model, dropout)
     if gradient_checkpointing:
-        _checkpoint_activations(model)
+        checkpoint_activations(model)
     if kind != "image-classification" and getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = _pad_token(model, located)
     return Backbone(
@@ -187,8 +187,15 @@ def _count(model: Any) -> int:
     return around + int(inner.num_parameters())
 
 
-def _checkpoint_activations(model: Any) -> None:
-    """Forget activations of every layer and compute them again in the backward pass."""
+def checkpoint_activations(model: Any) -> None:
+    """Forget activations of every layer and compute them again in the backward pass.
+
+    Args:
+        model: A transformers model, or a `PooledForSequenceClassification`.
+
+    Raises:
+        BackboneError: If it cannot do that.
+    """
     inner = getattr(model, "body", model)
     enable = getattr(inner, "activation_checkpointing_enable", None)  # its older name warns
     enable = enable or inner.gradient_checkpointing_enable
@@ -199,6 +206,7 @@ def _checkpoint_activations(model: Any) -> None:
             f"train.gradient-checkpointing: {type(inner).__name__} does not support it "
             f"({error}). Switch it off."
         ) from error
+    inner.disable_input_require_grads()  # the reentrant way alone needs gradients of embeddings
 
 
 def _require_pretrained(

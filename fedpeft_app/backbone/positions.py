@@ -1,5 +1,6 @@
 """How long a text and how large an image a model takes, by its config; imports nothing heavy."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,20 @@ _PADDED = frozenset(
     }
 )
 _USUAL_PAD = 1  # fairseq's
+# Image models that lose nothing at the edge: they pad, or their patches are not of pixels.
+_PADDING = frozenset(
+    {
+        "dinat",
+        "donut-swin",
+        "focalnet",
+        "hiera",
+        "mobilevit",
+        "mobilevitv2",
+        "poolformer",
+        "swin",
+        "swinv2",
+    }
+)
 
 
 def positions(settings: Mapping[str, Any]) -> int | None:
@@ -64,11 +79,14 @@ def require_positions(settings: Mapping[str, Any], max_length: int, prompt: int 
     most = positions(settings)
     if most is None or max_length + prompt <= most:
         return
-    before = f", {prompt} of them the prompt's (method.prompt-length)" if prompt else ""
-    problem = (
-        f"the model has positions for {most} tokens{before}; set at most {max(most - prompt, 0)}."
-    )
-    raise ConfigError([Fault(key="data.max-length", value=max_length, problem=problem)])
+    text = ("data.max-length", max_length, "text")
+    before = ("method.prompt-length", prompt, "prompt")
+    longer, (other, kept, owner) = (before, text) if prompt > max_length else (text, before)
+    key, value, _ = longer
+    kept = kept if kept < most else 0  # it is too long by itself: one fault at a time
+    taken = f", {kept} of them the {owner}'s ({other})" if kept else ""
+    problem = f"the model has positions for {most} tokens{taken}; set at most {most - kept}."
+    raise ConfigError([Fault(key=key, value=value, problem=problem)])
 
 
 def require_whole_patches(settings: Mapping[str, Any], size: int) -> None:
@@ -81,12 +99,15 @@ def require_whole_patches(settings: Mapping[str, Any], size: int) -> None:
     Raises:
         ConfigError: If they are not a whole number of the model's patches.
     """
-    patch = settings.get("vision_config", settings).get("patch_size")
-    if not isinstance(patch, int) or size % patch == 0:
+    vision = settings.get("vision_config", settings)
+    patch = vision.get("patch_size") or 1  # a convolutional model has none
+    sides = patch if isinstance(patch, list | tuple) else (patch, patch)
+    whole = math.lcm(*sides)
+    if size % whole == 0 or vision.get("model_type") in _PADDING:
         return
-    near = [count * patch for count in (size // patch, size // patch + 1) if count]
+    near = [count * whole for count in (size // whole, size // whole + 1) if count]
     problem = (
-        f"the model sees patches of {patch} x {patch} pixels, and what is left over at the edge "
-        f"is lost; set a multiple, such as {' or '.join(map(str, near))}."
+        f"the model sees patches of {' x '.join(map(str, sides))} pixels, and what is left over at "
+        f"the edge is lost; set a multiple, such as {' or '.join(map(str, near))}."
     )
     raise ConfigError([Fault(key="data.image-size", value=size, problem=problem)])

@@ -29,9 +29,8 @@ def quantized(quantization: str, dtype: torch.dtype = torch.float32) -> dict[str
         return {}
     if not torch.cuda.is_available():
         raise BackboneError(
-            f"model.quantization = '{quantization}' needs a GPU: bitsandbytes multiplies 8- and "
-            f"4-bit weights there only. On a CPU use 'none', with model.dtype = 'bfloat16' to "
-            f"halve the memory."
+            f"model.quantization = '{quantization}' needs a GPU: bitsandbytes is made for those. "
+            f"On a CPU use 'none', with model.dtype = 'bfloat16' to halve the memory."
         )
     if find_spec("bitsandbytes") is None:
         raise BackboneError(

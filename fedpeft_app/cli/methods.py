@@ -87,7 +87,7 @@ def _print_table(rows: Sequence[tuple[str, ...]], console: Console) -> None:
         "body, head: trained parameters · of all: their share of the model's · MiB: one message's "
         "values in float32 · bytes in a message: measured as Flower serialises its content · "
         "full is: how many times more full fine-tuning sends · "
-        "–: too large to be measured, or nothing is sent",
+        "≈: scaled up from a message of 64 MiB · –: nothing is sent",
         style="dim",
     )
 
@@ -100,6 +100,13 @@ def _row(cost: MethodCost) -> tuple[str, ...]:
         f"{cost.head:,}",
         f"{cost.total / cost.model:.3%}",
         f"{cost.payload_bytes / _MIB:.3f}",
-        f"{cost.message_bytes:,}" if cost.message_bytes else "–",
+        _message(cost),
         f"{cost.model / cost.total:,.0f}×" if cost.total else "–",
     )
+
+
+def _message(cost: MethodCost) -> str:
+    """Write the size of a message, and whether it was measured at this size."""
+    if not cost.message_bytes:
+        return "–"
+    return f"{'≈ ' if cost.extrapolated else ''}{cost.message_bytes:,}"

@@ -4,32 +4,46 @@ import contextlib
 import json
 import tempfile
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from fedpeft_app.backbone.locate import LocatedModel, locate
-from fedpeft_app.backbone.positions import require_positions, require_whole_patches
-from fedpeft_app.config import RunConfig
-from fedpeft_app.config.schema import MethodSection, needed_precision, options
+from fedpeft_app.cli.trial import blamed, is_known_to_fit, try_initial, try_method
+from fedpeft_app.config import RunConfig, flatten
+from fedpeft_app.config.schema import needed_precision, options
+from fedpeft_app.data.encoded import EncodedSource
 from fedpeft_app.data.read import read
 from fedpeft_app.data.sources import find_source
 from fedpeft_app.data_plan import (
     columns,
     criterion,
     make_task,
+    require_held_out,
     shares,
     splits,
     unencoded,
 )
 from fedpeft_app.errors import ConfigError, Fault, FedPeftError, RunFolderError, UnknownNameError
-from fedpeft_app.methods.architectures import BLOCKS
 from fedpeft_app.methods.catalogue import find_method
 from fedpeft_app.mirrors import cache_dir
 from fedpeft_app.names import REGISTRIES
 from fedpeft_app.runs.directory import runs_parent
-from fedpeft_app.runs.initial import adapter_file
 from fedpeft_app.strategies.catalogue import make_strategy
+from fedpeft_app.strategies.flower import FlowerAdapter
+
+_NOT_LOOKED_AT = (
+    "seed",
+    "rounds",
+    "evaluate.every",
+    "evaluate.test",
+    "evaluate.batch-size",
+    "evaluate.personal-steps",
+    "strategy.fraction-train",
+    "strategy.min-replies",
+    "strategy.round-timeout",
+    "output.keep",
+    "output.name",
+)
 
 
 def preflight(config: RunConfig, nodes: int) -> LocatedModel:
@@ -43,49 +57,104 @@ def preflight(config: RunConfig, nodes: int) -> LocatedModel:
         The located model.
 
     Raises:
-        ConfigError: If a plug-in named by a path cannot be imported.
-        FedPeftError: If the model has no weights, a file lacks a column, a download is
-            corrupt, …; every problem found is in the message.
+        ConfigError: If all that is wrong can be blamed on keys: a plug-in that cannot be
+            imported, a model that is not there, …
+        FedPeftError: If a file lacks a column, a method does not fit, a download is corrupt, …;
+            every problem found is in the message.
     """
-    problems: list[FedPeftError] = []
+    located, problems = _look(config, nodes)
+    if located is None or problems:
+        raise _joined([error for _, error in problems])
+    return located
+
+
+def preflight_faults(config: RunConfig, nodes: int) -> list[Fault]:
+    """List what `preflight` would raise, every problem under a key.
+
+    Args:
+        config: A checked configuration.
+        nodes: Simulated nodes.
+    """
+    _, problems = _look(config, nodes)
+    faults: list[Fault] = []
+    for key, error in problems:
+        if isinstance(error, ConfigError):
+            faults += error.faults
+        else:
+            value = flatten(config)[key]
+            problem = str(error).removeprefix(f"{key} = {value!r} ")
+            faults.append(Fault(key=key, value=value, problem=problem))
+    return faults
+
+
+def is_looked_at(key: str) -> bool:
+    """Say whether `preflight` may find another problem when a key has another value.
+
+    Args:
+        key: A dotted key of the configuration. The seed, which decides who gets which examples,
+            does not count.
+    """
+    if key.startswith("train."):
+        return key in ("train.precision", "train.gradient-checkpointing")
+    return key not in _NOT_LOOKED_AT
+
+
+def _look(
+    config: RunConfig, nodes: int
+) -> tuple[LocatedModel | None, list[tuple[str, FedPeftError]]]:
+    """Take every step; collect problems, each with the key that the step is about."""
+    problems: list[tuple[str, FedPeftError]] = []
     located: list[LocatedModel] = []
-    _require_writable(runs_parent(config.output.dir), "output.dir")
+
+    def model() -> LocatedModel | None:
+        return located[0] if located else None
+
     _require_writable(cache_dir(), "FEDPEFT_HOME")
-    steps: tuple[Callable[[], object], ...] = (
-        lambda: _import_plugins(config),
-        lambda: _build_strategy(config),
-        lambda: _require_gpu_for_fp16(config),
-        lambda: _require_gpu_for_quantization(config),
-        lambda: located.append(_fitting_model(config)),
-        lambda: _require_nodes(config, nodes),
-        lambda: _share_data(config, nodes, located[0] if located else None),
-        lambda: _find_initial(config),
-        lambda: _try_method(config, located[0] if located else None),
+    steps: tuple[tuple[str, Callable[[], object]], ...] = (
+        ("output.dir", lambda: _require_writable(runs_parent(config.output.dir), "output.dir")),
+        ("task", lambda: _import_plugins(config)),
+        ("strategy.name", lambda: _build_strategy(config)),
+        ("train.precision", lambda: _require_gpu_for_fp16(config)),
+        ("model.quantization", lambda: _require_gpu_for_quantization(config)),
+        ("model.name", lambda: located.append(_fitting_model(config))),
+        ("strategy.min-nodes", lambda: _require_nodes(config, nodes)),
+        ("data.name", lambda: _share_data(config, nodes, model())),
+        ("method.name", lambda: try_method(config, model())),
+        ("method.init-from", lambda: try_initial(config, model())),
     )
-    for step in steps:
+    for key, step in steps:
         try:
             step()
         except FedPeftError as error:
-            problems.append(error)
-    if problems:
-        raise _joined(problems)
-    return located[0]
+            problems.append((key, error))
+    return model(), problems
 
 
 def _joined(problems: Sequence[FedPeftError]) -> FedPeftError:
     """Make one error of many; steps that meet the same problem tell it once."""
-    told = dict.fromkeys(map(str, problems))
+    if all(isinstance(error, ConfigError) for error in problems):
+        found = [
+            fault for error in problems if isinstance(error, ConfigError) for fault in error.faults
+        ]
+        return ConfigError(list({str(fault): fault for fault in found}.values()))
+    told = dict.fromkeys(text for error in problems for text in _texts(error))
     if len(told) == 1:
         return problems[0]
     lines = "\n".join(textwrap.indent(text, "  ") for text in told)
     return FedPeftError(f"{len(told)} problems:\n{lines}")
 
 
+def _texts(error: FedPeftError) -> list[str]:
+    """Write an error, or each of its faults."""
+    return list(map(str, error.faults)) if isinstance(error, ConfigError) else [str(error)]
+
+
 def _fitting_model(config: RunConfig) -> LocatedModel:
     """Find the model, and refuse one that is not made for the task."""
-    located = locate(config.model.name, config.model.revision)
+    with blamed("model.name", config.model.name):
+        located = locate(config.model.name, config.model.revision)
     settings = json.loads((located.path / "config.json").read_text(encoding="utf-8"))
-    if not _is_known_to_fit(config, settings) and config.model.pooling == "model":
+    if not is_known_to_fit(config, settings) and config.model.pooling == "model":
         from fedpeft_app.backbone.anatomy import require_kind
         from fedpeft_app.backbone.empty import config_of
 
@@ -107,9 +176,11 @@ def _require_writable(folder: Path, setting: str) -> None:
 
 
 def _build_strategy(config: RunConfig) -> None:
-    """Make the strategy once, so that wrong options surface now."""
+    """Make the strategy once, so that wrong options, and what it asks of nodes, surface now."""
     with contextlib.suppress(UnknownNameError):  # _import_plugins says so already
-        make_strategy(config.strategy.name, options(config.strategy.options))
+        strategy = make_strategy(config.strategy.name, options(config.strategy.options))
+        if isinstance(strategy, FlowerAdapter):
+            strategy.rehearse()
 
 
 def _require_gpu_for_fp16(config: RunConfig) -> None:
@@ -126,46 +197,6 @@ def _require_gpu_for_quantization(config: RunConfig) -> None:
         from fedpeft_app.backbone.quantize import quantized
 
         quantized(config.model.quantization)
-
-
-def _try_method(config: RunConfig, located: LocatedModel | None) -> None:
-    """Put the method on an empty model, so that what does not fit surfaces now."""
-    if located is None:
-        return
-    settings = json.loads((located.path / "config.json").read_text(encoding="utf-8"))
-    if _is_known_to_fit(config, settings):
-        require_positions(settings, config.data.max_length)
-        return
-    from fedpeft_app.assembly import make_method, method_settings
-    from fedpeft_app.backbone.empty import config_of, empty_model
-    from fedpeft_app.methods.adapted import require_head
-    from fedpeft_app.methods.soft_prompts import prompt_tokens
-
-    with contextlib.suppress(UnknownNameError):  # _import_plugins says so already
-        method, kind = make_method(config), make_task(config).model_kind
-        model, head = empty_model(config_of(located), kind, pooling=config.model.pooling)
-        require_head(model, head, config.method.head)
-        made = method.adapt(model, head, method_settings(config)).model
-        if kind == "image-classification":
-            require_whole_patches(model.config.to_dict(), config.data.image_size)
-        else:
-            require_positions(model.config.to_dict(), config.data.max_length, prompt_tokens(made))
-
-
-def _is_known_to_fit(config: RunConfig, settings: Mapping[str, Any]) -> bool:
-    """Say whether a method surely fits; trying it takes seconds."""
-    chosen, usual = (
-        section.model_dump(exclude={"name", "rank", "alpha", "dropout", "head", "init_from"})
-        for section in (config.method, MethodSection())
-    )
-    return (
-        config.task == "text-classification"
-        and config.model.pooling == "model"
-        and config.method.name in ("lora", "head", "full")
-        and settings.get("model_type") in BLOCKS
-        and "vocab_size" in settings  # a model of text
-        and chosen == usual
-    )
 
 
 def _require_nodes(config: RunConfig, nodes: int) -> None:
@@ -189,20 +220,20 @@ def _share_data(config: RunConfig, nodes: int, located: LocatedModel | None) -> 
     criterion(config, task)
     source = find_source(config.data.name, config.data.subset)
     examples, names = read(source, columns(config), task.reads)
-    train = splits(config, unencoded(examples, names)).train
-    with contextlib.suppress(UnknownNameError):  # as above
-        shares(config, train, nodes)
+    _try_shares(config, unencoded(examples, names), nodes)
     plain = config.task == "text-classification" and config.task_options == "{}"
     if located is not None and not plain:
         from fedpeft_app.run_data import bound_task, open_data
 
-        bound_task(config, open_data(config, config.data.name).label_names)
+        data = open_data(config, config.data.name)
+        bound_task(config, data.label_names)
+        _try_shares(config, data, nodes)  # answers that are too long have been left out
 
 
-def _find_initial(config: RunConfig) -> None:
-    """Find the adapter that a run starts from, if it starts from one."""
-    if config.method.init_from:
-        adapter_file(Path(config.method.init_from))
+def _try_shares(config: RunConfig, data: EncodedSource, nodes: int) -> None:
+    """Share data out among nodes, for each to train on and, if nodes evaluate, to judge on."""
+    with contextlib.suppress(UnknownNameError):  # _import_plugins says so already
+        require_held_out(config, shares(config, splits(config, data).train, nodes))
 
 
 def _import_plugins(config: RunConfig) -> None:

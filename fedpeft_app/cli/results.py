@@ -16,6 +16,7 @@ from fedpeft_app.errors import RunFolderError
 from fedpeft_app.facts import run_facts
 from fedpeft_app.node.memory import experiment_folder
 from fedpeft_app.observe.journal import is_being_written
+from fedpeft_app.observe.lines import headline
 from fedpeft_app.runs.directory import RunFolder, find_run, list_runs, remove_run, runs_parent
 
 if TYPE_CHECKING:
@@ -203,8 +204,7 @@ def _row(run: RunFolder) -> tuple[str, ...]:
         config, events, end = run.config(), run.events(), outcome(run)
     except RunFolderError:
         return (run.path.name, "", "", "", "", "unreadable", "", "")
-    finished = _finished(events)
-    metric, test = finished.get("metric", "accuracy"), finished.get("test", {})
+    metric, value = headline(_finished(events)) or ("", None)
     alone = config["mode"] == "local"  # nothing is exchanged, so there are no rounds
     done = sum(event["event"] == "round_finished" for event in events)
     return (
@@ -214,8 +214,8 @@ def _row(run: RunFolder) -> tuple[str, ...]:
         Path(str(config.get("data.name", ""))).name,
         "alone" if alone else f"{done}/{config['rounds']}",
         end,
-        metric if test else "",
-        f"{test[metric]:.4f}" if metric in test else "",
+        metric,
+        "" if value is None else f"{value:.4f}",
     )
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from fedpeft_app.atomic import write_bytes, write_json
 from fedpeft_app.cli.launch import interruptible
+from fedpeft_app.cli.rehearsal import require_startable
 from fedpeft_app.cli.settings import check_settings, read_arguments, shipped, to_toml
 from fedpeft_app.cli.superlink import DIE_WITH_PARENT, executable
 from fedpeft_app.config import defaults
@@ -20,6 +21,7 @@ from fedpeft_app.registry import near_miss
 from fedpeft_app.runs.directory import RunFolder, list_runs, runs_parent
 from fedpeft_app.studies.conduct import (
     Standing,
+    ahead,
     asked_for,
     conduct,
     is_left,
@@ -58,7 +60,8 @@ def run_study(
         retry_failed: Whether to run cells again that failed.
 
     Raises:
-        ConfigError: If the study is not sound, or a filter fits nothing.
+        ConfigError: If the study is not sound, one of its runs could not start, or a filter
+            fits nothing.
         LaunchError: If another study is at work in the folder, if files that finished runs
             were made of have changed, or if runs that were asked for have not finished.
     """
@@ -73,9 +76,12 @@ def run_study(
     if dry_run:
         now = standing(plan, archive)
         require_unchanged(now)
+        require_startable(ahead(plan, now, wanted, retry_failed=retry_failed), tell)
         _announce(plan, now, wanted, retry_failed=retry_failed, tell=tell)
         return
     with archive.held(), interruptible():
+        now = standing(plan, archive)
+        require_startable(ahead(plan, now, wanted, retry_failed=retry_failed), tell)
         now = conduct(
             plan,
             archive,

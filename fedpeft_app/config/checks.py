@@ -33,6 +33,16 @@ def _natural_needs_a_column(config: RunConfig) -> Iterator[Fault]:
         )
 
 
+def _a_column_of_nodes_is_read(config: RunConfig) -> Iterator[Fault]:
+    if config.data.partition_column and config.data.partitioner != "natural":
+        yield Fault(
+            key="data.partition-column",
+            value=config.data.partition_column,
+            problem=f"data.partitioner = '{config.data.partitioner}' does not read it. "
+            f"Use 'natural', or leave it empty.",
+        )
+
+
 def _evaluation_needs_held_out_data(config: RunConfig) -> Iterator[Fault]:
     if config.strategy.fraction_evaluate > 0 and config.data.node_validation_fraction == 0:
         yield Fault(
@@ -130,6 +140,7 @@ def _steps_for_oneself_are_judged(config: RunConfig) -> Iterator[Fault]:
 
 _RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (  # the keys a rule reads, the rule
     (("data.partitioner", "data.partition-column"), _natural_needs_a_column),
+    (("data.partitioner", "data.partition-column"), _a_column_of_nodes_is_read),
     (
         ("strategy.fraction-evaluate", "data.node-validation-fraction"),
         _evaluation_needs_held_out_data,

@@ -107,6 +107,17 @@ def join(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def worded(problem: str) -> str:
+    """Say in our words what pydantic finds wrong.
+
+    Args:
+        problem: Its message.
+    """
+    for theirs, ours in _WORDING:
+        problem = problem.replace(theirs, ours)
+    return problem
+
+
 def _nest(flat: Mapping[str, object]) -> dict[str, Any]:
     """Group dotted keys by section, as the schema does."""
     top_level = {field.alias or name for name, field in RunConfig.model_fields.items()}
@@ -132,9 +143,7 @@ def _schema_faults(given: Mapping[str, object], known: Mapping[str, FieldInfo]) 
 def _fault(detail: ErrorDetails, known: Mapping[str, FieldInfo]) -> Fault:
     """Word one pydantic error."""
     key = ".".join(str(part) for part in detail["loc"])
-    problem = detail["msg"]
-    for theirs, ours in _WORDING:
-        problem = problem.replace(theirs, ours)
+    problem = worded(detail["msg"])
     choices = str(detail.get("ctx", {}).get("expected", ""))
     named = choices.replace(" or ", ", ").replace("'", "").split(", ") if choices else []
     hint = near_miss(str(detail["input"]), named)

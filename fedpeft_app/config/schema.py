@@ -78,7 +78,8 @@ class ModelSection(Section):
     name: str = Field(
         "sentence-transformers/all-MiniLM-L6-v2",
         min_length=1,
-        description="hub id, known id with a pinned offline source, or local model folder",
+        description="hub id, known id with a pinned offline source, local model folder, or "
+        "'scratch:' and a known architecture (random weights)",
     )
     revision: str = Field("", description="hub revision (commit, tag); empty = the default branch")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
@@ -100,7 +101,12 @@ class ModelSection(Section):
 class MethodSection(Section):
     """How the model is made adaptable."""
 
-    name: str = Field("lora", min_length=1, description="a known method or 'package.module:Name'")
+    name: str = Field(
+        "lora",
+        min_length=1,
+        description="a known method, 'peft:' and a type of PEFT ('peft:LOHA'), or "
+        "'package.module:Name'",
+    )
     rank: Count = Field(8, description="rank r of LoRA and its kin (arXiv 2106.09685)")
     alpha: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = Field(
         16.0, description="LoRA scaling numerator; the update is scaled by alpha / rank"
@@ -151,7 +157,9 @@ class DataSection(Section):
     )
     label_column: str = Field("label", min_length=1, description="column that holds the label")
     labels: str = Field(
-        "", description="label names in order, separated by commas; empty = found in the data"
+        "",
+        description="label names in order, separated by commas, or as a JSON list; empty = found "
+        "in the data",
     )
     max_length: Annotated[int, Field(ge=4)] = Field(
         64, description="tokens kept of each text, special tokens included"

@@ -30,7 +30,7 @@ Read = Callable[[], tuple[dict[str, Examples], tuple[str, ...]]]
 Encode = Callable[[Sequence[Any]], Iterable[Values | None]]
 
 _LOG = logging.getLogger(__name__)
-_VERSION = 3  # part of the fingerprint: raise it when the layout changes
+_VERSION = 4  # part of the fingerprint: raise it when the layout, or what tasks keep, changes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,8 @@ class ExampleSet:
         shape: Shape of every example; () where each is a row of tokens of its own length.
         labels: Per stored example its label index, `(stored,)`, or its marks of many
             labels, `(stored, labels)`.
-        groups: Natural node per stored example, an index into `group_names`; may be empty.
+        groups: Natural node per stored example, an index into `group_names`; may be empty, or
+            end with the training split, which is stored first.
         group_names: Names of the natural nodes, sorted.
         indices: The selected examples, as positions among the stored ones.
     """
@@ -128,7 +129,7 @@ def encoded(key: Sequence[object], read: Read, encode: Encode) -> EncodedSource:
             tokenizer or image processor, columns, length.
         read: Reads the raw examples; called only where nothing is stored.
         encode: Inputs of all splits → a row of values each, all token ids or all pixels of
-            one shape, or None for one that leaves nothing to learn.
+            one shape, or None for one of which nothing can be learnt whole.
 
     Returns:
         The source, memory-mapped. Concurrent processes encode once (file lock); a damaged
@@ -181,7 +182,7 @@ def _write(folder: Path, read: Read, encode: Encode) -> None:
     lengths, shape, dtype = _write_values(scratch / "values.bin", rows)
     kept = lengths > 0  # nothing else has no values: _rows refuses it
     labels = np.concatenate([examples.labels for examples in splits.values()])
-    members = [group for examples in splits.values() for group in examples.groups]
+    members = [group for examples in splits.values() for group in examples.groups]  # train, first
     np.save(scratch / "offsets.npy", _offsets(lengths[kept]))
     np.save(scratch / "labels.npy", labels[kept])
     np.save(scratch / "groups.npy", np.searchsorted(groups, members)[kept[: len(members)]])
@@ -243,13 +244,13 @@ def _counts(splits: Mapping[str, Examples], kept: npt.NDArray[np.bool_]) -> dict
         start += total
         if not counts[split]:
             raise DataError(
-                f"None of the {total} examples in {examples.where} leaves anything to learn: "
-                f"what comes before fills data.max-length. Raise it."
+                f"None of the {total} examples in {examples.where} has an answer that ends within "
+                f"data.max-length. Raise it."
             )
         if lost := total - counts[split]:
             _LOG.warning(
-                "%d of the %d examples in %s are left out: what comes before fills "
-                "data.max-length and leaves nothing to learn.",
+                "%d of the %d examples in %s are left out, for their answers do not end within "
+                "data.max-length.",
                 lost,
                 total,
                 examples.where,

@@ -11,14 +11,14 @@ from fedpeft_app.errors import DataError
 
 
 def read_hub(
-    name: str, subset: str, needed: Callable[[Sequence[str]], Collection[str]], label: str
+    name: str, subset: str, needed: Callable[[str, Sequence[str]], Collection[str]], label: str
 ) -> tuple[dict[str, pd.DataFrame], tuple[str, ...]]:
     """Load the splits of a hub data set.
 
     Args:
         name: The hub id.
         subset: Its configuration; "" = the default.
-        needed: Chooses among the columns that there are, or refuses them.
+        needed: Chooses among the columns that a split has, or refuses them.
         label: The column of the label; class-label integers become their names.
 
     Returns:
@@ -43,7 +43,7 @@ def read_hub(
         raise DataError(f"'{name}' has no split 'train'. It has: {', '.join(map(str, loaded))}.")
     names = _declared(loaded["train"].features.get(label))
     tables = {
-        split: _table(loaded[split], needed(loaded[split].column_names), label, names)
+        split: _table(loaded[split], needed(split, loaded[split].column_names), label, names)
         for split in SPLIT_NAMES
         if split in loaded
     }

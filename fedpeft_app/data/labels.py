@@ -28,7 +28,8 @@ def label_names(
         where: The column and its source, for messages.
 
     Raises:
-        DataError: If there are fewer than two, or one is given twice.
+        DataError: If there are fewer than two, or one is given twice; of given ones the message
+            blames `data.labels`.
 
     Guarantee:
         The order depends on the names alone.
@@ -37,8 +38,9 @@ def label_names(
         raise DataError(f"data.labels names {', '.join(map(repr, twice))} more than once.")
     names = given or declared or _sorted(set(found))
     if len(names) < _FEWEST:
+        place = "data.labels" if given else where
         raise DataError(
-            f"Classification needs at least two labels; {where} has only {list(names)}."
+            f"Classification needs at least two labels; {place} has only {list(names)}."
         )
     return names
 

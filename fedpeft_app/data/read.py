@@ -1,7 +1,7 @@
 """Sources → inputs and labels, with file and row named when something is wrong."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class Examples:
             a list of messages.
         labels: Label index per example, `(examples,)`; or, where an example has any number
             of labels, a mark for each label, `(examples, labels)`.
-        groups: Natural node per example, or an empty list.
+        groups: Natural node per example; empty where nothing is shared out.
         files: The file of each example, where each has one; else empty.
     """
 
@@ -85,7 +85,7 @@ def read(
             where=places[split],
             inputs=inputs[split],
             labels=look_up(label_cells[split], names, partial(_place, places[split], files[split])),
-            groups=_groups(table, columns, places[split]),
+            groups=_groups(table, _columns_of(split, columns), places[split]),
             files=files[split],
         )
         for split, table in tables.items()
@@ -117,7 +117,7 @@ def _tables(
         tables, declared = read_hub(
             source.name,
             source.subset,
-            lambda there: _needed(there, columns, reads, source.name),
+            lambda split, there: _needed(there, _columns_of(split, columns), reads, source.name),
             columns.label,
         )
         return tables, columns, declared
@@ -127,8 +127,13 @@ def _tables(
     for split, table in tables.items():
         where = str(source.files[split])
         _require_rows(table, where)
-        _needed(list(table.columns), columns, reads, where)
+        _needed(list(table.columns), _columns_of(split, columns), reads, where)
     return tables, columns, source.labels
+
+
+def _columns_of(split: str, columns: Columns) -> Columns:
+    """Leave out what a split is not asked for: only training examples are shared out."""
+    return columns if split == "train" else replace(columns, group="")
 
 
 def _local(source: Source, split: str) -> pd.DataFrame:

@@ -37,6 +37,10 @@ _FASHION_LABELS = (
     "Ankle boot",
 )
 
+# Suffixes that make a name a file's, also where there is no such file. Ids of the hub may have
+# dots: no other suffix decides.
+_FILES = (*TABLES, ".tsv", ".txt", ".tab", ".xls", ".xlsx", ".arrow", ".feather", ".gz", ".zip")
+
 Kind = Literal["cardoso", "tables", "idx", "classes", "hub"]
 
 
@@ -90,14 +94,20 @@ def find_source(name: str, subset: str = "") -> Source:
         return _source(name, "tables", {"train": _known_format(path)})
     if path.is_dir():
         return _local_folder(name, path.absolute())
-    if path.suffix in TABLES or name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if _is_path(name):
         known = ", ".join([*_mirrored(), _FASHION_MNIST])
         raise SourceError(
-            f"No data at '{name}' (looked from {Path.cwd()}). Give an existing file or folder, "
-            f"a hub id, or one of: {known}."
+            f"No data at '{name}' (looked from {Path.cwd()}). Give an existing file "
+            f"({', '.join(TABLES)}) or folder, a hub id, or one of: {known}."
         )
     fingerprint = f"hub:{name}:{subset}" if subset else f"hub:{name}"
     return Source(name=name, kind="hub", files={}, subset=subset, fingerprint=fingerprint)
+
+
+def _is_path(name: str) -> bool:
+    """Say whether a name can only be one of a file or folder; ids of the hub are "a" or "a/b"."""
+    looks_local = name.startswith((".", "/", "~")) or name.lower().endswith(("/", *_FILES))
+    return looks_local or name.count("/") > 1
 
 
 def _mirrored() -> list[str]:

@@ -32,6 +32,16 @@ class SplitSettings:
     validation_fraction: float = 0.1
     held_by_server: bool = True
 
+    @property
+    def takers(self) -> str:
+        """Name the keys that may keep examples from training, for messages; may be empty."""
+        keys = {
+            "data.test-fraction": self.test_fraction,
+            "data.validation-fraction": self.validation_fraction if self.held_by_server else 0,
+            "data.max-examples": self.max_examples,
+        }
+        return ", ".join(f"{key} = {value}" for key, value in keys.items() if value)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Splits:
@@ -66,11 +76,16 @@ def make_splits(source: EncodedSource, settings: SplitSettings, seed: int) -> Sp
     validation = source.splits.get("validation", nothing)
     if settings.held_by_server and not len(validation):
         train, validation = carve(train, settings.validation_fraction, seed, "validation-split")
-    if not len(train) or (settings.held_by_server and not len(test)):
+    total = len(source.splits["train"])
+    if not len(train):
         raise DataError(
-            f"Expected training and test examples, got {len(train)} and {len(test)} of "
-            f"{len(source.splits['train'])} examples. Give more data, or change "
-            f"data.test-fraction = {settings.test_fraction}."
+            f"Expected training examples, got none of {total} examples. Give more data, or change "
+            f"what may keep them from training: {settings.takers}."
+        )
+    if settings.held_by_server and not len(test):
+        raise DataError(
+            f"Expected test examples, got none of {total} examples. Give more data, a test split, "
+            f"or another data.test-fraction = {settings.test_fraction}."
         )
     if not settings.held_by_server:
         validation = test = nothing

@@ -78,27 +78,36 @@ def _text(path: Path) -> str:
 
 
 def _read_csv(text: str) -> pd.DataFrame:
-    """Read csv whose rows have no more fields than its header."""
+    """Read csv, checked first.
+
+    pandas reads a quote that is not closed up to the next one, rows later, takes the first field
+    for an index where rows are too wide, and counts the header and blank lines, as we do not.
+    """
+    _require_order(text)
+    return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+
+
+def _require_order(text: str) -> None:
+    """Refuse csv by its first row, from 1, whose quotes or number of fields are out of order."""
+    csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))  # a text may be long
+    number, width = 0, 0
     try:
-        frame = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
-    except pd.errors.ParserError as error:  # it counts the header and blank lines, as we do not
-        raise DataError(_too_wide(text) or str(error)) from error
-    if not isinstance(frame.index, pd.RangeIndex):  # pandas took the first field for an index
-        raise DataError(_too_wide(text))
-    return frame
-
-
-def _too_wide(text: str) -> str:
-    """Name the first row, from 1, that has more fields than the header, or nothing."""
-    lines = csv.reader(io.StringIO(text, newline=""))
-    header, *rows = (fields for fields in lines if len(fields) > 1 or "".join(fields).strip())
-    for number, row in enumerate(rows, start=1):
-        if len(row) > len(header):
-            return (
-                f"row {number} has {len(row)} fields, the header {len(header)}; quote texts that "
-                f"hold commas"
-            )
-    return ""
+        for fields in csv.reader(io.StringIO(text, newline=""), strict=True):
+            if len(fields) < 2 and not "".join(fields).strip():
+                continue  # a blank line
+            width = width or len(fields)
+            if len(fields) > width:
+                raise DataError(
+                    f"row {number} has {len(fields)} fields, the header {width}; quote texts that "
+                    f"hold commas"
+                )
+            number += 1
+    except csv.Error as error:
+        where = f"row {number}" if number else "the header"
+        raise DataError(
+            f"{where} opens a quote that does not end where its field does; close it, and write "
+            f'a quote within quotes twice ("")'
+        ) from error
 
 
 def _read_lines(text: str) -> pd.DataFrame:

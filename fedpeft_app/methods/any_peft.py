@@ -12,7 +12,7 @@ from peft.tuners.tuners_utils import BaseTuner
 
 from fedpeft_app.errors import BackboneError, UnknownNameError
 from fedpeft_app.methods.method import Adaptation, MethodSettings, refuse_unused
-from fedpeft_app.methods.targets import find_targets
+from fedpeft_app.methods.targets import find_targets, require_ranks
 from fedpeft_app.methods.wrap import ADAPTER, wrap_layers
 from fedpeft_app.registry import near_miss
 
@@ -32,6 +32,7 @@ _REFUSED: Mapping[str, str] = {  # what the checks below cannot see; tried with 
     "SHADOW": "its forward pass fails on the models of transformers 5",
     "ADAMSS": "it sets out from the weights' values, which are not there when a run is checked",
     "FROD": "it sets out from the weights' values, which are not there when a run is checked",
+    "SHIRA": "it does not round-trip, for PEFT saves indices that the model holds as no tensor",
 }
 
 
@@ -73,6 +74,8 @@ class AnyPeft:
         sizes = {"r": settings.rank, "alpha": settings.alpha}
         defaults = {field.name: field.default for field in dataclasses.fields(config)}
         targets = find_targets(model, head, settings)
+        if defaults.get("r"):
+            require_ranks(self.name, model, dict.fromkeys(targets, settings.rank))
         before = _copies(model, targets)
         wrapped = wrap_layers(
             config,
@@ -84,7 +87,7 @@ class AnyPeft:
             **{
                 key: value
                 for key, value in sizes.items()
-                if defaults.get(key) and key not in settings.options  # OFT's r is 0: not used
+                if defaults.get(key)  # OFT's r is 0: not used
             },
         )
         _require_same(self.name, wrapped, before)
@@ -93,12 +96,12 @@ class AnyPeft:
 
 
 def any_peft(name: str) -> AnyPeft:
-    """Make the method of a name such as "peft:LOHA".
+    """Make the method of a name such as "peft:LOHA", in capitals or not.
 
     Raises:
         UnknownNameError: If PEFT has no such type, or a method here stands for it.
     """
-    kind = name.removeprefix(PREFIX)
+    kind = name.removeprefix(PREFIX).upper()
     known = sorted(str(kind.value) for kind in PEFT_TYPE_TO_CONFIG_MAPPING)
     if kind in _OWN:
         raise UnknownNameError(f"method '{name}' is built in. Use '{_OWN[kind]}'.")
@@ -108,7 +111,7 @@ def any_peft(name: str) -> AnyPeft:
             f"{near_miss(kind, known)}"
         )
     tuner = PEFT_TYPE_TO_TUNER_MAPPING[kind]
-    return AnyPeft(name=name, kind=kind, merges=issubclass(tuner, BaseTuner))
+    return AnyPeft(name=f"{PREFIX}{kind}", kind=kind, merges=issubclass(tuner, BaseTuner))
 
 
 def _config_class(name: str, kind: str) -> Any:
@@ -164,12 +167,16 @@ def _require_round_trip(name: str, wrapped: Any) -> None:
         p for p, value in trained.items() if p not in entries or entries[p].shape != value.shape
     ]
     strange = [path for path in entries if path not in parameters | buffers]
-    if lost or strange or len(entries) != len(saved):
+    problems = [
+        *(f"saves no '{path}' as it is trained" for path in lost[:1]),
+        *(f"saves '{path}', which the model does not hold" for path in strange[:1]),
+        *["saves two tensors under one name"][: len(saved) - len(entries)],
+    ]
+    if problems:
         raise BackboneError(
             f"method.name = '{name}' does not round-trip: PEFT {peft.__version__} "
-            + (f"saves no '{lost[0]}' as it is trained. " if lost else "")
-            + (f"saves '{strange[0]}', which the model does not hold. " if strange else "")
-            + "What federates must come back as it was saved. Use another method."
+            f"{' and '.join(problems)}. What federates must come back as it was saved. "
+            f"Use another method."
         )
 
 

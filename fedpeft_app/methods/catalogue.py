@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from fedpeft_app.methods.method import Method
 
 _HERE = "fedpeft_app.methods"
-_OF_PEFT = re.compile(r"peft:[A-Z0-9_]+")
+_OF_PEFT = re.compile(r"peft:[A-Za-z0-9_]+")
 
 METHODS = Registry(
     kind="method",
@@ -26,6 +26,7 @@ METHODS = Registry(
         "olora": f"{_HERE}.decomposed:olora",
         "lora-orthogonal": f"{_HERE}.lora:lora_orthogonal",
         "lora-fa": f"{_HERE}.lora:lora_fa",
+        "lora-sb": f"{_HERE}.cores:Cores",
         "ia3": f"{_HERE}.ia3:Ia3",
         "vera": f"{_HERE}.vera:Vera",
         "adalora": f"{_HERE}.adalora:AdaLora",

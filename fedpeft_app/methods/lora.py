@@ -16,7 +16,7 @@ from peft.tuners.lora import LoraLayer
 
 from fedpeft_app.errors import BackboneError
 from fedpeft_app.methods.method import Adaptation, MethodSettings
-from fedpeft_app.methods.targets import find_targets
+from fedpeft_app.methods.targets import find_targets, require_ranks
 from fedpeft_app.methods.wrap import ADAPTER, wrap_layers
 
 _REWRITES_BASE = ("pissa", "olora", "corda", "eva", "loftq", "lora_ga", "mica")
@@ -102,9 +102,10 @@ def adapt_low_rank(
         settings: Rank, scaling, dropout, targets, layers and options.
 
     Raises:
-        BackboneError: If PEFT refuses, or scales layers differently.
+        BackboneError: If PEFT refuses or scales layers differently, or a layer is too narrow.
     """
     targets = find_targets(model, head, settings)
+    require_ranks(name, model, dict.fromkeys(targets, settings.rank))
     adapted = wrap_layers(
         peft.LoraConfig,
         model,
@@ -121,6 +122,7 @@ def adapt_low_rank(
         if any(part in f"{path}." for part in frozen):
             parameter.requires_grad_(False)
     ranks, scaling = _ranks(adapted)
+    require_ranks(name, adapted, ranks)  # options may set some, by rank_pattern
     return Adaptation(model=adapted, ranks=ranks, scaling=scaling)
 
 

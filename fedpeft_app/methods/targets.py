@@ -1,7 +1,7 @@
 """`method.targets` and `method.layers` → the full names of the modules that are meant."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -51,6 +51,34 @@ def find_targets(
             f"method.targets takes names as well: {_choice(model, head)}."
         )
     return found
+
+
+def require_ranks(name: str, model: Any, ranks: Mapping[str, int]) -> None:
+    """Refuse ranks that the matrix of a layer cannot have.
+
+    Args:
+        name: The method's.
+        model: A model, adapted or not.
+        ranks: Full name of a layer → rank r of its factors.
+
+    Raises:
+        BackboneError: If one is more than the rows or the columns of its layer.
+    """
+    for path, rank in ranks.items():
+        rows, columns = _matrix(model.get_submodule(path))
+        if rank > min(rows, columns):
+            raise BackboneError(
+                f"Expected method.rank to be at most {min(rows, columns)} for method.name = "
+                f"'{name}', as '{path}' is {rows} × {columns}, got {rank}. Lower it."
+            )
+
+
+def _matrix(layer: Any) -> tuple[int, int]:
+    """Give the sizes of a layer's matrix; the weights of quantised layers do not have them."""
+    if hasattr(layer, "in_features"):
+        return layer.out_features, layer.in_features
+    rows, columns = layer.weight.shape  # of an embedding, or GPT-2's Conv1D
+    return rows, columns
 
 
 def by_role(

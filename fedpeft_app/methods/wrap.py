@@ -1,7 +1,7 @@
 """Let PEFT put its layers into a model, and check that it did what was asked."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import peft
@@ -22,6 +22,17 @@ _TASK_TYPES = {
     "SequenceClassification": "SEQ_CLS",
     "CausalLM": "CAUSAL_LM",
     "LMHeadModel": "CAUSAL_LM",
+}
+_SET_BY = {  # argument of a PEFT configuration → the key that sets it; method.name sets the rest
+    "r": "method.rank",
+    "lora_alpha": "method.alpha",
+    "alpha": "method.alpha",
+    "lora_dropout": "method.dropout",
+    "vera_dropout": "method.dropout",
+    "target_modules": "method.targets and method.layers",
+    "num_virtual_tokens": "method.prompt-length",
+    "modules_to_save": "method.head",
+    "task_type": "task",
 }
 
 
@@ -49,18 +60,20 @@ def wrap(
     Raises:
         BackboneError: If PEFT refuses the model or the options.
     """
+    arguments |= {
+        "modules_to_save": head_modules(model, head) or None,
+        "task_type": task_type(model),
+    }
+    _require_unset(settings.options, arguments, name)
     try:
-        config = make_config(
-            modules_to_save=head_modules(model, head) or None,
-            task_type=task_type(model),
-            **arguments,
-            **settings.options,
-        )
+        config = make_config(**arguments, **settings.options)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 on transformers 5
             for message in _BESIDE_THE_POINT:
                 warnings.filterwarnings("ignore", message)
-            return peft.get_peft_model(model, config)
+            wrapped = peft.get_peft_model(model, config)
+            model.disable_input_require_grads()  # as in backbone.load: PEFT asks again
+            return wrapped
     except Exception as error:  # peft raises many kinds, NotImplementedError among them
         raise BackboneError(
             f"method.name = '{name}' does not fit {type(model).__name__} with method.targets = "
@@ -68,6 +81,16 @@ def wrap(
             f"{str(error).rstrip('.')}. Change them, or take another method: docs/methods.md "
             f"says which fits what."
         ) from error
+
+
+def _require_unset(options: Mapping[str, Any], arguments: Mapping[str, Any], name: str) -> None:
+    """Refuse options for what other keys set."""
+    for key in sorted(options.keys() & arguments.keys()):
+        setter = _SET_BY.get(key, f"method.name = '{name}'")
+        raise BackboneError(
+            f"method.options = {dict(options)} names '{key}', which is set by {setter}. "
+            f"Leave it out of the options."
+        )
 
 
 def wrap_layers(

@@ -72,12 +72,13 @@ def _round_finished(event: Mapping[str, Any]) -> str:
     ]
     if split := next((name for name in ("test", "validation") if event.get(name)), ""):
         parts.append(f"{split} {_headline(event, split)}")
-    if clients := event.get("clients"):
+    if clients := event.get("clients") or event.get("clients_accuracy"):
         decile = (
             f"worst decile {clients['worst_decile']:.4f}, " if len(clients["nodes"]) > 10 else ""
         )
         parts.append(
-            f"client accuracy {clients['mean']:.4f} ({decile}worst {clients['worst']:.4f})"
+            f"client {_metric_of(clients)} {clients['mean']:.4f} "
+            f"({decile}worst {clients['worst']:.4f})"
         )
     parts.append(f"{human_bytes(event['down'])} down, {human_bytes(event['up'])} up")
     parts.append(f"{event['seconds']:.1f} s")
@@ -91,22 +92,23 @@ def _node_finished(event: Mapping[str, Any]) -> str:
 def _run_finished(event: Mapping[str, Any]) -> str:
     lines = [f"run finished in {event['seconds']:.1f} s: {event['folder']}"]
     if event.get("test"):
-        lines.append(f"test {_measured(event['test'])} (round {event['round']}, {event['chosen']})")
-    if clients := event.get("clients_test") or event.get("clients"):
-        why = "to report on" if "clients_test" in event else "to choose the round by"
+        lines.append(f"test {_measured(event)} (round {event['round']}, {event['chosen']})")
+    if found := _over_nodes(event):
+        key, clients = found
+        why = "to report on" if key.startswith("clients_test") else "to choose the round by"
         lines.append(
-            f"accuracy on what {len(clients['nodes'])} nodes hold out {why}: mean "
+            f"{_metric_of(clients)} on what {len(clients['nodes'])} nodes hold out {why}: mean "
             f"{clients['mean']:.4f}, worst decile {clients['worst_decile']:.4f}, worst "
             f"{clients['worst']:.4f} (round {event['round']}, {event['chosen']})"
         )
     if untrained := event.get("untrained"):
         lines.append(f"{len(untrained)} of these nodes never trained: their own head is random")
-    if not any(event.get(key) for key in ("test", "clients", "nodes")):
+    if not (event.get("test") or found or event.get("nodes")):
         lines.append("nothing was measured: no server test data, and no node evaluated")
     if event.get("nodes"):
         nodes = event["nodes"]
         lines.append(
-            f"test accuracy over nodes: mean {nodes['mean']:.4f}, "
+            f"test {_metric_of(nodes)} over nodes: mean {nodes['mean']:.4f}, "
             f"worst {nodes['worst']:.4f}, best {nodes['best']:.4f}"
         )
     if event.get("bytes_per_message") and event.get("mode", "federated") == "federated":
@@ -122,17 +124,55 @@ def _run_finished(event: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _headline(event: Mapping[str, Any], split: str) -> str:
+def headline(event: Mapping[str, Any]) -> tuple[str, float] | None:
+    """Give the figure that sums a finished run up.
+
+    Args:
+        event: The event that ends it.
+
+    Returns:
+        The run's metric, or accuracy where that one is undefined, and its value on the server's
+        test set; without one, the mean over nodes, "(nodes)" behind the metric. None where
+        nothing was measured.
+    """
+    if test := event.get("test"):
+        name = _chosen(event, test)
+        return name, test[name]
+    if found := _over_nodes(event):
+        _, clients = found
+        return f"{clients.get('metric', 'accuracy')} (nodes)", clients["mean"]
+    return None
+
+
+def _over_nodes(event: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
+    """Find what nodes measured on data of their own, and its name; the more telling first."""
+    names = ("clients_test", "clients_test_accuracy", "clients", "clients_accuracy")
+    return next(((name, event[name]) for name in names if event.get(name)), None)
+
+
+def _chosen(event: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
     """Name the metric that rounds are chosen by, or accuracy where that one is undefined."""
-    metrics = event[split]
-    chosen = event.get("metric", "accuracy")
-    return _named(chosen if chosen in metrics else "accuracy", metrics)
+    metric: str = event.get("metric", "accuracy")
+    return metric if metric in metrics else "accuracy"
 
 
-def _measured(metrics: Mapping[str, float]) -> str:
-    """Name metrics and their values, accuracy first; the loss says little without a scale."""
-    names = ["accuracy", *(name for name in metrics if name not in ("accuracy", "loss"))]
+def _headline(event: Mapping[str, Any], split: str) -> str:
+    """Write the metric that sums a split up."""
+    return _named(_chosen(event, event[split]), event[split])
+
+
+def _measured(event: Mapping[str, Any]) -> str:
+    """Write all test metrics, the run's first; otherwise the loss says little without a scale."""
+    metrics: Mapping[str, float] = event["test"]
+    first = _chosen(event, metrics)
+    names = [first, *(name for name in metrics if name not in (first, "loss"))]
     return ", ".join(_named(name, metrics) for name in names)
+
+
+def _metric_of(spread: Mapping[str, Any]) -> str:
+    """Name what a spread over nodes is of; older journals have accuracy alone."""
+    metric: str = spread.get("metric", "accuracy")
+    return _WORDS.get(metric, metric)
 
 
 def _named(name: str, metrics: Mapping[str, float]) -> str:

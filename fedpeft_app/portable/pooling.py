@@ -85,6 +85,19 @@ class PooledForSequenceClassification(torch.nn.Module):
         dtype: torch.dtype = self.body.dtype
         return dtype
 
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether the body computes activations twice: PEFT asks, and takes silence for a yes."""
+        return any(getattr(module, "gradient_checkpointing", False) for module in self.modules())
+
+    def enable_input_require_grads(self) -> None:
+        """Let the embeddings ask for gradients; PEFT does so where activations come twice."""
+        self.body.enable_input_require_grads()
+
+    def disable_input_require_grads(self) -> None:
+        """Undo that."""
+        self.body.disable_input_require_grads()
+
     def get_input_embeddings(self) -> torch.nn.Module:
         """Give the body's token embeddings, which prompt tuning looks for."""
         embeddings: torch.nn.Module = self.body.get_input_embeddings()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
@@ -41,12 +41,7 @@ def load_adapter(
         AdapterMismatchError: If tensors, labels or the LoRA scaling do not fit.
     """
     path = adapter_file(folder)
-    known = _read_json(folder / "labels.json")
-    if known is not None and known != list(labels):
-        raise AdapterMismatchError(
-            f"The adapter in {folder} was trained for the labels {known}, "
-            f"this run has {list(labels)}."
-        )
+    _require_labels(folder, labels)
     stored = _stored(path)
     wanted = {peft_key(tensor.name): tensor.name for tensor in spec.tensors}
     beside = {peft_key(name): value for name, value in (drawn or {}).items()}
@@ -60,6 +55,59 @@ def load_adapter(
     state = AdapterState.from_tensors(spec, tensors)
     _require_scaling(folder, spec)
     return state
+
+
+def require_fitting(folder: Path, spec: AdapterSpec, labels: Sequence[str]) -> None:
+    """Refuse a folder from which a run could not start, as far as that shows without values.
+
+    Args:
+        folder: As for `load_adapter`.
+        spec: The adapter it must fit.
+        labels: The run's label names.
+
+    Raises:
+        RunFolderError: If the folder has no readable adapter.
+        AdapterMismatchError: If labels, the LoRA scaling, or the name or shape of a tensor do
+            not fit. Tensors that are too many, or drawn otherwise, are left to `load_adapter`.
+    """
+    path = adapter_file(folder)
+    _require_labels(folder, labels)
+    found = _shapes(path)
+    for tensor in spec.tensors:
+        shape = found.get(peft_key(tensor.name))
+        if shape != tensor.shape:
+            raise AdapterMismatchError(
+                f"Expected '{tensor.name}' with the shape {tensor.shape} in {path}, as this run's "
+                f"{spec.method} has it, found {shape or 'no such tensor'}. Use the method and "
+                f"settings of the run that made it; some methods are exported as another "
+                f"(docs/methods.md), from which they cannot go on."
+            )
+    _require_scaling(folder, spec)
+
+
+def _require_labels(folder: Path, labels: Sequence[str]) -> None:
+    """Refuse an adapter that was trained for other labels, or another order of them."""
+    known = _read_json(folder / "labels.json")
+    if known is not None and known != list(labels):
+        raise AdapterMismatchError(
+            f"The adapter in {folder} was trained for the labels {known}, "
+            f"this run has {list(labels)}."
+        )
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Read the shapes of what `_stored` reads."""
+    body = path.with_name(_PLAIN)
+    files = {"": path} | ({"body.": body} if path.name == _OWN and body.is_file() else {})
+    found: dict[str, tuple[int, ...]] = {}
+    try:
+        for prefix, file in files.items():
+            with safe_open(file, framework="numpy") as tensors:
+                for key in tensors.keys():  # noqa: SIM118  it is no mapping
+                    found[f"{prefix}{key}"] = tuple(tensors.get_slice(key).get_shape())
+    except (SafetensorError, OSError) as error:
+        raise RunFolderError(f"Cannot read {path}: {error}") from error
+    return found
 
 
 def _stored(path: Path) -> dict[str, npt.NDArray[Any]]:

@@ -4,6 +4,8 @@ The strategy sees what it would see under Flower's own loop: a grid with the coh
 nodes, and replies that carry whole states as plain float32 arrays, one per tensor.
 """
 
+import contextlib
+import logging
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -20,7 +22,9 @@ from fedpeft_app.seeds import derive_seed
 from fedpeft_app.strategies.strategy import Member, Reply
 from fedpeft_app.wire.record import Scalar
 
+_flower_log = logging.getLogger("flwr")
 _KNOWN_OPTIONS = frozenset({"epochs", "server-round"})  # what our ClientApp reads; the round
+_REHEARSED = 100  # nodes; a strategy that finds too few would wait for more
 
 
 class FlowerAdapter:
@@ -37,6 +41,27 @@ class FlowerAdapter:
     def __init__(self, strategy: FlowerStrategy, seed: int = 0) -> None:
         self._strategy = strategy
         self._seed = seed
+
+    def rehearse(self) -> None:
+        """Refuse, before a run, a strategy that tells all nodes what they do not know.
+
+        Only what it writes into the round's config shows here, as FedProx does: outside of a
+        run Flower makes no messages. `configure` looks at what they carry.
+
+        Raises:
+            ConfigError: As `configure` does.
+        """
+        self._allow_small_cohort(_REHEARSED)
+        members = [Member(node_id=i, partition=i, examples=1) for i in range(_REHEARSED)]
+        arrays, told = ArrayRecord({"any": Array(np.zeros(1, np.float32))}), ConfigRecord()
+        level = _flower_log.level
+        _flower_log.setLevel(logging.WARNING)  # nobody is sampled
+        try:
+            with contextlib.suppress(Exception):  # no messages; or it wants other tensors
+                list(self._strategy.configure_train(1, arrays, told, _CohortGrid(members)))
+        finally:
+            _flower_log.setLevel(level)
+        self._require_known(set(told))
 
     def configure(
         self, round_number: int, state: AdapterState, cohort: Sequence[Member]

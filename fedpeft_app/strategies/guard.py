@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from flwr.app import Message
 
@@ -95,6 +95,26 @@ def require_quorum(
         f"Round {round_number}: {len(good)} of {len(good) + len(rejected)} replies were good, "
         f"at least {minimum} (strategy.min-replies) must be."
         + (f" Rejected:{reasons}" if reasons else "")
+    )
+
+
+def require_judges(round_number: int, judged: Collection[int], failed: Mapping[int, str]) -> None:
+    """Refuse a round in which nodes were asked to evaluate, and none of them did.
+
+    Args:
+        round_number: Round, from 1.
+        judged: Partitions of those that did.
+        failed: Partition → reason, for those that did not.
+
+    Raises:
+        QuorumError: With every node's reason. What only nodes can judge, nobody has judged.
+    """
+    if judged or not failed:
+        return
+    reasons = "".join(f"\n  node {node}: {reason}" for node, reason in failed.items())
+    raise QuorumError(
+        f"Round {round_number}: of the {len(failed)} nodes that were asked to evaluate "
+        f"(strategy.fraction-evaluate) none did:{reasons}"
     )
 
 

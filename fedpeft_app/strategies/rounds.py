@@ -12,7 +12,13 @@ from fedpeft_app.adapters import AdapterState
 from fedpeft_app.adapters.algebra import is_finite
 from fedpeft_app.errors import TrainingError
 from fedpeft_app.strategies.exchange import Arrival, exchange
-from fedpeft_app.strategies.guard import admit, admit_metrics, require_quorum, short_reason
+from fedpeft_app.strategies.guard import (
+    admit,
+    admit_metrics,
+    require_judges,
+    require_quorum,
+    short_reason,
+)
 from fedpeft_app.strategies.orders import order_messages, train_messages
 from fedpeft_app.strategies.sampling import sample_cohort
 from fedpeft_app.strategies.strategy import Member, Reply, Strategy
@@ -115,7 +121,8 @@ def run_rounds(
         The state after the last round.
 
     Raises:
-        QuorumError: If a round has fewer good replies than `plan.min_replies`.
+        QuorumError: If a round has fewer good replies than `plan.min_replies`, or nobody who
+            was asked to evaluate did.
         TrainingError: If a new state has values that are not finite.
 
     Guarantee:
@@ -165,7 +172,8 @@ def run_round(
         watcher: Told what happens; `round_finished` is left to the caller.
 
     Raises:
-        QuorumError: If there are fewer good replies than `plan.min_replies`.
+        QuorumError: If there are fewer good replies than `plan.min_replies`, or nobody who was
+            asked to evaluate did.
         TrainingError: If the new state has values that are not finite.
     """
     cohort = sample_cohort(
@@ -287,11 +295,14 @@ def _evaluate_on_nodes(
         timeout_s=plan.timeout_s,
     )
     measured: dict[int, dict[str, float]] = {}
+    failed: dict[int, str] = {}
     for arrival in arrivals:
         outcome = admit_metrics(arrival.message)
         if isinstance(outcome, str):
             node = arrival.member.partition
+            failed[node] = outcome
             _log.warning("Round %d: node %d did not evaluate: %s", round_number, node, outcome)
         else:
             measured[arrival.member.partition] = outcome
+    require_judges(round_number, measured, failed)
     return measured

@@ -5,15 +5,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from fedpeft_app.criterion import Criterion
-from fedpeft_app.data_plan import make_task
 from fedpeft_app.errors import ConfigError, Fault, LaunchError
-from fedpeft_app.studies.grid import Entry
+from fedpeft_app.studies.grid import Entry, combinations
 from fedpeft_app.studies.plan import Cell, Plan
 from fedpeft_app.studies.provenance import contents, spanning
 from fedpeft_app.studies.record import Archive, Ending, Record, make_record
-from fedpeft_app.studies.study import Settings
-from fedpeft_app.studies.tuning import Choice, Trial, choose, group_of, trials
+from fedpeft_app.studies.study import Settings, Study
+from fedpeft_app.studies.tuning import Choice, choose, group_of, trials
 
 Tell = Callable[[str], None]
 MadeWith = Callable[[Cell], Mapping[str, str]]
@@ -134,6 +132,34 @@ def standing(plan: Plan, archive: Archive) -> Standing:
     return Standing(slots=slots, choices=choices, trials=tuple(records.values()))
 
 
+def ahead(
+    plan: Plan, now: Standing, wanted: Callable[[Entry, int], bool], *, retry_failed: bool
+) -> list[Cell]:
+    """List the runs that are left; of what waits for tuning, a run for every candidate.
+
+    Args:
+        plan: The study.
+        now: How it stands.
+        wanted: Says which runs are asked for, by entry and seed.
+        retry_failed: As for `conduct`.
+    """
+    tuning = {cell.id for cell in plan.tuning_cells(asked_for(plan, wanted))}
+    found = [
+        cell
+        for cell, record in now.trials
+        if cell.id in tuning and is_left(record, retry_failed=retry_failed)
+    ]
+    for slot in now.slots:
+        if not wanted(slot.entry, slot.seed):
+            continue
+        if slot.cell is None and slot.entry.search:
+            tried = combinations(slot.entry.search.values)
+            found += [plan.cell(slot.entry, slot.seed, candidate) for candidate in tried]
+        elif slot.cell and is_left(slot.record, retry_failed=retry_failed):
+            found.append(slot.cell)
+    return found
+
+
 def asked_for(plan: Plan, wanted: Callable[[Entry, int], bool]) -> list[Entry]:
     """List the entries of which a run is asked for.
 
@@ -193,7 +219,9 @@ def summary(record: Record) -> str:
     measured = record.measured
     kind, shown = "test", measured.test
     if not shown and measured.clients_test:
-        kind, shown = "nodes' mean test", {"accuracy": measured.clients_test["mean"]}
+        over_nodes = measured.clients_test
+        kind = "nodes' mean test"
+        shown = {over_nodes.get("metric", "accuracy"): over_nodes["mean"]}
     elif not shown:
         kind, shown = "validation", measured.validation
     numbers = ", ".join(f"{kind} {name} {value:.4f}" for name, value in shown.items())
@@ -223,27 +251,26 @@ def _choices(plan: Plan, archive: Archive) -> tuple[Choice, ...]:
     ]
     waiting = [trial.group for trial, runs in tried if any(map(is_left, runs))]
     ended = [
-        (trial, _score(plan, trial, runs)) for trial, runs in tried if trial.group not in waiting
+        (trial, _score(plan.study, runs)) for trial, runs in tried if trial.group not in waiting
     ]
-    return choose(ended)
+    lower = plan.study.tuning is not None and plan.study.tuning.lower_is_better
+    return choose(ended, lower_is_better=lower)
 
 
-def _score(plan: Plan, trial: Trial, runs: Sequence[Record | None]) -> float | None:
+def _score(study: Study, runs: Sequence[Record | None]) -> float | None:
     """Rate a trial by validation data alone; None if one of its runs failed, or measured NaN.
 
     Raises:
         ConfigError: If the runs did not measure what is to choose.
     """
     measured = [run.measured for run in runs if run and run.measured]
-    if plan.study.tuning is None or len(measured) < len(runs):
+    if study.tuning is None or len(measured) < len(runs):
         return None
-    metric = plan.study.tuning.metric
+    metric = study.tuning.metric
     lacking = [run.validation for run in measured if metric not in run.validation]
     if lacking:
         known = ", ".join(lacking[0]) or "nothing"
         problem = f"a tuning run measured only this on validation data: {known}. It is kept."
         raise ConfigError([Fault(key="tune.metric", value=metric, problem=problem)], "the study")
-    lower = metric in make_task(plan.check(trial.settings)).lower_is_better
-    rate = Criterion(metric=metric, lower_is_better=lower).rate
-    mean = sum(rate(run.validation)[0] for run in measured) / len(measured)
+    mean = sum(run.validation[metric] for run in measured) / len(measured)
     return mean if math.isfinite(mean) else None

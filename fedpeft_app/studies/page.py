@@ -18,9 +18,9 @@ _READING = (
 )
 _ON_TEST = "measured on the server's test set; with mode = local, the mean over nodes of that"
 _OVER_NODES = {  # metric of nodes → what it is
-    "clients.mean": "accuracy, mean over nodes",
-    "clients.worst-decile": "accuracy, worst tenth of nodes",
-    "clients.worst": "accuracy, worst node",
+    "clients.mean": "mean over nodes",
+    "clients.worst-decile": "worst tenth of nodes",
+    "clients.worst": "worst node",
 }
 
 
@@ -83,8 +83,9 @@ def _details(study: Study, table: Sequence[Line]) -> str:
 
 def _title(study: Study) -> str:
     """Name the metric, with whose data it was measured on."""
-    metric = study.layout.metric
-    return _OVER_NODES.get(metric, f"test {metric}")
+    layout = study.layout
+    over_nodes = _OVER_NODES.get(layout.metric)
+    return f"{layout.node_metric}, {over_nodes}" if over_nodes else f"test {layout.metric}"
 
 
 # ------------------------------------------------------------------ notes
@@ -142,7 +143,10 @@ def _choice_note(study: Study, choice: Choice) -> str:
     metric = study.tuning.metric if study.tuning else ""
     scores = "; ".join(f"{describe(tried)}: {_shown(s, '.4f')}" for tried, s in choice.scores)
     chosen = describe(choice.chosen) if choice.chosen is not None else "nothing, all failed"
-    return f"tuned for {name}: {chosen} (validation {metric}: {scores})"
+    note = f"tuned for {name}: {chosen} (validation {metric}: {scores})"
+    if choice.at_edge:
+        note += f"; {' and '.join(choice.at_edge)} at the edge of what was tried"
+    return note
 
 
 def _budget_note(study: Study, standing: Standing) -> str:

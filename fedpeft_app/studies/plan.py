@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from fedpeft_app.config.flat import Scalar
 from fedpeft_app.data_plan import make_task
 from fedpeft_app.errors import ConfigError, Fault
 from fedpeft_app.studies.grid import Entry, expand, grid_faults
-from fedpeft_app.studies.metrics import choice_faults, table_faults, with_metric
+from fedpeft_app.studies.metrics import choice_faults, table_faults, with_metrics
 from fedpeft_app.studies.read import read_study
 from fedpeft_app.studies.study import Settings, Study
 from fedpeft_app.studies.tuning import Trial, trials, tuning_faults
@@ -56,7 +56,7 @@ class Plan:
     """A study whose every configuration was found sound.
 
     Attributes:
-        study: What the file says, its table's metric settled.
+        study: What the file says, its metrics settled.
         entries: The fields of its table.
         check: Completes settings.
     """
@@ -129,7 +129,7 @@ def load_plan(path: Path, check: Check) -> Plan:
     if entries and not config_faults:
         runs, tuning_runs = configs[: len(entries)], configs[len(entries) :]
         faults += [*table_faults(study, runs), *choice_faults(study, tuning_runs)]
-        study = with_metric(study, runs)
+        study = with_metrics(study, runs, tuning_runs)
     if faults:
         raise ConfigError(faults, where=f"the study {path}")
     return Plan(study=study, entries=entries, check=check)
@@ -140,24 +140,37 @@ def _configurations(
 ) -> tuple[list[RunConfig], list[Fault]]:
     """Complete the settings of cells; list each fault once, with the cells that have it."""
     configs: list[RunConfig] = []
-    found: dict[tuple[str, str, str], tuple[Fault, list[str]]] = {}
+    found: list[tuple[str, Sequence[Fault]]] = []
     for name, settings in named:
         try:
             configs.append(check(settings))
             make_task(configs[-1])  # which refuses wrong `task.options`
         except ConfigError as error:
-            for fault in error.faults:
-                key = (fault.key, repr(fault.value), fault.problem)
-                found.setdefault(key, (fault, []))[1].append(name)
-    return configs, [
-        Fault(key=fault.key, value=fault.value, problem=_with_cells(fault.problem, names, named))
-        for fault, names in found.values()
+            found.append((name, error.faults))
+    return configs, folded(found, of=len(named))
+
+
+def folded(found: Iterable[tuple[str, Sequence[Fault]]], *, of: int) -> list[Fault]:
+    """List each fault once, with the cells that have it.
+
+    Args:
+        found: A cell's name and its faults.
+        of: How many cells there are.
+    """
+    cells: dict[tuple[str, str, str], tuple[Fault, dict[str, None]]] = {}
+    for name, faults in found:
+        for fault in faults:
+            key = (fault.key, repr(fault.value), fault.problem)
+            cells.setdefault(key, (fault, {}))[1][name] = None
+    return [
+        Fault(key=fault.key, value=fault.value, problem=_with_cells(fault.problem, list(names), of))
+        for fault, names in cells.values()
     ]
 
 
-def _with_cells(problem: str, names: Sequence[str], all_: Sequence[object]) -> str:
+def _with_cells(problem: str, names: Sequence[str], of: int) -> str:
     """Say which cells have a problem."""
-    if len(names) == len(all_):
+    if len(names) == of:
         return f"{problem} (In every cell.)"
     rest = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return f"{problem} (In {names[0]}{rest}.)"

@@ -116,7 +116,7 @@ class _Reader:
         if not searches:
             self._fault("tune.search", [], "expected at least one [[tune.search]].")
         return Tuning(
-            metric=self._text(table, "metric", "tune.metric", "accuracy"),
+            metric=self._text(table, "metric", "tune.metric", ""),
             seeds=self._seeds(table.get("seeds", [0]), "tune.seeds"),
             per=self._keys(table.get("per", list(default)), "tune.per"),
             settings=self._settings(table.get("config", {}), "tune.config"),

@@ -48,9 +48,10 @@ class Measured:
         trainable: Parameters that train.
         parameters: Parameters of the model, head included.
         seconds: From the start of the server app to the end.
-        clients: Accuracy over nodes in the chosen round, each on data of its own that it holds
-            out to choose rounds: "mean" (each counts the same), "worst_decile", "worst", "nodes"
-            and more, as the journal has it; empty where nodes do not evaluate.
+        clients: The run's metric over nodes in the chosen round, each on data of its own that
+            it holds out to choose rounds: "metric" (missing in older records: accuracy), "mean"
+            (each node counts the same), "worst_decile", "worst", "nodes" and more, as the
+            journal has it; empty where nodes do not evaluate.
         clients_test: The same on what nodes hold out only to report.
         untrained: Nodes among them whose own head never trained.
     """
@@ -304,7 +305,8 @@ def _validation(
     if event.get("validation"):
         judged: Mapping[str, float] = event["validation"]
         return judged
-    return {"accuracy": event["clients"]["mean"]} if event.get("clients") else {}
+    spreads = (event.get("clients"), event.get("clients_accuracy"))
+    return {found.get("metric", "accuracy"): found["mean"] for found in spreads if found}
 
 
 def _of_chosen(key: str, finished: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> Any:

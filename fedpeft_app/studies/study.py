@@ -68,11 +68,13 @@ class Tuning:
     """How values are chosen before the study's own runs, by validation data alone.
 
     Attributes:
-        metric: Validation metric that chooses, as for `evaluate.select-by`.
+        metric: Validation metric that chooses, as for `evaluate.select-by`; empty = what
+            chooses the best round of the tuning runs, settled when the study is planned.
         seeds: Seeds of the tuning runs.
         per: Keys; entries that agree in them are tuned together.
         settings: The budget: settings of the tuning runs alone, such as fewer rounds.
         searches: What is tried.
+        lower_is_better: Whether less of the metric is better; settled with it.
     """
 
     metric: str
@@ -80,6 +82,7 @@ class Tuning:
     per: tuple[str, ...]
     settings: Settings
     searches: tuple[Search, ...]
+    lower_is_better: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,12 +95,14 @@ class Layout:
         metric: A metric of the task, on the server's test set, or one of `CLIENT_METRICS`;
             empty = what all runs measure, settled when the study is planned.
         baseline: Row that the others are compared with; empty = none.
+        node_metric: The metric of the task that `CLIENT_METRICS` are of; settled like `metric`.
     """
 
     rows: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     metric: str = ""
     baseline: str = ""
+    node_metric: str = "accuracy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

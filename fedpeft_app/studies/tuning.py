@@ -35,18 +35,32 @@ class Choice:
 
     Attributes:
         group: Tuning key → the value that these entries share.
-        scores: Each candidate with its mean score over the tuning seeds, more is better;
-            None where a run of it ended without one.
+        scores: Each candidate with its mean score over the tuning seeds; None where a run of
+            it ended without one.
+        lower_is_better: Whether the lowest score is the best.
     """
 
     group: Settings
     scores: tuple[tuple[Settings, float | None], ...]
+    lower_is_better: bool = False
 
     @property
     def chosen(self) -> Settings | None:
         """The best candidate, the first of equals; None if none has a score."""
         scored = [(score, tried) for tried, score in self.scores if score is not None]
-        return max(scored, key=lambda pair: pair[0])[1] if scored else None
+        best = min if self.lower_is_better else max
+        return best(scored, key=lambda pair: pair[0])[1] if scored else None
+
+    @property
+    def at_edge(self) -> tuple[str, ...]:
+        """Name the keys whose chosen number is the least or the greatest that was tried."""
+        found = []
+        for key, value in (self.chosen or {}).items():
+            numbers = {tried[key] for tried, _ in self.scores}
+            numeric = all(type(number) in (int, float) for number in numbers)
+            if numeric and len(numbers) > 1 and value in (min(numbers), max(numbers)):
+                found.append(key)
+        return tuple(found)
 
 
 def group_of(tuning: Tuning, entry: Entry) -> Settings:
@@ -83,11 +97,14 @@ def trials(study: Study, entries: Sequence[Entry]) -> tuple[Trial, ...]:
     )
 
 
-def choose(scored: Iterable[tuple[Trial, float | None]]) -> tuple[Choice, ...]:
+def choose(
+    scored: Iterable[tuple[Trial, float | None]], *, lower_is_better: bool = False
+) -> tuple[Choice, ...]:
     """Choose for every group.
 
     Args:
-        scored: Trials, each with its score: more is better, None if it has none.
+        scored: Trials, each with its score; None if it has none.
+        lower_is_better: Whether the lowest score is the best.
     """
     scores: dict[tuple[object, ...], list[tuple[Settings, float | None]]] = {}
     groups: dict[tuple[object, ...], Settings] = {}
@@ -95,7 +112,10 @@ def choose(scored: Iterable[tuple[Trial, float | None]]) -> tuple[Choice, ...]:
         key = tuple(trial.group.values())
         groups[key] = trial.group
         scores.setdefault(key, []).append((trial.candidate, score))
-    return tuple(Choice(group=groups[key], scores=tuple(scores[key])) for key in groups)
+    return tuple(
+        Choice(group=groups[key], scores=tuple(scores[key]), lower_is_better=lower_is_better)
+        for key in groups
+    )
 
 
 def tuning_faults(study: Study, entries: Sequence[Entry]) -> Iterator[Fault]:

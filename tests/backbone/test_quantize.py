@@ -1,4 +1,4 @@
-"""Quantised weights: refused where nothing could multiply them."""
+"""Quantised weights: refused without a GPU or the library; tests/methods trains on them."""
 
 import importlib.util
 

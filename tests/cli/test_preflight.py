@@ -7,10 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import LocalGrid
 
-from fedpeft_app.cli.preflight import preflight
-from fedpeft_app.config import parse
-from fedpeft_app.errors import ConfigError, DataError, FedPeftError, RunFolderError, SourceError
+from fedpeft_app.cli.preflight import (
+    _NOT_LOOKED_AT,
+    is_looked_at,
+    preflight,
+    preflight_faults,
+)
+from fedpeft_app.config import defaults, parse
+from fedpeft_app.coordinator import coordinate
+from fedpeft_app.errors import ConfigError, DataError, FedPeftError, SourceError
 from fedpeft_app.mirrors import MIRRORS, cache_dir
 
 
@@ -26,7 +33,8 @@ def test_sound_settings_pass(sound: dict[str, Any], tiny_model: Path) -> None:
 
 def test_a_model_folder_without_weights_is_refused(sound: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}), encoding="utf-8")
-    with pytest.raises(SourceError, match=r"has a config.json but no weights. Expected one of"):
+    wanted = r"model\.name = .*has a config.json but no weights. Expected one of"
+    with pytest.raises(ConfigError, match=wanted):
         preflight(parse({**sound, "model.name": str(tmp_path)}), 4)
 
 
@@ -94,8 +102,86 @@ def test_a_plug_in_that_cannot_be_imported_is_named(sound: dict[str, Any], key: 
 
 
 def test_a_missing_initial_adapter_is_refused(sound: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="found none"):
+    with pytest.raises(ConfigError, match=r"method\.init-from = .*: Expected adapter_.*found none"):
         preflight(parse({**sound, "method.init-from": str(tmp_path / "adapter")}), 4)
+
+
+@pytest.fixture(scope="module")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_data: Path
+) -> tuple[Path, dict[str, Any]]:
+    """The adapter of a finished run, and its flat settings."""
+    settings = {
+        "rounds": 1,
+        "model.name": str(tiny_model),
+        "data.name": str(tiny_data),
+        "data.partitioner": "iid",
+        "method.rank": 2,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDPEFT_HOME", str(tmp_path_factory.mktemp("home")))
+        return coordinate(LocalGrid(2, settings), parse(settings), run_id=1).adapter, settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"method.rank": 4}, r"with the shape \(4, 32\).*found \(2, 32\)"),
+        ({"method.name": "head"}, "found no such tensor"),
+        ({"method.name": "bias"}, "found no such tensor"),
+        ({"method.alpha": 8.0}, "trained with a scaling"),
+        ({"data.labels": "money,grain,crude"}, "was trained for the labels"),
+    ],
+)
+def test_an_initial_adapter_of_another_kind_is_refused(
+    trained: tuple[Path, dict[str, Any]], changes: dict[str, Any], problem: str
+) -> None:
+    adapter, settings = trained
+    going_on = {**settings, "method.init-from": str(adapter)}
+    preflight(parse(going_on), 2)
+    with pytest.raises(ConfigError, match=rf"method\.init-from = .*{problem}"):
+        preflight(parse({**going_on, **changes}), 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"method.name": "bias", "model.dtype": "bfloat16"}, "biases, which layers of half prec"),
+        (
+            {"method.name": "prefix", "train.gradient-checkpointing": True},
+            "does not work with gradient checkpointing",
+        ),
+        ({"strategy.name": "flwr.serverapp.strategy:FedProx"}, "FedProx tells nodes proximal-mu"),
+    ],
+)
+@pytest.mark.parametrize("pooling", ["model", "mean"])
+def test_what_would_be_refused_in_a_run_is_refused_before_it(
+    sound: dict[str, Any], changes: dict[str, Any], problem: str, pooling: str
+) -> None:
+    with pytest.raises(FedPeftError, match=problem):
+        preflight(parse({**sound, **changes, "model.pooling": pooling}), 4)
+
+
+def test_every_problem_has_a_key(sound: dict[str, Any], tmp_path: Path) -> None:
+    changes = {"data.name": str(tmp_path / "missing.csv"), "method.name": "adalora"}
+    faults = preflight_faults(parse({**sound, **changes}), 4)
+    assert [fault.key for fault in faults] == ["data.name", "method.name"]
+    assert faults[1].problem.startswith("does not federate")
+    assert preflight_faults(parse(sound), 4) == []
+
+
+def test_faults_of_several_steps_are_one_list(sound: dict[str, Any]) -> None:
+    changes = {"model.name": "/nowhere", "method.init-from": "/nowhere", "strategy.min-nodes": 9}
+    with pytest.raises(ConfigError) as caught:
+        preflight(parse({**sound, **changes}), 4)
+    keys = ["model.name", "strategy.min-nodes", "method.init-from"]
+    assert [fault.key for fault in caught.value.faults] == keys
+
+
+def test_keys_that_change_nothing_are_known() -> None:
+    assert not any(map(is_looked_at, ("seed", "train.learning-rate", "output.name")))
+    assert all(map(is_looked_at, ("method.rank", "train.precision", "data.max-length")))
+    assert set(_NOT_LOOKED_AT) <= defaults().keys()
 
 
 def test_a_pooled_run_needs_no_column_of_nodes(sound: dict[str, Any]) -> None:
@@ -147,7 +233,7 @@ def test_too_few_nodes_for_the_run_are_known_before_it_starts(sound: dict[str, A
 
 
 def test_data_that_cannot_be_shared_out_is_known_before_it_starts(sound: dict[str, Any]) -> None:
-    with pytest.raises(DataError, match=r"below data\.min-examples = 500"):
+    with pytest.raises(DataError, match=r"2000 training examples .* got 108\."):
         preflight(parse({**sound, "data.partitioner": "iid", "data.min-examples": 500}), 4)
 
 
@@ -180,3 +266,8 @@ def test_a_policy_for_a_head_that_is_not_there_is_refused(
     }
     with pytest.raises(FedPeftError, match="speaks of a fresh head"):
         preflight(parse(settings), 2)
+
+
+def test_a_rank_that_no_layer_has_is_refused(sound: dict[str, Any]) -> None:
+    with pytest.raises(FedPeftError, match=r"method\.rank to be at most 32 for .*got 1000000"):
+        preflight(parse({**sound, "method.rank": 1_000_000}), 4)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,26 @@ def test_a_pipe_gets_tabs(real: RunFolder) -> None:
     data = Path(real.config()["data.name"]).name
     expected = [real.path.name, "federated", "lora", data, "2/2", "finished", "accuracy"]
     assert line.split("\t") == [*expected, f"{accuracy:.4f}"]
+
+
+@pytest.mark.parametrize(
+    ("finished", "shown"),
+    [
+        ({"metric": "auroc", "test": {"accuracy": 0.5, "loss": 1.0}}, ["accuracy", "0.5000"]),
+        (
+            {"test": {}, "clients_test": {"metric": "loss", "mean": 0.25}},
+            ["loss (nodes)", "0.2500"],
+        ),
+        ({"test": {}}, ["", ""]),
+    ],
+)
+def test_the_list_says_what_was_measured_and_by_whom(
+    finished: dict[str, Any], shown: list[str]
+) -> None:
+    run = create_run(runs_parent(), "run", run_id=1, config=defaults())
+    with closing(Journal(run.journal)) as journal:
+        journal.note("run_finished", **finished)
+    assert fedpeft("runs").output.splitlines()[1].split("\t")[-2:] == shown
 
 
 def test_a_terminal_gets_a_table_with_whole_names(

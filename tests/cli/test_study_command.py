@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from fedpeft_app.cli import rehearsal
 from fedpeft_app.cli import study as command
 from fedpeft_app.cli.main import app
 from fedpeft_app.cli.settings import check_settings, read_settings
-from fedpeft_app.config import flatten
-from fedpeft_app.errors import ConfigError, LaunchError
+from fedpeft_app.config import RunConfig, flatten
+from fedpeft_app.errors import ConfigError, Fault, LaunchError
 from fedpeft_app.observe.journal import Journal
 from fedpeft_app.runs.directory import RunFolder, create_run
 from fedpeft_app.studies.plan import Cell, load_plan
@@ -53,6 +54,19 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Cell]:
     return cells
 
 
+@pytest.fixture(autouse=True)
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
+    """Remember what would have been looked at, and find nothing wrong with it."""
+    configs: list[RunConfig] = []
+
+    def pretend(config: RunConfig, nodes: int) -> list[Fault]:
+        configs.append(config)
+        return []
+
+    monkeypatch.setattr(rehearsal, "preflight_faults", pretend)
+    return configs
+
+
 def fedpeft(*arguments: str) -> Result:
     """Run a command whose errors are looked at as they are."""
     done = CliRunner().invoke(app, ["study", *arguments])
@@ -63,7 +77,8 @@ def fedpeft(*arguments: str) -> Result:
 
 def test_a_dry_run_lists_what_is_left_and_runs_nothing(small: Path, asked: list[Cell]) -> None:
     done = fedpeft(str(small), "--dry-run")
-    rows = done.output.splitlines()
+    first, *rows = done.output.splitlines()
+    assert first == "checking 2 configurations: model, data and method"
     assert [row.split("  ", 1)[1] for row in rows[:4]] == [
         "left      lora, seed 0",
         "left      lora, seed 1",
@@ -153,13 +168,43 @@ def test_runs_that_tuning_chose_nothing_for_are_failures(tuned: Path) -> None:
 
 
 def test_a_dry_run_counts_only_the_tuning_of_what_is_asked_for(tuned: Path) -> None:
-    rows = fedpeft(str(tuned), "--dry-run", "--only", "method.name=head").output.splitlines()
+    rows = fedpeft(str(tuned), "--dry-run", "--only", "method.name=head").output.splitlines()[1:]
     assert [row.split("  ", 1)[1] for row in rows[:3]] == [
         "left      tuning head: train.head-learning-rate = 0.01, seed 7",
         "left      head, seed 0, once tuned",
         "left      head, seed 1, once tuned",
     ]
     assert rows[3:] == ["3 runs left in 'small'"]
+
+
+def test_each_configuration_that_is_left_is_looked_at_once(
+    tuned: Path, looked_at: list[RunConfig]
+) -> None:
+    fedpeft(str(tuned), "--dry-run")  # two seeds, two learning rates, a tuning run each
+    assert [config.method.name for config in looked_at] == ["lora", "head"]
+    fedpeft(str(tuned), "--only", "method.name=lora")
+    looked_at.clear()
+    fedpeft(str(tuned), "--only", "method.name=lora")
+    assert looked_at == []  # all has been measured
+
+
+def test_what_could_not_start_is_refused_before_anything_runs(
+    small: Path, asked: list[Cell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(config: RunConfig, nodes: int) -> list[Fault]:
+        unfit = [Fault(key="method.name", value="head", problem="does not fit.")]
+        poor = [Fault(key="strategy.min-nodes", value=9, problem=f"there are {nodes}.")]
+        return [*poor, *(unfit if config.method.name == "head" else [])]
+
+    monkeypatch.setattr(rehearsal, "preflight_faults", refuse)
+    for mode in (["--dry-run"], []):
+        with pytest.raises(ConfigError) as caught:
+            fedpeft(str(small), *mode)
+        assert [str(fault) for fault in caught.value.faults] == [
+            "strategy.min-nodes = 9: there are 4. (In every cell.)",
+            "method.name = 'head': does not fit. (In head, seed 0 and 1 more.)",
+        ]
+    assert asked == []
 
 
 def test_a_second_study_in_the_same_folder_is_refused(small: Path, asked: list[Cell]) -> None:

@@ -15,6 +15,12 @@ CLASHES = [  # what is given, the key to blame, what to change instead
         id="natural partitions need a column",
     ),
     pytest.param(
+        {"data.partitioner": "iid", "data.partition-column": "hospital"},
+        "data.partition-column",
+        {"data.partitioner": "natural"},
+        id="a column of nodes is read",
+    ),
+    pytest.param(
         {"strategy.fraction-evaluate": 0.5, "data.node-validation-fraction": 0.0},
         "data.node-validation-fraction",
         {"data.node-validation-fraction": 0.1},

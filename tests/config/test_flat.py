@@ -169,8 +169,8 @@ def test_no_hint_where_nothing_is_near(key: str, value: object) -> None:
 def test_a_fault_says_what_the_key_means() -> None:
     (fault,) = faults_of({"model.name": ""})
     assert fault.problem == (
-        "must have at least 1 character (hub id, known id with a pinned offline source, or "
-        "local model folder)."
+        "must have at least 1 character (hub id, known id with a pinned offline source, local "
+        "model folder, or 'scratch:' and a known architecture (random weights))."
     )
 
 

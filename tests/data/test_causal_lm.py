@@ -113,11 +113,25 @@ def test_conversations_need_a_template_and_an_answer(tokenizer: Any) -> None:
         written(CausalLM(), tokenizer, TALK)
 
 
-def test_what_cutting_leaves_without_an_answer_is_left_out(tokenizer: Any) -> None:
-    task = CausalLM().bind(tokenizer, max_length=4)
-    rows = list(task.encode([("wheat corn oil", "grain"), ("wheat corn", "grain"), "wheat"]))
-    assert rows[0] is None
-    assert [len(row) for row in rows[1:] if row is not None] == [4, 3]
+def test_an_answer_is_learnt_to_its_end_or_not_at_all(tokenizer: Any) -> None:
+    task = CausalLM().bind(tokenizer, max_length=5)
+    whole, cut = ("wheat corn", "grain"), ("wheat corn", "grain money")  # 5 and 6 tokens
+    rows = list(task.encode([whole, cut, ("wheat corn oil bank", "grain")]))
+    assert [None if row is None else len(row) for row in rows] == [5, None, None]
+
+
+def test_a_conversation_is_learnt_to_its_end_or_not_at_all(chatting: Any) -> None:
+    lengths = {}
+    for most in (9, 10):  # the tokens of both turns are 10
+        (row,) = CausalLM().bind(chatting, max_length=most).encode([TALK])
+        lengths[most] = None if row is None else len(row)
+    assert lengths == {9: None, 10: 10}
+
+
+def test_a_text_is_cut_for_it_goes_on(tokenizer: Any) -> None:
+    (row,) = CausalLM(form="text").bind(tokenizer, max_length=3).encode(["wheat corn oil"])
+    assert row is not None
+    assert tokenizer.decode([token if token >= 0 else ~token for token in row]) == "<s> wheat corn"
 
 
 def test_a_first_token_that_nothing_precedes_is_not_learnt(tokenizer: Any) -> None:
@@ -274,11 +288,8 @@ def test_an_answer_follows_the_form_that_was_learnt(model: Any, chatting: Any) -
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"form": "csv"}, "form must be one of auto, messages"),
-        ({"turns": "first"}, "turns must be all or last"),
         ({"template": "{}"}, r"template must hold \{prompt\}"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
-        ({"max_new_tokens": "9"}, "max_new_tokens"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], complaint: str) -> None:

@@ -172,7 +172,7 @@ def test_a_split_that_teaches_nothing_is_refused(corpus: Corpus) -> None:
     def encode(texts: Sequence[str]) -> list[Values | None]:
         return [None if text == "gh" else tokens([1]) for text in texts]
 
-    with pytest.raises(DataError, match=r"None of the 1 examples in test\.csv leaves anything"):
+    with pytest.raises(DataError, match=r"None of the 1 examples in test\.csv has an answer"):
         encoded(("key",), corpus.read, encode)
 
 

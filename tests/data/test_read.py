@@ -180,7 +180,11 @@ def test_missing_column_names_the_key_and_what_there_is(
         ("d.csv", "text,label\na,x\n\nb,c,y\n", "row 2 has 3 fields, the header 2"),
         ("d.csv", 'text,label\n"a\nb",x\n,\nb,c,y\n', "row 3 has 3 fields, the header 2"),
         ("d.csv", "text,label\na,b,x\nc,d,y\n", "row 1 has 3 fields, the header 2"),
-        ("d.csv", 'text,label\n"a,x\n', "Cannot read .*EOF inside string"),
+        ("d.csv", 'text,label\n"a,x\n', "row 1 opens a quote that does not end where its field"),
+        ("d.csv", 'text,label\n\na,x\n"b,y\nc,x\n"d",y\ne,x\n', "row 2 opens a quote that"),
+        ("d.csv", 'label,text\nx,"a, b\ny,"c, d"\n', "row 1 opens a quote that"),
+        ("d.csv", '"text,label\na,x\n', "the header opens a quote that"),
+        ("d.csv", 'text,label\n"he said "hi" to me",x\n', "row 1 .* a quote within quotes twice"),
         ("d.csv", "text,label\né,x\n".encode("latin-1"), "line 2 is not in UTF-8; save the file"),
         ("d.jsonl", b'{"text":"a","label":1}\n\xff\n', "line 2 is not in UTF-8; save the file"),
         ("d.jsonl", '{"text":"a","label":1}\n{"text"\n', "Cannot read .*line 2: "),
@@ -214,6 +218,27 @@ def test_label_outside_the_given_ones_names_row_and_choice(tmp_path: Path) -> No
     content = "text,label\na,x\nb,y\nc,zebra\n"
     with pytest.raises(DataError, match=r"row 3: label 'zebra' is not one of \['x', 'y'\]"):
         load_text(tmp_path, "d.csv", content, labels=("x", "y"))
+
+
+@pytest.mark.parametrize("text", ['5" disk', '"\n' + "long " * 40_000, '"', '""'])
+def test_quotes_in_order_are_no_fault(tmp_path: Path, text: str) -> None:
+    """A text of 200,000 characters is longer than the csv module's own limit."""
+    rows = [{"text": text, "label": label} for label in ("x", "y")]
+    assert load(write(tmp_path / "d.csv", rows))[0].inputs == [text, text]
+    assert load_text(tmp_path, "e.csv", 'text,label\n5" disk,x\nb,y\n')[0].inputs[0] == '5" disk'
+
+
+def test_one_given_label_is_blamed_on_who_gave_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"two labels; data\.labels has only \['x'\]"):
+        load_text(tmp_path, "d.csv", "text,label\na,x\nb,y\n", labels=("x",))
+
+
+@pytest.mark.parametrize("site", [{}, {"site": "s"}])
+def test_only_training_examples_have_natural_nodes(tmp_path: Path, site: dict[str, str]) -> None:
+    write(tmp_path / "train.csv", [{"text": "t", "label": at, "site": at} for at in "pq"])
+    write(tmp_path / "test.csv", [{"text": "u", "label": "p", **site}])
+    splits, _ = read(find_source(str(tmp_path)), Columns(group="site"), TEXT)
+    assert (splits["train"].groups, splits["test"].groups) == (["p", "q"], [])
 
 
 def test_a_label_named_twice_is_refused(tmp_path: Path) -> None:

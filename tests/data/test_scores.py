@@ -83,10 +83,10 @@ def test_weights_for_unknown_labels_are_refused() -> None:
         Scores(weights={"rar": 5.0}).bind(("common", "rare"))
 
 
-@pytest.mark.parametrize("weights", ["balanced", [1, 2], {"a": 0}, {"a": "2"}, {"a": True}])
-def test_weights_are_given_as_positive_numbers_by_name(weights: Any) -> None:
-    with pytest.raises(ValueError, match="class_weights"):
-        Scores(weights=weights)
+@pytest.mark.parametrize("weight", [0, -1.0, math.inf, math.nan])
+def test_weights_are_finite_and_above_0(weight: float) -> None:
+    with pytest.raises(ValueError, match=r"class_weights\['a'\] must be a finite number above 0"):
+        Scores(weights={"a": weight})
 
 
 def test_predictions_by_hand() -> None:
@@ -97,6 +97,7 @@ def test_predictions_by_hand() -> None:
     many = several.predictions(MANY)
     assert [found.answer for found in many] == ["a", "a", "b", "a,b"]
     assert [found.probability for found in many] == pytest.approx([9 / 16] * 4)
+    assert Scores(many=True, separator="|").bind(labels).predictions(MANY)[3].answer == "a|b"
     none = several.predictions(-np.abs(MANY[:1]))
     assert (none[0].answer, none[0].probability) == ("", pytest.approx(9 / 16))
 

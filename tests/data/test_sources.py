@@ -55,14 +55,27 @@ def test_relative_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    "name", ["/no/such/folder", "./none", "~/none", "~nobody-here/none", "none.csv", "a/b/c"]
+    "name",
+    [
+        "/no/such/folder",
+        "./none",
+        "~/none",
+        "~nobody-here/none",
+        "none.csv",
+        "none.tsv",
+        "data/none.XLSX",
+        "photoz/",
+        "a/b/c",
+    ],
 )
 def test_missing_path_is_refused_with_what_there_is(name: str) -> None:
-    with pytest.raises(SourceError, match=r"No data at '.*reuters-r8, reuters-r52, 20newsgroups"):
+    with pytest.raises(
+        SourceError, match=r"No data at '.*file \(\.csv, .*reuters-r8, reuters-r52, 20newsgroups"
+    ):
         find_source(name)
 
 
-@pytest.mark.parametrize("name", ["imdb", "org/corpus"])
+@pytest.mark.parametrize("name", ["imdb", "org/corpus", "org/corpus-2.5"])
 def test_other_names_are_hub_ids_not_looked_up_yet(name: str) -> None:
     source = find_source(name)
     assert (source.kind, source.files, source.fingerprint) == ("hub", {}, f"hub:{name}")

@@ -103,7 +103,9 @@ def test_a_test_fraction_of_zero_sets_nothing_aside() -> None:
     data = source(train=examples(20))
     settings = SplitSettings(test_fraction=0.0, held_by_server=False)
     assert numbers(make_splits(data, settings, 0).train) == list(range(20))
-    with pytest.raises(DataError, match=r"got 18 and 0 of 20 examples.*data\.test-fraction = 0\.0"):
+    with pytest.raises(
+        DataError, match=r"test examples, got none of 20.*data\.test-fraction = 0\.0"
+    ):
         make_splits(data, SplitSettings(test_fraction=0.0), 0)
 
 
@@ -125,8 +127,25 @@ def test_the_cap_keeps_other_examples_for_another_seed() -> None:
 
 
 def test_too_little_data_is_refused() -> None:
-    with pytest.raises(DataError, match=r"got 2 and 0 of 2 examples.*data\.test-fraction = 0\.2"):
+    with pytest.raises(
+        DataError, match=r"test examples, got none of 2.*data\.test-fraction = 0\.2"
+    ):
         make_splits(source(train=examples(2)), SplitSettings(), 0)
+
+
+def test_what_leaves_nothing_to_train_on_is_named() -> None:
+    settings = SplitSettings(test_fraction=0.2, validation_fraction=0.9999)
+    with pytest.raises(
+        DataError, match=r"training examples, got none of 20.*-fraction = 0\.9999\."
+    ):
+        make_splits(source(train=examples(20)), settings, 0)
+
+
+def test_only_what_is_set_keeps_examples_from_training() -> None:
+    assert SplitSettings(max_examples=5, held_by_server=False).takers == (
+        "data.test-fraction = 0.2, data.max-examples = 5"
+    )
+    assert SplitSettings(test_fraction=0.0, validation_fraction=0.0).takers == ""
 
 
 @pytest.mark.parametrize(("fraction", "held"), [(0.0, 0), (0.04, 0), (0.25, 2), (0.5, 5)])

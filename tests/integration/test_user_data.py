@@ -271,7 +271,7 @@ def test_a_bad_row_is_known_before_the_start(
         ({"evaluate.select-by": "macro-f1"}, r"causal-lm does not measure it, only: loss, perp"),
         ({"task.options": '{"tamplate": ""}'}, r"unknown option 'tamplate'.*mean 'template'"),
         ({"task.options": '{"template": "x"}'}, r"template must hold \{prompt\}"),
-        ({"data.max-length": 4}, r"None of the \d+ examples in .*leaves anything to learn"),
+        ({"data.max-length": 4}, r"None of the \d+ examples in .*has an answer that ends"),
     ],
 )
 def test_settings_that_do_not_fit_the_data_are_known_before_the_start(
@@ -281,11 +281,50 @@ def test_settings_that_do_not_fit_the_data_are_known_before_the_start(
         preflight(parse({**writing_settings, **settings}), 2)
 
 
+def test_what_is_left_out_leaves_too_little_before_the_start(
+    writing_settings: dict[str, Any], instructions: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of 60 rows 50 have answers that are too long; a fifth of the others is for testing."""
+    long = json.dumps({"question": "name the topic", "answer": "wheat " * 30})
+    rows = instructions.read_text(encoding="utf-8").split("\n")
+    instructions.write_text("\n".join([*rows[:10], *[long] * 50]), encoding="utf-8")
+    settings = {**writing_settings, "data.max-length": 20, "data.min-examples": 4}
+    with pytest.raises(FedPeftError, match=r"8 training examples for 2 nodes.* got 7\."):
+        preflight(parse(settings), 2)
+    assert "50 of the 60 examples in" in caplog.text
+
+
 def test_a_label_outside_the_map_names_file_and_row(
     tiny_settings: dict[str, Any], tiny_data: Path
 ) -> None:
     with pytest.raises(FedPeftError, match=r"train\.csv, row 3: label 'money' is not one of"):
         preflight(parse({**tiny_settings, "data.labels": "crude,grain"}), 2)
+
+
+def test_a_share_to_judge_on_that_is_nothing_anywhere_is_refused(
+    tiny_settings: dict[str, Any],
+) -> None:
+    """Of 27 examples a node a tenth, 3, is for testing; a fiftieth of the 24 others rounds to 0."""
+    settings = {**tiny_settings, "strategy.fraction-evaluate": 1.0}
+    small, enough = ({**settings, "data.node-validation-fraction": n} for n in (0.02, 0.021))
+    with pytest.raises(ConfigError, match=r"data\.node-validation-fraction = 0\.02: of the 24 ex"):
+        preflight(parse(small), 4)
+    preflight(parse(enough), 4)
+    preflight(parse({**small, "strategy.fraction-evaluate": 0.0}), 4)
+
+
+def test_natural_nodes_need_no_column_in_test_data(
+    tiny_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    texts, labels = make_texts(40, seed=0)
+    rows = [f"{text},{label}" for text, label in zip(texts, labels, strict=True)]
+    train = [f"{row},{'ab'[at % 2]}" for at, row in enumerate(rows)]
+    for name, header, lines in (("train", ",site", train), ("test", "", rows)):
+        text = "\n".join([f"text,label{header}", *lines])
+        (tmp_path / f"{name}.csv").write_text(text, encoding="utf-8")
+    natural = {"data.partitioner": "natural", "data.partition-column": "site"}
+    settings = {**tiny_settings, "data.name": str(tmp_path), **natural, "rounds": 1}
+    assert finished(run(settings))["event"] == "run_finished"
 
 
 def test_weights_of_labels_that_there_are_not(tiny_settings: dict[str, Any]) -> None:

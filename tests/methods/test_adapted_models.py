@@ -253,6 +253,6 @@ def test_a_method_that_leaves_the_head_untrained_is_refused(zoo: dict[str, Path]
 def test_methods_say_what_the_run_needs_to_know(name: str) -> None:
     method = find_method(name)
     assert method.name == name
-    assert 0 < method.learning_rate <= method.head_learning_rate
+    assert min(method.learning_rate, method.head_learning_rate) > 0
     assert isinstance(method.peft, bool)
     assert isinstance(method.merges, bool)

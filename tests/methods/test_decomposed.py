@@ -130,5 +130,5 @@ def test_quantised_weights_are_refused(
 
 @both
 def test_the_initialisation_is_not_an_option(bert: Path, name: str) -> None:
-    with pytest.raises(BackboneError, match="multiple values"):
+    with pytest.raises(BackboneError, match="'init_lora_weights', which is set by method.name"):
         make(bert, name, options={"init_lora_weights": "pissa_niter_4"})

@@ -144,7 +144,6 @@ def test_a_target_that_is_no_module_of_the_body_is_refused(bert: Path, targets: 
     "options",
     [
         {"no_such_argument": 1},
-        {"r": 4},  # method.rank says it
         {"bias": "no-such"},
         {"init_lora_weights": "no-such"},
         {"layers_to_transform": [9]},
@@ -156,6 +155,52 @@ def test_options_that_do_not_fit_are_refused(bert: Path, options: dict[str, Any]
         make(bert, "lora", options=options)
     message = str(caught.value)
     assert "'lora' does not fit" in message or "untrained" in message or "Expected PEFT" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "setter"),
+    [
+        ("lora", {"r": 4}, "method.rank"),
+        ("lora", {"lora_alpha": 4}, "method.alpha"),
+        ("lora", {"lora_dropout": 0.1}, "method.dropout"),
+        ("lora", {"target_modules": ["query"]}, "method.targets and method.layers"),
+        ("lora", {"modules_to_save": ["pooler"]}, "method.head"),
+        ("lora", {"task_type": "SEQ_CLS"}, "task"),
+        ("rslora", {"use_rslora": False}, "method.name = 'rslora'"),
+        ("vera", {"vera_dropout": 0.1}, "method.dropout"),
+        ("ia3", {"feedforward_modules": []}, "method.name = 'ia3'"),
+        ("p-tuning", {"num_virtual_tokens": 4}, "method.prompt-length"),
+        ("peft:LOHA", {"alpha": 4}, "method.alpha"),
+    ],
+)
+def test_options_do_not_set_what_other_keys_set(
+    bert: Path, name: str, options: dict[str, Any], setter: str
+) -> None:
+    key = next(iter(options))
+    with pytest.raises(BackboneError, match=f"names '{key}', which is set by {setter}. Leave it"):
+        make(bert, name, options=options)
+
+
+@pytest.mark.parametrize("name", ["lora", "pissa", "olora", "lora-fa", "dora", "peft:LOHA"])
+def test_a_rank_beyond_the_narrowest_layer_is_refused(bert: Path, name: str) -> None:
+    make(bert, name, rank=WIDTH)
+    reason = rf"rank to be at most 16 for .*'{name}', as '.*\.0\..*query' is 16 × 16, got 17"
+    with pytest.raises(BackboneError, match=reason):
+        make(bert, name, rank=WIDTH + 1)
+
+
+def test_no_layer_s_own_rank_is_beyond_it(bert: Path) -> None:
+    options = {"rank_pattern": {"value": 17}, "alpha_pattern": {"value": 34}}
+    with pytest.raises(BackboneError, match=r"at most 16 .*value' is 16 × 16, got 17"):
+        make(bert, "pissa", rank=8, options=options)
+
+
+@pytest.mark.parametrize(("targets", "most"), [("c_attn", "16 × 48"), ("wte", "20 × 16")])
+def test_narrow_is_what_has_few_rows_or_columns(
+    zoo: dict[str, Path], targets: str, most: str
+) -> None:
+    with pytest.raises(BackboneError, match=f"at most 16 .* is {most}, got 17"):
+        make(zoo["gpt2"], "lora", targets=targets, rank=17)
 
 
 def test_head_modules_are_whole_outside_the_body_and_exact_inside(zoo: dict[str, Path]) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fedpeft_app.observe.lines import describe, human_bytes
+from fedpeft_app.observe.lines import describe, headline, human_bytes
 
 
 @pytest.mark.parametrize(
@@ -124,6 +124,41 @@ _SAID: list[tuple[dict[str, Any], str | None]] = [
             "adapter: /runs/demo/adapter (its README.md shows how to load it)"
         ),
     ),
+    (  # the loss is what a language model is judged by
+        {
+            **_FINISHED,
+            "metric": "loss",
+            "test": {"loss": 1.5, "perplexity": 4.4817, "accuracy": 0.5},
+            "bytes_per_message": 0,
+            "adapter": "",
+        },
+        (
+            "run finished in 61.0 s: /runs/demo\n"
+            "test loss 1.5000, perplexity 4.4817, accuracy 0.5000 (round 4, best on validation "
+            "data)"
+        ),
+    ),
+    (  # what nodes report on comes before what chose the round
+        {
+            **_FINISHED,
+            "test": {},
+            "clients": {"metric": "loss", "mean": 9.0, "worst": 9, "worst_decile": 9, "nodes": {}},
+            "clients_test": {
+                "metric": "loss",
+                "mean": 1.5,
+                "worst": 3.0,
+                "worst_decile": 2.5,
+                "nodes": {"0": 0.0, "1": 3.0},
+            },
+            "bytes_per_message": 0,
+            "adapter": "",
+        },
+        (
+            "run finished in 61.0 s: /runs/demo\n"
+            "loss on what 2 nodes hold out to report on: mean 1.5000, worst decile 2.5000, worst "
+            "3.0000 (round 4, best on validation data)"
+        ),
+    ),
     (
         {**_FINISHED, "test": {"accuracy": 0.5}, "bytes_per_message": 0, "adapter": ""},
         (
@@ -153,3 +188,26 @@ _SAID: list[tuple[dict[str, Any], str | None]] = [
 @pytest.mark.parametrize(("event", "words"), _SAID, ids=lambda value: str(value)[:40])
 def test_an_event_reads_like_this(event: dict[str, Any], words: str | None) -> None:
     assert describe(event) == words
+
+
+@pytest.mark.parametrize(
+    ("event", "figure"),
+    [
+        ({"test": {"accuracy": 0.5, "loss": 1.0}}, ("accuracy", 0.5)),
+        ({"metric": "loss", "test": {"accuracy": 0.5, "loss": 1.0}}, ("loss", 1.0)),
+        ({"metric": "auroc", "test": {"accuracy": 0.5, "loss": 1.0}}, ("accuracy", 0.5)),
+        (
+            {"test": {}, "clients": {"mean": 0.75}, "clients_test": {"mean": 0.25}},
+            ("accuracy (nodes)", 0.25),  # journals of earlier versions do not name the metric
+        ),
+        ({"test": {}, "clients": {"metric": "loss", "mean": 2.0}}, ("loss (nodes)", 2.0)),
+        (
+            {"test": {}, "clients_accuracy": {"metric": "accuracy", "mean": 0.5}},
+            ("accuracy (nodes)", 0.5),
+        ),
+        ({"test": {}}, None),
+        ({}, None),
+    ],
+)
+def test_one_figure_sums_a_run_up(event: dict[str, Any], figure: tuple[str, float] | None) -> None:
+    assert headline(event) == figure

@@ -186,6 +186,42 @@ def test_trained_prefixes_leave_padding_out_too(
     assert not torch.allclose(together[0], together[1], atol=1e-2)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_no_gradient_is_asked_below_the_first_adapted_block(
+    tiny_model: Path, pooling: str, *, checkpointing: bool
+) -> None:
+    settings = MethodSettings(rank=2, layers="last:1")
+    backbone = load(tiny_model, pooling, gradient_checkpointing=checkpointing)
+    adapted = adapt(backbone, find_method("lora"), settings, seed=0)
+    asked = {}
+
+    def note(name: str) -> Any:
+        return lambda module, inputs, output: asked.update({name: output.requires_grad})
+
+    body = backbone.model.body
+    parts = (body.get_input_embeddings(), *body.encoder.layer)
+    assert [len(part._forward_hooks) for part in parts] == [0, 0, 0]
+    for name, part in zip(("embeddings", "first", "last"), parts, strict=True):
+        part.register_forward_hook(note(name))
+    adapted.model.train()(input_ids=torch.tensor([[2, 5, 6, 3]]))
+    assert asked == {"embeddings": False, "first": False, "last": True}
+
+
+def test_what_peft_asks_of_a_model_reaches_the_body(tiny_model: Path) -> None:
+    plain, saving = (
+        load(tiny_model, "mean", gradient_checkpointing=checkpointing).model
+        for checkpointing in (False, True)
+    )
+    assert (plain.is_gradient_checkpointing, saving.is_gradient_checkpointing) == (False, True)
+    ids, embed = torch.tensor([[2, 5, 6, 3]]), plain.get_input_embeddings()
+    embed.weight.requires_grad_(False)
+    plain.enable_input_require_grads()
+    assert embed(ids).requires_grad
+    plain.disable_input_require_grads()
+    assert not embed(ids).requires_grad
+
+
 def decoder(folder: Path) -> str:
     config = transformers.GPT2Config(
         vocab_size=9, n_embd=8, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=1

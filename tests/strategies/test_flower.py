@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord
 from flwr.serverapp import strategy as flower
+from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -152,6 +153,25 @@ def test_an_option_on_which_no_node_acts_is_refused() -> None:
     strategy = FlowerAdapter(flower.FedProx(proximal_mu=0.1))
     with pytest.raises(ConfigError, match="FedProx tells nodes proximal-mu, on which fedpeft's"):
         strategy.configure(1, state_of(SMALL, 0.0), members(2))
+
+
+def test_what_a_strategy_would_tell_nodes_is_known_before_a_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(TaskIdentity, "_run_id", None)  # as outside of a run
+    with pytest.raises(ConfigError, match="FedProx tells nodes proximal-mu"):
+        FlowerAdapter(flower.FedProx(proximal_mu=0.1)).rehearse()
+    caplog.clear()
+    FlowerAdapter(flower.FedAvg(min_available_nodes=1000)).rehearse()
+    assert caplog.messages == []
+
+
+def test_a_strategy_that_cannot_be_rehearsed_is_left_to_the_run() -> None:
+    class Choosy(flower.FedAvg):
+        def configure_train(self, *args: Any, **kwargs: Any) -> Any:
+            raise KeyError("classifier.weight")
+
+    FlowerAdapter(Choosy()).rehearse()
 
 
 def test_a_node_with_more_to_tell_does_not_stop_the_round() -> None:

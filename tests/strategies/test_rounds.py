@@ -236,6 +236,24 @@ def test_failed_measurements_are_left_out_and_logged(
     assert caplog.messages == ["Round 1: node 0 did not evaluate: No such file."]
 
 
+def test_a_round_that_nobody_evaluated_fails(spec: AdapterSpec, state: AdapterState) -> None:
+    first, second = Learner(spec, 1.0), Learner(spec, 1.0)
+
+    def only_trains(message: Message) -> Message | None:
+        return None if message.metadata.message_type == "evaluate" else first(message)
+
+    def refuses(message: Message) -> Message:
+        evaluating = message.metadata.message_type == "evaluate"
+        return fails(message) if evaluating else second(message)
+
+    with pytest.raises(QuorumError) as raised:
+        run([only_trains, refuses], state, plan(fraction_evaluate=1.0, timeout_s=0.3))
+    assert str(raised.value) == (
+        "Round 1: of the 2 nodes that were asked to evaluate (strategy.fraction-evaluate) none "
+        "did:\n  node 0: no reply within 0.3 s\n  node 1: No such file."
+    )
+
+
 def test_train_loss_is_weighted_by_examples(spec: AdapterSpec) -> None:
     first, second = members(2)
     good = [

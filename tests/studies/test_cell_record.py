@@ -27,6 +27,14 @@ def test_nodes_judge_where_the_server_does_not() -> None:
     assert measure(events).validation == {"accuracy": 0.6}
 
 
+def test_nodes_judge_by_the_runs_metric_and_by_accuracy() -> None:
+    events = journal(CONFIG, 0.8)
+    del events[1]["validation"]
+    events[1]["clients"] = {"metric": "loss", "mean": 1.5}
+    events[1]["clients_accuracy"] = {"metric": "accuracy", "mean": 0.6}
+    assert measure(events).validation == {"loss": 1.5, "accuracy": 0.6}
+
+
 def test_what_nodes_report_on_has_no_say_in_validation() -> None:
     start, done, end = journal(CONFIG, 0.8)
     del done["validation"]

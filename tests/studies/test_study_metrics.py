@@ -69,12 +69,48 @@ def test_options_that_the_task_does_not_take_are_one_fault(tmp_path: Path) -> No
     assert found.endswith("(In every cell.)")
 
 
-def test_nodes_choose_by_accuracy_alone(tmp_path: Path) -> None:
+def test_nodes_choose_by_the_runs_metric_or_by_accuracy(tmp_path: Path) -> None:
     text = TUNED.replace("config = {rounds = 2}", NODES_TUNE)
-    assert plan_of(tmp_path, text).study.tuning is not None
-    found = fault(tmp_path, text.replace("[tune]\n", "[tune]\nmetric = 'loss'\n"))
+    assert tuning_metric(tmp_path, text) == ("accuracy", False)
+    by_loss = text.replace("[tune]\n", "[tune]\nmetric = 'loss'\n")
+    found = fault(tmp_path, by_loss)
     assert found.startswith("tune.metric = 'loss': tuning runs do not measure it on validation")
     assert "only: accuracy. Without evaluate.server" in found
+    selected = by_loss.replace(
+        "fraction-evaluate = 1.0", 'fraction-evaluate = 1.0, evaluate.select-by = "loss"'
+    )
+    assert tuning_metric(tmp_path, selected) == ("loss", True)
+
+
+def tuning_metric(folder: Path, text: str) -> tuple[str, bool]:
+    tuning = plan_of(folder, text).study.tuning
+    assert tuning is not None
+    return tuning.metric, tuning.lower_is_better
+
+
+@pytest.mark.parametrize(
+    ("task", "headline"),
+    [
+        ('"task.options" = \'{"multi_label": true}\'\n', "micro-f1"),
+        ('task = "causal-lm"\n', "loss"),
+    ],
+)
+def test_a_study_goes_by_its_tasks_headline(tmp_path: Path, task: str, headline: str) -> None:
+    lower = headline == "loss"
+    text = TUNED.replace("[config]\n", f"[config]\n{task}")
+    assert metric_of(tmp_path, text) == headline
+    assert tuning_metric(tmp_path, text) == (headline, lower)
+    by_nodes = text.replace("[config]\n", f"[config]\n{BY_NODES}")
+    by_nodes, _, _ = by_nodes.partition("[[cell]]")  # which is central
+    study = plan_of(tmp_path, by_nodes).study
+    assert (study.layout.metric, study.layout.node_metric) == ("clients.mean", headline)
+    assert tuning_metric(tmp_path, by_nodes) == (headline, lower)
+
+
+def test_nodes_judged_by_different_metrics_share_no_table(tmp_path: Path) -> None:
+    text = GRID + f"[config]\n{BY_NODES}"
+    text += '[[cell]]\nrow = "by loss"\nset = {evaluate.select-by = "loss"}\n'
+    assert "not all runs have the same: accuracy, loss" in fault(tmp_path, text)
 
 
 def test_tuning_that_would_measure_nothing_is_refused(tmp_path: Path) -> None:

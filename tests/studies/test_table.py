@@ -122,7 +122,8 @@ def test_choice_and_budget_are_stated(tmp_path: Path) -> None:
     text = to_markdown(plan.study, conducted(plan, tmp_path, Pretence(tmp_path / "runs")))
     assert (
         "- tuned for method.name = lora: train.learning-rate = 0.001 (validation accuracy: "
-        "train.learning-rate = 0.001: 0.4000; train.learning-rate = 0.01: 0.4000)" in text
+        "train.learning-rate = 0.001: 0.4000; train.learning-rate = 0.01: 0.4000); "
+        "train.learning-rate at the edge of what was tried" in text
     )
     assert (
         "- tuning budget: 2 of 2 runs, 16 s, with rounds = 2, seeds 7; "
@@ -142,7 +143,7 @@ def test_a_candidate_that_failed_is_named_with_its_reason(tmp_path: Path) -> Non
         "- 1 of 2 tuning runs without a score:\n"
         "  - tuning lora: train.learning-rate = 0.01, seed 7: failed: not finite \\<nan>\n"
     )
-    assert "train.learning-rate = 0.01: –)" in text
+    assert "train.learning-rate = 0.01: –); train.learning-rate at the edge" in text
     assert "runs missing" not in text
 
 
@@ -183,6 +184,16 @@ def test_nodes_are_shown_where_the_server_has_no_test_set(tmp_path: Path) -> Non
         "counts the same (4 runs)\n" in text
     )
     assert "the server's test set" not in text
+
+
+def test_the_metric_of_nodes_is_named(tmp_path: Path) -> None:
+    text = PERSONAL.replace("[grid]", 'evaluate.select-by = "macro-f1"\n[grid]')
+    plan = plan_of(tmp_path, text)
+    figures = {"metric": "macro-f1", "mean": 0.25}
+    runner = Pretence(tmp_path / "runs", judged_by_nodes(tmp_path / "runs", clients=figures))
+    shown = to_markdown(plan.study, conducted(plan, tmp_path, runner))
+    assert "| method.head | macro-f1, mean over nodes | runs |" in shown
+    assert "| personal | 0.2500 ± 0.0000 | 2 of 2 |" in shown
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_a_loss_is_better_when_it_is_lower(tmp_path: Path) -> None:
     runner = Pretence(tmp_path / "runs", high_rate_is_best)  # loss = 1 − accuracy
     now = conducted(plan_of(tmp_path, text), tmp_path, runner)
     ((_, low), (_, high)) = now.choices[0].scores
-    assert (low, high) == (pytest.approx(-0.4), pytest.approx(-0.1))
+    assert (low, high) == (pytest.approx(0.4), pytest.approx(0.1))
     assert now.choices[0].chosen == {"train.learning-rate": 1e-2}
 
 
@@ -82,7 +82,28 @@ def test_what_is_no_number_is_not_chosen(tmp_path: Path) -> None:
         return math.nan if cell.config["train.learning-rate"] == 1e-3 else 0.5
 
     now = conducted(plan_of(tmp_path, text), tmp_path, Pretence(tmp_path / "runs", diverging))
-    assert [score for _, score in now.choices[0].scores] == [None, pytest.approx(-0.5)]
+    assert [score for _, score in now.choices[0].scores] == [None, pytest.approx(0.5)]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "edge"),
+    [
+        ({"rounds": 1, "train.learning-rate": 1e-3}, ("rounds", "train.learning-rate")),
+        ({"rounds": 2, "train.learning-rate": 1e-2}, ("train.learning-rate",)),
+        ({"rounds": 2, "train.learning-rate": 2e-3}, ()),
+    ],
+)
+def test_a_choice_at_the_edge_of_what_was_tried_is_known(
+    chosen: dict[str, float], edge: tuple[str, ...]
+) -> None:
+    tried = [
+        {"rounds": rounds, "train.learning-rate": rate, "train.optimizer": "sgd", "seed": 1}
+        for rounds in (2, 1, 3)
+        for rate in (1e-2, 2e-3, 1e-3)
+    ]
+    scores = tuple((one, 1.0 if chosen.items() <= one.items() else None) for one in tried)
+    assert Choice(group={}, scores=scores).at_edge == edge
+    assert Choice(group={}, scores=((tried[0], None),)).at_edge == ()
 
 
 def test_the_first_of_equals_is_chosen() -> None:

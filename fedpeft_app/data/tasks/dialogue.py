@@ -29,7 +29,7 @@ class Writer:
         tokenizer: The model's tokenizer.
         template: An instruction's form where the tokenizer has no chat template.
         turns: Which of its turns an assistant learns: "all", or the "last".
-        max_length: Tokens kept of an example, from its start.
+        max_length: Tokens kept of a text, from its start; the most of any other example.
     """
 
     tokenizer: Any
@@ -56,8 +56,9 @@ class Writer:
                 or a list of messages, of which the assistant's turns are.
 
         Returns:
-            Token ids, those of context as their complement (see `ExampleSet`); None if no
-            learnt token is left that has a token before it.
+            Token ids, those of context as their complement (see `ExampleSet`); None for what
+            would lose an answer's end, so that the model never learnt to stop, and where no
+            learnt token has a token before it.
 
         Raises:
             DataError: If a conversation cannot be written as the tokenizer's template asks.
@@ -68,7 +69,10 @@ class Writer:
         ]
         if isinstance(example, str) or not self.has_template:  # a template writes its own
             pieces = [~self._start(), *pieces, self._end()]
-        row: Row = np.concatenate(pieces)[: self.max_length]
+        row: Row = np.concatenate(pieces)
+        if len(row) > self.max_length and not isinstance(example, str):
+            return None  # it ends with what is learnt
+        row = row[: self.max_length]
         return row if (row[1:] >= 0).any() else None
 
     def prompt(self, instruction: str) -> list[int]:

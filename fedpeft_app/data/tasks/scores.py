@@ -1,6 +1,7 @@
 """Class scores → loss, metrics and predictions; what all classifiers share."""
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -34,7 +35,7 @@ class Scores:
             from node to node, and the mean of updates would serve no common loss.
 
     Raises:
-        ValueError: If the separator is empty, or a weight is not a positive number.
+        ValueError: If the separator is empty, or a weight is not a finite number above 0.
     """
 
     def __init__(
@@ -118,7 +119,8 @@ class Scores:
         """Turn scores `(examples, labels)` into labels with their probability."""
         scores = outputs.astype(np.float64)
         if self.many:
-            return [_marked(row, self._labels) for row in np.exp(-np.logaddexp(0.0, -scores))]
+            probabilities = np.exp(-np.logaddexp(0.0, -scores))
+            return [_marked(row, self._labels, self._separator) for row in probabilities]
         probabilities = np.exp(_log_softmax(scores))
         best = probabilities.argmax(axis=1)
         return [
@@ -157,15 +159,12 @@ def scored(
 
 def _checked(weights: Mapping[str, float]) -> dict[str, float]:
     """Refuse weights that are none."""
-    if not isinstance(weights, Mapping):
-        raise ValueError(  # noqa: TRY004  one kind for every wrong option
-            f'class_weights must be an object such as {{"rare label": 5.0}}, got {weights!r}; '
-            f"weights are given, not counted, so that they are the same on every node"
-        )
     for label, weight in weights.items():
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:
-            raise ValueError(f"class_weights['{label}'] must be a number above 0, got {weight!r}")
-    return {label: float(weight) for label, weight in weights.items()}
+        if not 0 < weight < math.inf:
+            raise ValueError(
+                f"class_weights['{label}'] must be a finite number above 0, got {weight!r}"
+            )
+    return dict(weights)
 
 
 def _of_one(scores: Floats, labels: Labels) -> Metrics:
@@ -204,10 +203,10 @@ def _of_many(scores: Floats, labels: Labels) -> Metrics:
     return result
 
 
-def _marked(probabilities: Floats, labels: Sequence[str]) -> Prediction:
+def _marked(probabilities: Floats, labels: Sequence[str], separator: str) -> Prediction:
     """Give the labels more likely than not, and the probability of exactly these."""
     chosen = probabilities > 0.5
-    answer = ",".join(label for label, taken in zip(labels, chosen, strict=True) if taken)
+    answer = separator.join(label for label, taken in zip(labels, chosen, strict=True) if taken)
     exactly = np.where(chosen, probabilities, 1.0 - probabilities).prod()
     return Prediction(answer=answer, probability=float(exactly))
 

@@ -25,7 +25,7 @@ class Prediction:
     """What a model makes of one input.
 
     Attributes:
-        answer: A label, labels joined by commas, or a text.
+        answer: A label, labels with the task's separator between them, or a text.
         probability: Of that label, or of exactly these labels, in [0, 1]; None for a text.
     """
 
@@ -55,9 +55,9 @@ class Usage:
 class Task(Protocol):
     """What a model is trained to do.
 
-    The constructor takes the items of `task.options` as keyword arguments and raises
-    `ValueError` on a value that makes no sense; it is cheap and imports nothing heavy. What
-    depends on the model comes later, by `bind`.
+    The constructor takes the items of `task.options` as keyword arguments, each of the type
+    that it is annotated with, and raises `ValueError` on a value that makes no sense; it is
+    cheap and imports nothing heavy. What depends on the model comes later, by `bind`.
 
     Attributes:
         model_kind: Which kind of model it needs (a key of `backbone.load.AUTO_CLASSES`).
@@ -111,7 +111,7 @@ class Task(Protocol):
 
         Yields:
             A row per input: token ids `(tokens,)`, int32, or pixels `(height, width, 3)`,
-            uint8; None for an input that leaves nothing to learn.
+            uint8; None for an input of which nothing can be learnt whole.
 
         Raises:
             DataError: At the input that cannot be encoded.

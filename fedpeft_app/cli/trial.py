@@ -1,0 +1,154 @@
+"""Whether method and initial adapter fit the model, tried on a model without weights."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedpeft_app.adapters import AdapterSpec, TensorSpec
+from fedpeft_app.backbone.locate import LocatedModel
+from fedpeft_app.backbone.positions import require_positions, require_whole_patches
+from fedpeft_app.config import RunConfig
+from fedpeft_app.config.schema import MethodSection
+from fedpeft_app.data_plan import make_task
+from fedpeft_app.errors import ConfigError, Fault, FedPeftError, UnknownNameError
+from fedpeft_app.methods.architectures import BLOCKS
+from fedpeft_app.runs.initial import adapter_file, peft_key, require_fitting
+
+if TYPE_CHECKING:
+    from fedpeft_app.methods.method import Adaptation
+
+
+@contextlib.contextmanager
+def blamed(key: str, value: str) -> Iterator[None]:
+    """Name the key whose value is at fault.
+
+    Args:
+        key: The dotted key.
+        value: Its value.
+
+    Raises:
+        ConfigError: In place of any error of ours.
+    """
+    try:
+        yield
+    except FedPeftError as error:
+        raise ConfigError([Fault(key=key, value=value, problem=str(error))]) from error
+
+
+def try_method(config: RunConfig, located: LocatedModel | None) -> None:
+    """Put the method on an empty model, so that what does not fit surfaces now.
+
+    Args:
+        config: A checked configuration.
+        located: Its model; None where there is none, and so nothing to try.
+
+    Raises:
+        FedPeftError: If it does not fit.
+    """
+    if located is None:
+        return
+    settings = json.loads((located.path / "config.json").read_text(encoding="utf-8"))
+    if is_known_to_fit(config, settings):
+        require_positions(settings, config.data.max_length)
+        return
+    from fedpeft_app.backbone.empty import config_of
+    from fedpeft_app.methods.soft_prompts import prompt_tokens
+
+    with contextlib.suppress(UnknownNameError):  # preflight says so already
+        kind = make_task(config).model_kind
+        made = _adapted_empty(config, located, labels=2)[0].model
+        if kind == "image-classification":
+            require_whole_patches(config_of(located).to_dict(), config.data.image_size)
+        else:
+            settings = config_of(located).to_dict()
+            require_positions(settings, config.data.max_length, prompt_tokens(made))
+
+
+def _adapted_empty(
+    config: RunConfig, located: LocatedModel, labels: int
+) -> tuple["Adaptation", frozenset[str]]:
+    """Put the method on a model without weights; give the names of the head's parameters too."""
+    from fedpeft_app.assembly import make_method, method_settings
+    from fedpeft_app.backbone.empty import config_of, empty_model
+    from fedpeft_app.methods.adapted import require_head
+
+    model, head = empty_model(
+        config_of(located),
+        make_task(config).model_kind,
+        labels=labels,
+        pooling=config.model.pooling,
+        dtype=config.model.dtype,
+        gradient_checkpointing=config.train.gradient_checkpointing,
+    )
+    require_head(model, head, config.method.head)
+    return make_method(config).adapt(model, head, method_settings(config)), head
+
+
+def is_known_to_fit(config: RunConfig, settings: Mapping[str, Any]) -> bool:
+    """Say whether a method surely fits; trying it takes seconds.
+
+    Args:
+        config: A checked configuration.
+        settings: The model's config.json.
+    """
+    chosen, usual = (
+        section.model_dump(exclude={"name", "rank", "alpha", "dropout", "head", "init_from"})
+        for section in (config.method, MethodSection())
+    )
+    return (
+        config.task == "text-classification"
+        and config.model.pooling == "model"
+        and config.method.name in ("lora", "head", "full")
+        and config.method.rank <= 64  # no layer of a pre-trained model is narrower
+        and settings.get("model_type") in BLOCKS
+        and "vocab_size" in settings  # a model of text
+        and chosen == usual
+        and config.model.dtype == "float32"
+        and not config.train.gradient_checkpointing
+    )
+
+
+def try_initial(config: RunConfig, located: LocatedModel | None) -> None:
+    """Find the adapter that a run starts from, if it starts from one, and see whether it fits.
+
+    Args:
+        config: A checked configuration.
+        located: Its model; None where there is none, and so nothing to fit.
+
+    Raises:
+        FedPeftError: If there is none, or it is for another method, rank, model or labels.
+    """
+    if not config.method.init_from:
+        return
+    folder = Path(config.method.init_from)
+    with blamed("method.init-from", config.method.init_from):
+        adapter_file(folder)
+    if located is None:
+        return
+    from fedpeft_app.run_data import open_data
+
+    with contextlib.suppress(UnknownNameError):  # preflight says so already
+        labels = open_data(config, config.data.name).label_names
+        adaptation, head = _adapted_empty(config, located, labels=len(labels))
+        spec = _spec_of(config, adaptation, head)
+        with blamed("method.init-from", config.method.init_from):
+            require_fitting(folder, spec, labels)
+
+
+def _spec_of(config: RunConfig, adaptation: "Adaptation", head: frozenset[str]) -> AdapterSpec:
+    """Describe what would travel of an adapted model without weights."""
+    stays = tuple(head) if config.method.head != "train" else ()
+    tensors = [
+        TensorSpec(name=name, shape=tuple(value.shape))
+        for name, value in adaptation.model.named_parameters()
+        if value.requires_grad and not peft_key(name).endswith(stays)
+    ]
+    return AdapterSpec(
+        method=config.method.name,
+        backbone="",
+        tensors=tuple(tensors),
+        ranks=adaptation.ranks,
+        scaling=adaptation.scaling,
+    )
