@@ -21,7 +21,7 @@ from fedpeft_app.strategies.guard import (
 )
 from fedpeft_app.strategies.orders import order_messages, train_messages
 from fedpeft_app.strategies.sampling import sample_cohort
-from fedpeft_app.strategies.strategy import Member, Reply, Strategy
+from fedpeft_app.strategies.strategy import Member, Reply, Strategy, name_of
 from fedpeft_app.strategies.versions import Versions
 from fedpeft_app.wire.ledger import Ledger
 from fedpeft_app.wire.record import Order
@@ -235,7 +235,7 @@ def _require_finite(state: AdapterState, strategy: Strategy, round_number: int) 
     """Refuse a state that no node could train from."""
     if not is_finite(state):
         raise TrainingError(
-            f"Round {round_number}: the state that {type(strategy).__name__} made of good "
+            f"Round {round_number}: the state that {name_of(strategy)} made of good "
             f"replies has values that are not finite. Check strategy.options, or lower "
             f"train.learning-rate."
         )

@@ -19,7 +19,7 @@ from fedpeft_app.strategies.guard import admit, require_quorum
 from fedpeft_app.strategies.orders import train_messages
 from fedpeft_app.strategies.rounds import train_loss
 from fedpeft_app.strategies.sampling import sample_cohort
-from fedpeft_app.strategies.strategy import Member, Reply, Strategy
+from fedpeft_app.strategies.strategy import Member, Reply, Strategy, name_of
 from fedpeft_app.strategies.versions import Versions
 
 _log = logging.getLogger(__name__)
@@ -117,5 +117,5 @@ class StockStrategy(FlowerStrategy):
 
     def summary(self) -> None:
         """Log which strategy this is, and over how many nodes."""
-        name, nodes = type(self._strategy).__name__, len(self._members)
+        name, nodes = name_of(self._strategy), len(self._members)
         _log.info("%s of adapters (%s) over %d nodes", name, self._spec.method, nodes)

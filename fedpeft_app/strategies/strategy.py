@@ -71,3 +71,8 @@ class Strategy(Protocol):
             replies: Good replies, at least one, by partition.
         """
         ...
+
+
+def name_of(strategy: Strategy) -> str:
+    """Name a strategy for messages: its own name if it has one, else its class's."""
+    return str(getattr(strategy, "name", "") or type(strategy).__name__)

@@ -64,7 +64,7 @@ WRONG = {  # key → a value that is wrong whatever the others are
 NAME_FAULT = (
     f"unknown strategy 'fedaddam'. Known: {', '.join(REGISTRIES['strategy.name'].names())}, "
     "or a path 'package.module:Name'. "
-    "Did you mean 'fedavg'?"  # a built-in 'fedadam' would be nearer
+    "Did you mean 'fedadam'?"
 )
 
 Flat = dict[str, object]

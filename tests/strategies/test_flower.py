@@ -16,7 +16,7 @@ from strategy_samples import members, reply_of, state_of
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState, TensorSpec
 from fedpeft_app.errors import AdapterMismatchError, ConfigError, QuorumError
-from fedpeft_app.strategies.fedavg import FedAvg
+from fedpeft_app.strategies.composition import Composition
 from fedpeft_app.strategies.flower import FlowerAdapter, _CohortGrid, from_arrays, to_arrays
 from fedpeft_app.strategies.strategy import Reply
 
@@ -52,7 +52,7 @@ def test_flowers_fedavg_equals_ours(
 ) -> None:
     start = state_of(SMALL, values)
     replies = replies_of([delta for delta, _ in some], [weight for _, weight in some])
-    ours = one_round(FedAvg(), start, replies)
+    ours = one_round(Composition(), start, replies)
     theirs = one_round(FlowerAdapter(flower.FedAvg()), start, replies)
     # float32 throughout on their side; states of up to 200 have a spacing of 1.5e-5
     np.testing.assert_allclose(theirs.vector, ours.vector, rtol=1e-6, atol=1e-4)
@@ -61,7 +61,7 @@ def test_flowers_fedavg_equals_ours(
 def test_flowers_fedavg_equals_ours_to_the_sixth_digit() -> None:
     start = state_of(SMALL, np.linspace(-1, 1, 7))
     replies = replies_of([np.sin(np.arange(7) * k) / 10 for k in (1, 2, 3)], [1, 3, 10])
-    ours = one_round(FedAvg(), start, replies)
+    ours = one_round(Composition(), start, replies)
     theirs = one_round(FlowerAdapter(flower.FedAvg()), start, replies)
     np.testing.assert_allclose(theirs.vector, ours.vector, rtol=0, atol=1e-6)
 

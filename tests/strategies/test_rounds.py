@@ -24,7 +24,7 @@ from strategy_samples import (
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.errors import QuorumError, TrainingError
-from fedpeft_app.strategies.fedavg import FedAvg
+from fedpeft_app.strategies.composition import Composition
 from fedpeft_app.strategies.orders import order_messages, train_messages
 from fedpeft_app.strategies.rounds import RoundPlan, RoundResult, run_rounds, train_loss
 from fedpeft_app.strategies.strategy import Member, Reply
@@ -67,7 +67,7 @@ def run(
     log = Log()
     end = run_rounds(
         grid,
-        strategy or FedAvg(),
+        strategy or Composition(),
         everyone,
         state,
         settings or plan(),
@@ -158,8 +158,11 @@ def test_a_cohort_is_never_smaller_than_the_quorum(spec: AdapterSpec, state: Ada
     assert len(log.lines[0][2]) == 3
 
 
-class Overflowing(FedAvg):
+class Overflowing(Composition):
     """A strategy that leaves an infinite value."""
+
+    def __init__(self) -> None:
+        super().__init__("overflowing")
 
     def aggregate(
         self, round_number: int, state: AdapterState, replies: Sequence[Reply]
@@ -168,11 +171,11 @@ class Overflowing(FedAvg):
 
 
 def test_a_state_that_is_not_finite_fails_the_round(spec: AdapterSpec, state: AdapterState) -> None:
-    with pytest.raises(TrainingError, match="Round 1: the state that Overflowing made"):
+    with pytest.raises(TrainingError, match="Round 1: the state that overflowing made"):
         run([Learner(spec, 1.0)], state, strategy=Overflowing())
 
 
-class Picky(FedAvg):
+class Picky(Composition):
     """A strategy that leaves out partition 0 and gives the others options."""
 
     def configure(

@@ -24,7 +24,7 @@ from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.assembly import adapted_model
 from fedpeft_app.config import parse
 from fedpeft_app.errors import QuorumError
-from fedpeft_app.strategies.fedavg import FedAvg
+from fedpeft_app.strategies.composition import Composition
 from fedpeft_app.strategies.flower import from_arrays, to_arrays
 from fedpeft_app.strategies.roll_call import call_roll, make_roster
 from fedpeft_app.strategies.rounds import run_rounds
@@ -51,7 +51,7 @@ def test_flowers_loop_and_ours_train_the_same_bits(tiny_settings: dict[str, Any]
     roster = make_roster(answers, expected={"adapter": start.spec.fingerprint}, minimum=4)
     ours = run_rounds(
         grid,
-        FedAvg(),
+        Composition(),
         roster.members,
         start,
         plan(rounds=2, fraction_train=0.5, min_replies=2),
@@ -59,7 +59,7 @@ def test_flowers_loop_and_ours_train_the_same_bits(tiny_settings: dict[str, Any]
         watcher=Quiet(),
     )
     stock = StockStrategy(
-        FedAvg(), start.spec, roster.members, fraction_train=0.5, min_replies=2, seed=0
+        Composition(), start.spec, roster.members, fraction_train=0.5, min_replies=2, seed=0
     )
     result = stock.start(LocalGrid(4, settings), to_arrays(start), num_rounds=2)
     theirs = from_arrays(start.spec, result.arrays)
@@ -71,7 +71,7 @@ def started(spec: AdapterSpec, nodes: list[Any], state: AdapterState, **settings
     """Run Flower's loop over scripted nodes, by partition."""
     everyone = members(len(nodes))
     grid = ScriptedGrid({m.node_id: node for m, node in zip(everyone, nodes, strict=True)})
-    strategy = StockStrategy(FedAvg(), spec, everyone, **settings)
+    strategy = StockStrategy(Composition(), spec, everyone, **settings)
     return strategy.start(grid, to_arrays(state), num_rounds=2)
 
 
@@ -104,19 +104,19 @@ def test_too_few_good_replies_fail_the_run(spec: AdapterSpec, state: AdapterStat
 
 
 def test_options_beside_the_strategy_are_refused(spec: AdapterSpec, state: AdapterState) -> None:
-    strategy, grid = StockStrategy(FedAvg(), spec, members(1)), ScriptedGrid({})
+    strategy, grid = StockStrategy(Composition(), spec, members(1)), ScriptedGrid({})
     with pytest.raises(ValueError, match=r"Expected no train_config, got \['lr'\]"):
         strategy.configure_train(1, to_arrays(state), ConfigRecord({"lr": 0.1}), grid)
 
 
 def test_nothing_is_folded_before_a_round_is_configured(spec: AdapterSpec) -> None:
     with pytest.raises(RuntimeError, match="Expected configure_train before"):
-        StockStrategy(FedAvg(), spec, members(1)).aggregate_train(1, [])
+        StockStrategy(Composition(), spec, members(1)).aggregate_train(1, [])
 
 
 def test_the_summary_names_strategy_and_nodes(
     spec: AdapterSpec, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "fedpeft_app.strategies.stock"):
-        StockStrategy(FedAvg(), spec, members(3)).summary()
-    assert caplog.messages == ["FedAvg of adapters (lora) over 3 nodes"]
+        StockStrategy(Composition(), spec, members(3)).summary()
+    assert caplog.messages == ["fedavg of adapters (lora) over 3 nodes"]

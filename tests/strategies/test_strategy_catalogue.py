@@ -3,10 +3,12 @@
 from typing import Any
 
 import pytest
+from strategy_samples import members, reply_of, state_of
 
+from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.errors import ConfigError, UnknownNameError
 from fedpeft_app.strategies.catalogue import STRATEGIES, make_strategy
-from fedpeft_app.strategies.fedavg import FedAvg
+from fedpeft_app.strategies.composition import Composition
 from fedpeft_app.strategies.flower import FlowerAdapter
 
 
@@ -18,7 +20,9 @@ def test_every_known_name_becomes_a_strategy(name: str) -> None:
 
 
 def test_a_path_leads_to_ones_own_class() -> None:
-    assert isinstance(make_strategy("fedpeft_app.strategies.fedavg:FedAvg", {}), FedAvg)
+    assert isinstance(
+        make_strategy("fedpeft_app.strategies.composition:Composition", {}), Composition
+    )
 
 
 def test_a_class_of_flowers_is_adapted() -> None:
@@ -41,6 +45,11 @@ def test_a_path_that_leads_nowhere_is_refused(name: str) -> None:
     ("name", "options"),
     [
         ("fedavg", {"eta": 0.1}),
+        ("fedavg", {"weights": "loss"}),
+        ("fedadam", {"beta1": 1.0}),
+        ("fedadam", {"folded_by": "medain"}),
+        ("median", {"optimizer": {"lr": 0.1}}),  # of what?
+        ("trimmed-mean", {"trim": 0.5}),
         ("flwr.serverapp.strategy:FedAdam", {"etta": 0.1}),
         ("flwr.serverapp.strategy:Strategy", {}),  # abstract
         ("fedpeft_app.strategies.alone:Alone", {}),  # needs epochs
@@ -56,3 +65,14 @@ def test_options_that_do_not_fit_are_refused(name: str, options: dict[str, Any])
 def test_what_is_no_strategy_is_refused() -> None:
     with pytest.raises(ConfigError, match="makes a OrderedDict, which is neither a Flower"):
         make_strategy("collections:OrderedDict", {})
+
+
+def test_parts_combine_by_options(spec: AdapterSpec, state: AdapterState) -> None:
+    folded_by = {"name": "norm-bounded", "max_norm": 1e9, "then": "median"}
+    made = make_strategy("fedavgm", {"lr": 0.5, "momentum": 0.0, "folded_by": folded_by})
+    replies = [
+        reply_of(member, state_of(spec, value), 1)
+        for member, value in zip(members(3), (1.0, 4.0, 100.0), strict=True)
+    ]
+    # The median 4, half of which is added to 0 … 6.
+    assert made.aggregate(1, state, replies).vector.tolist() == [2, 3, 4, 5, 6, 7, 8]

@@ -18,7 +18,7 @@ from strategy_samples import (
 )
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
-from fedpeft_app.strategies.fedavg import FedAvg
+from fedpeft_app.strategies.composition import Composition
 from fedpeft_app.strategies.orders import train_messages
 from fedpeft_app.strategies.rounds import RoundPlan, run_round
 from fedpeft_app.strategies.versions import Versions
@@ -59,7 +59,7 @@ def run(nodes: list[Keeper], state: AdapterState, settings: RoundPlan, versions:
     for number in range(1, settings.rounds + 1):
         result = run_round(
             grid,
-            FedAvg(),
+            Composition(),
             everyone,
             state,
             settings,
@@ -97,7 +97,7 @@ def test_a_node_starts_at_0_and_goes_on_from_its_last_good_reply(state: AdapterS
 
 
 def test_versions_go_beside_the_strategys_own_options(state: AdapterState) -> None:
-    class Eager(FedAvg):
+    class Eager(Composition):
         def configure(self, _: int, __: AdapterState, cohort: object) -> dict[int, dict[str, int]]:
             return {member.node_id: {"epochs": 2} for member in cohort}  # type: ignore[attr-defined]
 

@@ -1,41 +1,62 @@
-"""FedAvg and the local-only baseline, by hand."""
+"""The default composition, FedAvg, and the local-only baseline, by hand."""
+
+from dataclasses import replace
 
 import numpy as np
+import pytest
 from strategy_samples import members, reply_of, state_of
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
+from fedpeft_app.errors import AdapterMismatchError
 from fedpeft_app.strategies.alone import Alone
-from fedpeft_app.strategies.fedavg import FedAvg
+from fedpeft_app.strategies.composition import Composition
+from fedpeft_app.strategies.server_optimizers import Sgd
 
 
 def test_deltas_are_weighted_by_examples(spec: AdapterSpec, state: AdapterState) -> None:
     # (1 · 4 + 3 · 8) / 4 = 7, added to 0 … 6.
     first, second = members(2)
     replies = [reply_of(first, state_of(spec, 4.0), 1), reply_of(second, state_of(spec, 8.0), 3)]
-    folded = FedAvg().aggregate(1, state, replies)
+    folded = Composition().aggregate(1, state, replies)
     np.testing.assert_array_equal(folded.vector, [7, 8, 9, 10, 11, 12, 13])
 
 
 def test_one_reply_is_taken_as_it_is(spec: AdapterSpec, state: AdapterState) -> None:
-    folded = FedAvg().aggregate(1, state, [reply_of(members(1)[0], state_of(spec, 0.5), 3)])
+    folded = Composition().aggregate(1, state, [reply_of(members(1)[0], state_of(spec, 0.5), 3)])
     np.testing.assert_array_equal(folded.vector, state.vector + np.float32(0.5))
 
 
 def test_opposite_deltas_cancel(spec: AdapterSpec, state: AdapterState) -> None:
     first, second = members(2)
     replies = [reply_of(first, state_of(spec, 1e6), 5), reply_of(second, state_of(spec, -1e6), 5)]
-    assert FedAvg().aggregate(1, state, replies).vector.tobytes() == state.vector.tobytes()
+    assert Composition().aggregate(1, state, replies).vector.tobytes() == state.vector.tobytes()
 
 
 def test_the_state_given_is_left_alone(spec: AdapterSpec, state: AdapterState) -> None:
-    FedAvg().aggregate(1, state, [reply_of(members(1)[0], state_of(spec, 1.0), 1)])
+    Composition().aggregate(1, state, [reply_of(members(1)[0], state_of(spec, 1.0), 1)])
     np.testing.assert_array_equal(state.vector, np.arange(7))
 
 
 def test_fedavg_asks_the_whole_cohort_for_nothing_special(state: AdapterState) -> None:
     cohort = members(3)
-    asked = FedAvg().configure(1, state, cohort)
+    asked = Composition().configure(1, state, cohort)
     assert asked == {member.node_id: {} for member in cohort}
+
+
+def test_an_optimiser_remembers_from_round_to_round(spec: AdapterSpec, state: AdapterState) -> None:
+    strategy = Composition("fedavgm", optimizer=Sgd(momentum=0.5))
+    replies = [reply_of(members(1)[0], state_of(spec, 4.0), 1)]
+    first = strategy.aggregate(1, state, replies)
+    second = strategy.aggregate(2, first, replies)
+    # v = 4, then 0.5 · 4 + 4 = 6
+    np.testing.assert_array_equal(first.vector - state.vector, np.full(7, 4.0))
+    np.testing.assert_array_equal(second.vector - first.vector, np.full(7, 6.0))
+
+
+def test_deltas_of_another_adapter_are_refused(spec: AdapterSpec, state: AdapterState) -> None:
+    other = replace(spec, method="other")
+    with pytest.raises(AdapterMismatchError, match="Cannot fold a delta of adapter"):
+        Composition().aggregate(1, state, [reply_of(members(1)[0], state_of(other, 1.0), 1)])
 
 
 def test_alone_asks_for_all_epochs_and_keeps_the_state(

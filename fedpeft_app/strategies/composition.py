@@ -1,0 +1,76 @@
+"""An aggregator, then a server optimiser: most federated algorithms are such a pair."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedpeft_app.adapters import AdapterSpec, AdapterState
+from fedpeft_app.adapters.state import Vector
+from fedpeft_app.errors import AdapterMismatchError
+from fedpeft_app.strategies.aggregators import Aggregator, Mean
+from fedpeft_app.strategies.server_optimizers import Moments, ServerOptimizer, Sgd
+from fedpeft_app.strategies.strategy import Member, Reply
+from fedpeft_app.wire.record import Scalar
+
+
+class Composition:
+    """Ask the whole cohort, fold the deltas into one, let the state follow it.
+
+    Every tensor is folded on its own. For LoRA that averages A and B apart (FedIT, Zhang et al.
+    2023, arXiv 2305.05644), which is not the average of the products BA.
+
+    Args:
+        name: What the pair is called in messages.
+        aggregator: Makes one delta of many; the mean by examples where none is given.
+        optimizer: Makes the next state of it; adds it where none is given.
+
+    Attributes:
+        moments: What the optimiser remembers of past rounds; None before the first.
+    """
+
+    def __init__(
+        self,
+        name: str = "fedavg",
+        aggregator: Aggregator | None = None,
+        optimizer: ServerOptimizer | None = None,
+    ) -> None:
+        self.name = name
+        self._aggregator = aggregator or Mean()
+        self._optimizer = optimizer or Sgd()
+        self.moments: Moments | None = None
+
+    def configure(
+        self, round_number: int, state: AdapterState, cohort: Sequence[Member]
+    ) -> Mapping[int, Mapping[str, Scalar]]:
+        """Ask the whole cohort, with no extra options."""
+        return {member.node_id: {} for member in cohort}
+
+    def aggregate(
+        self, round_number: int, state: AdapterState, replies: Sequence[Reply]
+    ) -> AdapterState:
+        """Fold the replies, and take the optimiser's step in float64."""
+        mean = self._aggregator(_DeltasOf(spec=state.spec, replies=replies))
+        moments = self._optimizer.start(state.spec.size) if self.moments is None else self.moments
+        moved, self.moments = self._optimizer.step(moments, state.vector.astype(np.float64), mean)
+        return AdapterState(spec=state.spec, vector=moved.astype(np.float32))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _DeltasOf:
+    """The deltas of replies, each refused if it is not of this adapter."""
+
+    spec: AdapterSpec
+    replies: Sequence[Reply]
+
+    def __iter__(self) -> Iterator[tuple[Vector, float]]:
+        for reply in self.replies:
+            if reply.delta.spec.fingerprint != self.spec.fingerprint:
+                raise AdapterMismatchError(
+                    f"Cannot fold a delta of adapter {reply.delta.spec.fingerprint} into a state "
+                    f"of {self.spec.fingerprint}."
+                )
+            yield reply.delta.vector, reply.weight
+
+    def __len__(self) -> int:
+        return len(self.replies)
