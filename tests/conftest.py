@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from hypothesis import settings
 
 from fedpeft_app import client_app
 from fedpeft_app.adapters import AdapterSpec, AdapterState, TensorSpec
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in jobs that a shell put behind
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("fedpeft", deadline=None)  # machines under load are slow, not wrong
 settings.load_profile("fedpeft")
