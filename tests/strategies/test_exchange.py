@@ -161,3 +161,18 @@ def test_nobody_to_ask_is_no_arrival() -> None:
         ScriptedGrid({}), {}, ledger=ledger(), round_number=1, kind="train", timeout_s=1.0
     )
     assert found == []
+
+
+def test_an_order_is_weighed_once_nobody_reads_it_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower's simulation pickles the very same objects in other threads; weighing changes them."""
+    seen: list[str] = []
+
+    def weigh(message: Message) -> int:
+        seen.append("reply" if message.metadata.reply_to_message_id else "order")
+        return 1
+
+    monkeypatch.setattr("fedpeft_app.strategies.exchange.message_bytes", weigh)
+    book = ledger()
+    send(grid_of(echo, echo, echo), book=book)
+    assert seen == ["reply"] * 3 + ["order"] * 3
+    assert (book.total("down"), book.total("up")) == (3, 3)
