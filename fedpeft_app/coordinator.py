@@ -84,7 +84,7 @@ def coordinate(grid: Grid, config: RunConfig, run_id: int) -> RunFolder:
 def _open_session(grid: Grid, config: RunConfig, folder: RunFolder, journal: Journal) -> Session:
     """Call the roll, load what the server needs, and note who takes part."""
     started = time.monotonic()
-    criterion(config, make_task(config))  # `flwr run` starts a run that nothing looked at
+    rule = criterion(config, make_task(config))  # `flwr run` starts runs that nothing looked at
     located = find_model(config.model.name, config.model.revision)
     ledger = Ledger(backbone_bytes=located.weight_bytes, full_parameters=0)
     adapted, roster = _call_roll(grid, config, ledger)
@@ -119,6 +119,7 @@ def _open_session(grid: Grid, config: RunConfig, folder: RunFolder, journal: Jou
         roster=roster,
         adapted=adapted,
         examiner=_examiner(config, adapted, roster.labels, journal),
+        criterion=rule,
         initial=_initial_state(config, adapted, roster.labels),
         started=started,
     )
@@ -197,7 +198,7 @@ def _run_together(grid: Grid, session: Session) -> None:
         rounds=config.rounds,
         every=config.evaluate.every,
         precision=fit_settings(config).precision,
-        criterion=criterion(config, session.examiner.task),
+        criterion=session.criterion,
         test_rounds=config.evaluate.test == "rounds",
         keep_all=config.output.keep == "all",
     )
@@ -276,7 +277,7 @@ def _finish(session: Session, chosen: Checkpoint, why: str, **summary: Any) -> N
         down=ledger.total("down"),
         up=ledger.total("up"),
         mode=config.mode,
-        metric=criterion(config, session.examiner.task).metric,
+        metric=session.criterion.metric,
         bytes_per_message=ledger.mean_message_bytes(),
         full_bytes_per_message=ledger.full_message_bytes,
         times_fewer=ledger.ratio_to_full(),

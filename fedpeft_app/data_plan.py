@@ -45,13 +45,18 @@ def make_task(config: RunConfig) -> Task:
     raise ConfigError([Fault(key="task.options", value=config.task_options, problem=problem)])
 
 
+def chosen_metric(config: RunConfig, task: Task) -> str:
+    """Name the metric that chooses the best round, whether or not the task measures it."""
+    return config.evaluate.select_by or task.headline
+
+
 def criterion(config: RunConfig, task: Task) -> Criterion:
     """Say what chooses the best round.
 
     Raises:
         ConfigError: If the task does not measure it; with what it does.
     """
-    chosen = config.evaluate.select_by or task.headline
+    chosen = chosen_metric(config, task)
     if chosen not in task.metric_names:
         problem = (
             f"{config.task} does not measure it, only: {', '.join(task.metric_names)}."

@@ -10,7 +10,6 @@ from fedpeft_app.adapters import AdapterState
 from fedpeft_app.adapters.algebra import shifted
 from fedpeft_app.config import RunConfig
 from fedpeft_app.criterion import UNRATED, Criterion, Rating
-from fedpeft_app.data_plan import criterion
 from fedpeft_app.errors import FedPeftError
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.observe.journal import Journal
@@ -36,6 +35,7 @@ class Session:
         roster: The nodes that take part.
         adapted: The server's model.
         examiner: Judges states on the server's data.
+        criterion: What chooses the best round.
         initial: The state before round 1.
         started: Clock at the start, seconds.
     """
@@ -47,6 +47,7 @@ class Session:
     roster: Roster
     adapted: AdaptedModel
     examiner: Examiner
+    criterion: Criterion
     initial: AdapterState
     started: float
 
@@ -119,7 +120,7 @@ class _AloneWatcher:
 
     def over_nodes(self) -> dict[str, Any]:
         """Sum the nodes up; they are judged on the same data, so all have the same metrics."""
-        rule = criterion(self.session.config, self.session.examiner.task)
+        rule = self.session.criterion
         if not all(rule.metric in metrics for metrics in self.test.values()):
             rule = Criterion(metric="accuracy")
         values = {node: test[rule.metric] for node, test in self.test.items() if test}
@@ -128,7 +129,7 @@ class _AloneWatcher:
     def _judge(self, node: int, state: AdapterState, metrics: Mapping[str, float]) -> None:
         """Measure one node's state, and remember it if it is the best so far."""
         examiner = self.session.examiner
-        rule = criterion(self.session.config, examiner.task)
+        rule = self.session.criterion
         validation = examiner.examine(state, "validation", "fp32")
         test = examiner.examine(state, "test", "fp32")
         self.test[node] = test

@@ -1,7 +1,4 @@
-"""The only arithmetic on adapter states: differences, sums, norms, weighted means."""
-
-import math
-from collections.abc import Iterable
+"""The only arithmetic on adapter states: differences, sums, norms."""
 
 import numpy as np
 import numpy.typing as npt
@@ -85,38 +82,3 @@ def all_finite(vector: npt.NDArray[np.floating]) -> bool:
     with np.errstate(over="ignore", invalid="ignore"):
         squares = np.vdot(vector, vector)
     return bool(np.isfinite(squares) or np.isfinite(vector).all())
-
-
-def weighted_mean(
-    deltas: Iterable[tuple[AdapterState, float]],
-) -> npt.NDArray[np.float64]:
-    """Fold deltas one at a time into Σ wᵢ·δᵢ / Σ wᵢ, in float64, in the order given.
-
-    Args:
-        deltas: (delta, weight > 0 and finite), at least one, all of one spec.
-
-    Returns:
-        The mean as a float64 vector.
-
-    Raises:
-        AdapterMismatchError: If specs differ.
-        ValueError: If there is nothing to fold, or a weight is not positive and finite.
-
-    Reference:
-        McMahan et al. 2017, arXiv 1602.05629, Algorithm 1 (weights n_k / n).
-    """
-    total: npt.NDArray[np.float64] | None = None
-    first: AdapterState | None = None
-    weights = 0.0
-    for delta, weight in deltas:
-        if not 0 < weight < math.inf:  # NaN compares false
-            raise ValueError(f"Expected a positive, finite aggregation weight, got {weight}.")
-        if total is None or first is None:
-            first, total = delta, np.zeros(delta.spec.size, dtype=np.float64)
-        require_same_spec(first, delta)
-        total += np.float64(weight) * delta.vector
-        weights += weight
-    if total is None:
-        raise ValueError("Expected at least one delta to average, got none.")
-    total /= weights
-    return total

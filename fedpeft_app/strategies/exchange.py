@@ -82,8 +82,9 @@ def exchange(
     for member in messages:
         if member in sent:
             _note(ledger, member, round_number, "down", kind, message_bytes(messages[member]))
+    answered = sent - silent
     for arrival in arrivals:
-        if arrival.member in sent - silent:
+        if arrival.member in answered:
             _note(ledger, arrival.member, round_number, "up", kind, arrival.uplink_bytes)
     return sorted(arrivals, key=lambda arrival: arrival.member.partition)
 

@@ -90,7 +90,7 @@ def require_quorum(
     """
     if len(good) >= minimum:
         return
-    reasons = "".join(f"\n  node {node}: {reason}" for node, reason in rejected.items())
+    reasons = _listed(rejected)
     raise QuorumError(
         f"Round {round_number}: {len(good)} of {len(good) + len(rejected)} replies were good, "
         f"at least {minimum} (strategy.min-replies) must be."
@@ -111,11 +111,15 @@ def require_judges(round_number: int, judged: Collection[int], failed: Mapping[i
     """
     if judged or not failed:
         return
-    reasons = "".join(f"\n  node {node}: {reason}" for node, reason in failed.items())
     raise QuorumError(
         f"Round {round_number}: of the {len(failed)} nodes that were asked to evaluate "
-        f"(strategy.fraction-evaluate) none did:{reasons}"
+        f"(strategy.fraction-evaluate) none did:{_listed(failed)}"
     )
+
+
+def _listed(reasons: Mapping[int, str]) -> str:
+    """Give each node's reason a line of its own, below what they explain."""
+    return "".join(f"\n  node {node}: {reason}" for node, reason in reasons.items())
 
 
 def _wrong_round(answered: int, asked: int) -> str:

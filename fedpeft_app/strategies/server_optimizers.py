@@ -7,7 +7,7 @@ elementwise, in float64.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -144,11 +144,13 @@ class Adam:
         self, moments: Moments, state: Values, mean_delta: MeanDelta
     ) -> tuple[Values, Moments]:
         """Take the step of one round; see `ServerOptimizer`."""
-        _require_fit(moments, (_FIRST, _SECOND), state, mean_delta)
-        first = self.beta1 * moments[_FIRST] + (1 - self.beta1) * mean_delta
-        second = self.beta2 * moments[_SECOND] + (1 - self.beta2) * mean_delta**2
-        moved = state + self.lr * first / (np.sqrt(second) + self.tau)
-        return moved, {_FIRST: first, _SECOND: second}
+        return _adaptive_step(
+            self,
+            moments,
+            state,
+            mean_delta,
+            lambda v, square: self.beta2 * v + (1 - self.beta2) * square,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,12 +186,13 @@ class Yogi:
         self, moments: Moments, state: Values, mean_delta: MeanDelta
     ) -> tuple[Values, Moments]:
         """Take the step of one round; see `ServerOptimizer`."""
-        _require_fit(moments, (_FIRST, _SECOND), state, mean_delta)
-        first = self.beta1 * moments[_FIRST] + (1 - self.beta1) * mean_delta
-        square, second = mean_delta**2, moments[_SECOND]
-        second = second - (1 - self.beta2) * square * np.sign(second - square)
-        moved = state + self.lr * first / (np.sqrt(second) + self.tau)
-        return moved, {_FIRST: first, _SECOND: second}
+        return _adaptive_step(
+            self,
+            moments,
+            state,
+            mean_delta,
+            lambda v, square: v - (1 - self.beta2) * square * np.sign(v - square),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,16 +226,35 @@ class Adagrad:
         self, moments: Moments, state: Values, mean_delta: MeanDelta
     ) -> tuple[Values, Moments]:
         """Take the step of one round; see `ServerOptimizer`."""
-        _require_fit(moments, (_FIRST, _SECOND), state, mean_delta)
-        first = self.beta1 * moments[_FIRST] + (1 - self.beta1) * mean_delta
-        second = moments[_SECOND] + mean_delta**2
-        moved = state + self.lr * first / (np.sqrt(second) + self.tau)
-        return moved, {_FIRST: first, _SECOND: second}
+        return _adaptive_step(self, moments, state, mean_delta, lambda v, square: v + square)
 
 
 def _start(size: int, tau: float) -> Moments:
     """Give the moments from which the adaptive rules start."""
     return {_FIRST: np.zeros(size), _SECOND: np.full(size, tau**2)}
+
+
+def _adaptive_step(
+    rule: "Adam | Yogi | Adagrad",
+    moments: Moments,
+    state: Values,
+    mean_delta: MeanDelta,
+    followed: Callable[[Values, Values], Values],
+) -> tuple[Values, Moments]:
+    """Take the step that the adaptive rules share.
+
+    Args:
+        rule: Whose η, β₁ and τ count.
+        moments: As for `ServerOptimizer.step`.
+        state: Likewise.
+        mean_delta: Likewise.
+        followed: (v, Δ²) → the next v: all that the rules differ in.
+    """
+    _require_fit(moments, (_FIRST, _SECOND), state, mean_delta)
+    first = rule.beta1 * moments[_FIRST] + (1 - rule.beta1) * mean_delta
+    second = followed(moments[_SECOND], mean_delta**2)
+    moved = state + rule.lr * first / (np.sqrt(second) + rule.tau)
+    return moved, {_FIRST: first, _SECOND: second}
 
 
 def _require_ranges(lr: float, beta1: float, beta2: float, tau: float) -> None:

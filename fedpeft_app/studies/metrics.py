@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from fedpeft_app.config import RunConfig
-from fedpeft_app.data_plan import make_task
+from fedpeft_app.data_plan import chosen_metric, make_task
 from fedpeft_app.errors import Fault
 from fedpeft_app.registry import near_miss
 from fedpeft_app.studies.study import Study
@@ -114,7 +114,7 @@ def _common(name: Callable[[RunConfig], str], configs: Iterable[RunConfig]) -> s
 
 def _criterion(config: RunConfig) -> str:
     """Name what chooses the best round of a run, and what its nodes are judged by."""
-    return config.evaluate.select_by or make_task(config).headline
+    return chosen_metric(config, make_task(config))
 
 
 def _judged_by_server(config: RunConfig) -> bool:

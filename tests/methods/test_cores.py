@@ -10,12 +10,13 @@ from test_targets import build, model_of
 from zoo import ZOO, logits, make, save
 
 from fedpeft_app.adapters import AdapterState
-from fedpeft_app.adapters.algebra import shifted, weighted_mean
+from fedpeft_app.adapters.algebra import shifted
 from fedpeft_app.errors import BackboneError
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.methods.catalogue import find_method
 from fedpeft_app.methods.cores import as_plain_lora
 from fedpeft_app.methods.method import MethodSettings
+from fedpeft_app.strategies.aggregators import fold_mean
 
 SVD: dict[str, Any] = {}  # the default
 ORTHOGONAL = {"init": "orthogonal"}
@@ -94,10 +95,10 @@ def test_the_mean_of_cores_is_the_mean_of_updates(
     for seed, share in enumerate((0.7, 0.2, 0.1)):
         delta = random_state(adapted, seed)
         adapted.pour(delta)
-        weighted.append((delta, share))
+        weighted.append((delta.vector, share))
         updates.append([share * update(layer).double() for layer in layers(adapted)])
     start = AdapterState(spec=adapted.spec, vector=np.zeros(adapted.spec.size, np.float32))
-    adapted.pour(shifted(start, weighted_mean(weighted)))
+    adapted.pour(shifted(start, fold_mean(weighted, uniform=False)))
     for layer, *parts in zip(layers(adapted), *updates, strict=True):
         mean = sum(parts[1:], parts[0])
         assert (update(layer) - mean).norm() <= 1e-6 * mean.norm()
