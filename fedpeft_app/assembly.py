@@ -3,24 +3,27 @@
 What is expensive is made once per process and kept; data and what reads it: `run_data`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
 from fedpeft_app import __version__
+from fedpeft_app.adapters import AdapterSpec
+from fedpeft_app.adapters.lora import pairs, resized_spec
 from fedpeft_app.backbone.load import load_model
 from fedpeft_app.backbone.positions import require_positions, require_whole_patches
 from fedpeft_app.config import RunConfig
-from fedpeft_app.config.schema import needed_precision, options
+from fedpeft_app.config.schema import needed_precision, options, planned_ranks
 from fedpeft_app.data.tasks.padding import padding_token
 from fedpeft_app.data_plan import make_task
+from fedpeft_app.errors import BackboneError
 from fedpeft_app.methods.adapted import AdaptedModel, adapt
 from fedpeft_app.methods.catalogue import find_method
 from fedpeft_app.methods.method import Method, MethodSettings
 from fedpeft_app.methods.soft_prompts import prompt_tokens
-from fedpeft_app.node.memory import memory_of
+from fedpeft_app.participation import Participation
 from fedpeft_app.run_data import (
     bound_task,
     find_model,
@@ -29,10 +32,15 @@ from fedpeft_app.run_data import (
     processor,
     processor_digest,
 )
+from fedpeft_app.strategies.broadcast import is_exact
 from fedpeft_app.strategies.roll_call import Presence
 from fedpeft_app.training.fit import FitSettings
 from fedpeft_app.training.precision import device, resolve_precision
-from fedpeft_app.training.worker import Own, Worker, use_assigned_threads
+from fedpeft_app.training.worker import Worker, use_assigned_threads
+from fedpeft_app.wire.cast import float32
+from fedpeft_app.wire.catalogue import parse_codec
+from fedpeft_app.wire.codec import Codec
+from fedpeft_app.wire.record import Order
 
 _AGREEING_PACKAGES = ("torch", "transformers", "peft")  # their versions name and shape tensors
 
@@ -128,6 +136,70 @@ def make_worker(config: RunConfig, node_config: Mapping[str, Any]) -> Worker:
     )
 
 
+def codecs(config: RunConfig) -> tuple[Codec, Codec]:
+    """Make the codecs of uplink and downlink.
+
+    In a baseline messages only stand for what happens in one place, so nothing is lost there.
+    """
+    if config.mode != "federated":
+        return float32(), float32()
+    return parse_codec(config.wire.uplink), parse_codec(config.wire.downlink)
+
+
+def make_participation(
+    config: RunConfig, node_config: Mapping[str, Any], read: Callable[[AdapterSpec], Order]
+) -> Participation:
+    """Read an order, and find what a node needs to carry it out.
+
+    Args:
+        config: The run's configuration.
+        node_config: The node's own.
+        read: Reads the order, given the adapter that this side has.
+
+    Raises:
+        FedPeftError: If its model or data cannot be had, or the message is no order.
+    """
+    worker = make_worker(config, node_config)
+    uplink, _ = codecs(config)
+    spec = worker.adapted.spec
+    rank = own_rank(config, node_config, spec)
+    return Participation(
+        worker=worker,
+        order=read(resized_spec(spec, rank) if rank else spec),
+        uplink=uplink,
+        feedback=config.wire.feedback and not is_exact(uplink),
+    )
+
+
+def own_rank(config: RunConfig, node_config: Mapping[str, Any], spec: AdapterSpec) -> int:
+    """Give the rank that a node trains in, where it is lower than the run's.
+
+    Args:
+        config: The run's configuration.
+        node_config: The node's own.
+        spec: The run's adapter.
+
+    Returns:
+        The rank; 0 for that of the run.
+
+    Raises:
+        DataError: If it is no rank, or higher than the run's.
+        BackboneError: If the method has no ranks.
+    """
+    partition = int(node_config.get("partition-id", 0))
+    usual = planned_ranks(config.method.node_ranks, config.method.rank)
+    chosen = usual[partition % len(usual)]
+    rank = int(own_setting(node_config, "rank", chosen, least=1, below=config.method.rank + 1))
+    if rank == config.method.rank:
+        return 0
+    if not all(pair.whole for pair in pairs(spec)) or not spec.ranks:
+        raise BackboneError(
+            f"Node {partition} has rank {rank} of its own, but adapters of method.name = "
+            f"'{config.method.name}' have no factors A and B that could be cut to it."
+        )
+    return rank
+
+
 def make_presence(config: RunConfig, node_config: Mapping[str, Any]) -> Presence:
     """Say who a node is and what it has; warms the process up.
 
@@ -135,28 +207,14 @@ def make_presence(config: RunConfig, node_config: Mapping[str, Any]) -> Presence
         FedPeftError: If its model or data cannot be had.
     """
     worker = make_worker(config, node_config)
+    rank = own_rank(config, node_config, worker.adapted.spec)
     return Presence(
+        rank=rank,
         partition=worker.partition,
         examples=len(worker.train),
         labels=node_data(config, node_config).labels,
         agreed=agreement(worker.adapted),
     )
-
-
-def own_parameters(options: Mapping[str, Any], worker: Worker) -> Own | None:
-    """Find what a node keeps for itself, as an order names it; None if it names nothing.
-
-    Args:
-        options: The order's options.
-        worker: The node's worker.
-
-    Raises:
-        NodeStateError: If what the order names is no experiment.
-    """
-    if "experiment" not in options:
-        return None
-    memory = memory_of(str(options["experiment"]), worker.partition)
-    return Own(memory=memory, version=int(options.get("base", 0)))
 
 
 def agreement(adapted: AdaptedModel) -> dict[str, str]:

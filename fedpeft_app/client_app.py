@@ -1,12 +1,16 @@
 """The ClientApp: decode, train or evaluate, encode. Imports nothing heavy before it must."""
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedpeft_app.config import RunConfig, parse
 from fedpeft_app.wire import record
+
+if TYPE_CHECKING:
+    from fedpeft_app.participation import Participation
 
 app = ClientApp()
 
@@ -23,40 +27,28 @@ def roll_call(message: Message, context: Context) -> Message:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train from the global state and send the delta."""
-    from fedpeft_app.assembly import make_worker, own_parameters
-    from fedpeft_app.training.worker import process_facts
-
-    worker = make_worker(_config(context), context.node_config)
-    order = record.read_order(message.content, worker.adapted.spec)
-    epochs, own = order.options.get("epochs", 0), own_parameters(order.options, worker)
-    delta, report = worker.fit(order.state, order.round_number, own=own, epochs=int(epochs))
-    update = record.Update(
-        delta=delta,
-        round_number=order.round_number,
-        metrics={
-            "num-examples": len(worker.train),
-            "examples-trained": report.examples,
-            "steps": report.steps,
-            "loss": report.loss,
-            "seconds": report.seconds,
-        },
-        facts=process_facts(),
-    )
+    update = _participation(message, context).train()
     return Message(record.write_update(update), reply_to=message)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Judge the global state on what this node holds out."""
-    from fedpeft_app.assembly import make_worker, own_parameters
-
-    config = _config(context)
-    worker = make_worker(config, context.node_config)
-    order = record.read_order(message.content, worker.adapted.spec)
-    own, steps = own_parameters(order.options, worker), config.evaluate.personal_steps
-    metrics = worker.evaluate(order.state, order.round_number, own=own, steps=steps)
-    numbers = {**metrics, "num-examples": len(worker.held_out)}
+    participation = _participation(message, context)
+    metrics = participation.evaluate(_config(context).evaluate.personal_steps)
+    numbers = {**metrics, "num-examples": len(participation.worker.held_out)}
     return Message(record.write_facts({}, numbers), reply_to=message)
+
+
+def _participation(message: Message, context: Context) -> "Participation":
+    """Read an order, and find what this node needs to carry it out."""
+    from fedpeft_app.assembly import make_participation
+
+    return make_participation(
+        _config(context),
+        context.node_config,
+        lambda spec: record.read_order(message.content, spec),
+    )
 
 
 def _config(context: Context) -> RunConfig:

@@ -10,9 +10,11 @@ from typing import Any
 from flwr.serverapp import Grid
 
 from fedpeft_app.adapters import AdapterState
+from fedpeft_app.adapters.parts import trained_spec
 from fedpeft_app.assembly import (
     adapted_model,
     agreement,
+    codecs,
     fit_settings,
 )
 from fedpeft_app.config import RunConfig, flatten
@@ -33,6 +35,7 @@ from fedpeft_app.runs.directory import RunFolder, create_run, runs_parent
 from fedpeft_app.runs.export import export
 from fedpeft_app.runs.initial import load_adapter
 from fedpeft_app.session import Session, run_alone
+from fedpeft_app.strategies.broadcast import is_exact
 from fedpeft_app.strategies.catalogue import make_strategy
 from fedpeft_app.strategies.roll_call import (
     Presence,
@@ -46,6 +49,7 @@ from fedpeft_app.wire.ledger import Ledger
 
 _flower_log = logging.getLogger("flwr").getChild("fedpeft")  # has Flower's handlers
 
+_BYTES_PER_MIB = 2**20
 _NODES_TIMEOUT_S = 300.0  # nodes may still be connecting when the run starts
 
 
@@ -85,6 +89,9 @@ def _open_session(grid: Grid, config: RunConfig, folder: RunFolder, journal: Jou
     """Call the roll, load what the server needs, and note who takes part."""
     started = time.monotonic()
     rule = criterion(config, make_task(config))  # `flwr run` starts runs that nothing looked at
+    strategy = make_strategy(
+        config.strategy.name, options(config.strategy.options), seed=config.seed
+    )
     located = find_model(config.model.name, config.model.revision)
     ledger = Ledger(backbone_bytes=located.weight_bytes, full_parameters=0)
     adapted, roster = _call_roll(grid, config, ledger)
@@ -97,7 +104,7 @@ def _open_session(grid: Grid, config: RunConfig, folder: RunFolder, journal: Jou
         method=config.method.name,
         model=config.model.name,
         backbone_bytes=located.weight_bytes,
-        trainable=adapted.spec.size,
+        trainable=trained_spec(adapted.spec).size,
         parameters=adapted.backbone.parameters,
         precision=fit_settings(config).precision,
         head=config.method.head,
@@ -120,6 +127,7 @@ def _open_session(grid: Grid, config: RunConfig, folder: RunFolder, journal: Jou
         adapted=adapted,
         examiner=_examiner(config, adapted, roster.labels, journal),
         criterion=rule,
+        strategy=strategy,
         initial=_initial_state(config, adapted, roster.labels),
         started=started,
     )
@@ -204,13 +212,21 @@ def _run_together(grid: Grid, session: Session) -> None:
     )
     run_rounds(
         grid,
-        make_strategy(config.strategy.name, options(config.strategy.options), seed=config.seed),
+        session.strategy,
         session.roster.members,
         session.initial,
         _plan(session),
         ledger=session.ledger,
         watcher=recorder,
     )
+    if recorder.last and recorder.last.round_number < config.rounds:
+        session.journal.note(
+            "budget_spent",
+            round=recorder.last.round_number,
+            rounds=config.rounds,
+            up=session.ledger.total("up", kind="train"),
+            budget=config.budget.uplink_mib,
+        )
     chosen = recorder.best or recorder.last
     if chosen is None:
         raise FedPeftError("The run ended without a single round.")
@@ -225,8 +241,9 @@ def _run_together(grid: Grid, session: Session) -> None:
 def _plan(session: Session) -> RoundPlan:
     """Collect how rounds go."""
     config = session.config
-    personal = session.adapted.personal.parameters
     together = config.mode == "federated"
+    personal = bool(session.adapted.personal.parameters)
+    uplink, downlink = codecs(config)
     return RoundPlan(
         rounds=config.rounds,
         seed=config.seed,
@@ -234,7 +251,16 @@ def _plan(session: Session) -> RoundPlan:
         fraction_evaluate=config.strategy.fraction_evaluate,
         min_replies=config.strategy.min_replies if together else 1,
         timeout_s=config.strategy.round_timeout,
-        experiment=session.folder.path.name if personal else "",
+        experiment=session.folder.path.name,
+        keeps=personal or not (is_exact(uplink) and is_exact(downlink)),
+        personal=personal,
+        cohort=config.strategy.cohort if together else "uniform",
+        dropout=config.strategy.dropout if together else 0.0,
+        over_selection=config.strategy.over_selection if together else 1.0,
+        downlink=downlink,
+        feedback=config.wire.feedback,
+        drawn=not config.method.init_from,
+        uplink_budget=round(config.budget.uplink_mib * _BYTES_PER_MIB) if together else 0,
     )
 
 
@@ -276,6 +302,7 @@ def _finish(session: Session, chosen: Checkpoint, why: str, **summary: Any) -> N
         seconds=round(time.monotonic() - session.started, 2),
         down=ledger.total("down"),
         up=ledger.total("up"),
+        payload=ledger.payload(),
         mode=config.mode,
         metric=session.criterion.metric,
         bytes_per_message=ledger.mean_message_bytes(),

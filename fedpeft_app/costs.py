@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from fedpeft_app.backbone.locate import locate
 from fedpeft_app.backbone.scratch import PREFIX
 from fedpeft_app.errors import BackboneError
 from fedpeft_app.methods.method import Method, MethodSettings
-from fedpeft_app.wire.record import Order, content_bytes, write_order
+from fedpeft_app.wire.record import STATE, Order, content_bytes, section_of, write_order
 
 _FLOAT32_BYTES = 4
 _MEASURABLE = 2**24  # values, all different in float32; more are not built only to be weighed
@@ -29,17 +29,23 @@ class MethodCost:
         name: The method's.
         body: Parameters that train outside the head.
         head: Parameters of the head, if it is trained and sent.
+        kept: Parameters of the body that train and are never sent.
+        carried: Parameters that come from the server and never train.
         model: Parameters of the whole model, head included.
-        message_bytes: Size of a train message as Flower serialises its content, head
-            included; 0 if nothing is sent.
+        up_bytes: Size of what a node sends after training as Flower serialises its content,
+            head included; 0 if nothing is sent.
+        down_bytes: Size of what it is sent, likewise.
         refused: Why the method does not fit the model; empty if it does.
     """
 
     name: str
     body: int = 0
     head: int = 0
+    kept: int = 0
+    carried: int = 0
     model: int = 0
-    message_bytes: int = 0
+    up_bytes: int = 0
+    down_bytes: int = 0
     refused: str = ""
 
     @property
@@ -48,14 +54,24 @@ class MethodCost:
         return self.body + self.head
 
     @property
+    def up(self) -> int:
+        """Parameters that a node sends."""
+        return self.total - self.kept
+
+    @property
+    def down(self) -> int:
+        """Parameters that a node is sent."""
+        return self.up + self.carried
+
+    @property
     def payload_bytes(self) -> int:
-        """Bytes of the float32 values alone, as papers count."""
-        return _FLOAT32_BYTES * self.total
+        """Bytes of the float32 values alone that a node sends, as papers count."""
+        return _FLOAT32_BYTES * self.up
 
     @property
     def extrapolated(self) -> bool:
-        """Whether `message_bytes` follows from a smaller message, to a hundred-thousandth."""
-        return self.total > _MEASURABLE
+        """Whether bytes of messages follow from a smaller message, to a hundred-thousandth."""
+        return self.down > _MEASURABLE
 
 
 def shape_source(name: str, revision: str = "") -> tuple[Callable[[], Any], str]:
@@ -109,28 +125,31 @@ def cost_of(
     model, head = empty_model(config, kind, labels=labels, pooling=pooling)
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     try:
-        adapted = method.adapt(model, head, settings).model
+        adaptation = method.adapt(model, head, settings)
     except BackboneError as error:
         return MethodCost(name=method.name, model=sum(sizes.values()), refused=str(error))
-    total = sum(value.numel() for value in adapted.parameters() if value.requires_grad)
+    adapted = dict(adaptation.model.named_parameters())
+    body = sum(value.numel() for value in adapted.values() if value.requires_grad)
     in_head = sum(sizes[name] for name in head)
-    sent_head = in_head if send_head else 0
-    return MethodCost(
+    cost = MethodCost(
         name=method.name,
-        body=total - in_head,
-        head=sent_head,
+        body=body - in_head,
+        head=in_head if send_head else 0,
+        kept=sum(adapted[name].numel() for name in adaptation.personal),
+        carried=sum(adapted[name].numel() for name in adaptation.carried),
         model=sum(sizes.values()),
-        message_bytes=_measure(total - in_head + sent_head),
     )
+    return replace(cost, up_bytes=_measure(cost.up), down_bytes=_measure(cost.down))
 
 
 def _measure(values: int) -> int:
-    """Build a train message's content with so many values, and weigh it; scale up beyond that."""
+    """Build a message's content with so many values, and weigh it; scale up what is too many."""
     if not values:
         return 0
     built = min(values, _MEASURABLE)
     tensor = TensorSpec(name="adapter", shape=(built,))
     spec = AdapterSpec(method="", backbone="", tensors=(tensor,), ranks={})
     different = np.arange(built, dtype=np.float32)  # Flower keeps equal chunks once
-    order = write_order(Order(state=AdapterState(spec=spec, vector=different), round_number=1))
+    section = section_of(STATE, AdapterState(spec=spec, vector=different))
+    order = write_order(Order(spec=spec, sections=[section], round_number=1))
     return round(content_bytes(order) * values / built)

@@ -158,9 +158,10 @@ class Recorder:
     def round_finished(self, result: RoundResult) -> None:
         """Evaluate, checkpoint and journal the new state, in this order."""
         round_number = result.round_number
-        final = round_number == self._rounds
-        due = self._every and (round_number % self._every == 0 or final)
-        precision = "fp32" if final else self._precision  # the last round's figures are final
+        due = self._every and (round_number % self._every == 0 or result.final)
+        precision = (
+            "fp32" if result.final else self._precision
+        )  # the last round's figures are final
         measured: dict[str, Any] = {"precision": precision}
         if due:  # validation is judged alike in every round, for it decides among them
             examine = self._examiner.examine

@@ -2,14 +2,18 @@
 
 import difflib
 import importlib
+import pkgutil
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from types import ModuleType
 from typing import Any
 
 from fedpeft_app.errors import UnknownNameError
 
 _NEAR = 0.52  # of difflib's ratio: 'rank' is near 'method.rank' (0.53), '4bit' not 'int8' (0.5)
+_MOST_LISTED = 40  # names of a module: more than a screen of them is no help
 
 
 def near_miss(name: str, known: Iterable[str]) -> str:
@@ -67,7 +71,7 @@ class Registry:
         for entry in entry_points(group=self.group):
             if entry.name == name:
                 return entry.value
-        if _is_path(name):
+        if is_path(name):
             return name
         raise UnknownNameError(
             f"unknown {self.kind} '{name}'. Known: {', '.join(self.names())}, "
@@ -85,7 +89,8 @@ class Registry:
 
         Raises:
             UnknownNameError: If the name is unknown, or leads to a module or attribute that
-                is not there. Other errors of a plug-in's own code pass through.
+                is not there; the message lists what is. Other errors of a plug-in's own code
+                pass through.
         """
         target = self.target(name)
         module_name, _, attribute = target.partition(":")
@@ -93,11 +98,44 @@ class Registry:
             return getattr(importlib.import_module(module_name), attribute)
         except (ImportError, AttributeError) as error:
             raise UnknownNameError(
-                f"{self.kind} '{name}' leads to '{target}', which cannot be imported: {error}"
+                f"{self.kind} '{name}' leads to '{target}', which cannot be imported: "
+                f"{str(error).rstrip('.')}.{_instead(error, module_name, attribute)}"
             ) from error
 
 
-def _is_path(name: str) -> bool:
+def is_path(name: str) -> bool:
     """Say whether a name has the form 'package.module:Name'."""
     module, _, attribute = name.partition(":")
     return attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
+def _instead(error: Exception, module_name: str, attribute: str) -> str:
+    """List what there is where a path leads nowhere, as sentences; empty if that says nothing."""
+    if module := sys.modules.get(module_name):  # it can be imported, but lacks the attribute
+        return _listed(module_name, _names_in(module), attribute)
+    missing = error.name if isinstance(error, ModuleNotFoundError) and error.name else ""
+    if not missing or not f"{module_name}.".startswith(f"{missing}."):
+        return ""  # what the module itself imports is missing
+    parent, _, last = missing.rpartition(".")
+    if not parent:  # all that is installed would be too long a list
+        return near_miss(last, (found.name for found in pkgutil.iter_modules()))
+    places = getattr(sys.modules[parent], "__path__", ())
+    return _listed(parent, (found.name for found in pkgutil.iter_modules(places)), last)
+
+
+def _names_in(module: ModuleType) -> list[str]:
+    """Name what a module offers: what it says itself, or else what it defines."""
+    said = getattr(module, "__all__", None)
+    defined = (
+        n for n, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__
+    )
+    return list(said if said is not None else defined)
+
+
+def _listed(where: str, names: Iterable[str], meant: str) -> str:
+    """Put public names into a sentence, the nearest to what was meant into another."""
+    public = sorted(name for name in names if not name.startswith("_"))
+    if not public:
+        return f" '{where}' has none."
+    more = ", …" if len(public) > _MOST_LISTED else ""
+    return f" '{where}' has: {', '.join(public[:_MOST_LISTED])}{more}.{near_miss(meant, public)}"

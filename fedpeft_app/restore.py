@@ -12,7 +12,7 @@ from fedpeft_app.data.tasks.task import Prediction
 from fedpeft_app.data_plan import criterion, make_task
 from fedpeft_app.errors import NodeStateError, RunFolderError
 from fedpeft_app.methods.adapted import AdaptedModel
-from fedpeft_app.node.memory import memory_of
+from fedpeft_app.node.memory import PERSONAL, memory_of
 from fedpeft_app.run_data import bound_task, processor
 from fedpeft_app.runs.checkpoint import Checkpoint, kept_rounds, load_checkpoint
 from fedpeft_app.runs.directory import RunFolder
@@ -103,8 +103,8 @@ def _own_parameters(
     """Read what a node kept for itself, as it was when a round ended."""
     if not adapted.personal.parameters:
         raise RunFolderError(
-            f"Nodes of {run.path.name} keep nothing of their own (method.head is not "
-            f"'personal'). Leave --node out."
+            f"Nodes of {run.path.name} keep nothing of their own, as they do under method.head "
+            f"= 'personal' and method.name = 'lora-sa'. Leave --node out."
         )
     memory = memory_of(run.path.name, node)
     counted = {
@@ -120,7 +120,7 @@ def _own_parameters(
             f"Node {node} has no parameters of round {round_number} or before in "
             f"{memory.folder}; kept: {found}. Take --round last, or another node."
         )
-    return memory.recall(adapted.personal.initial, kept[-1])
+    return memory.recall(PERSONAL, adapted.personal.initial, kept[-1])
 
 
 def predict(restored: Restored, config: RunConfig, inputs: Sequence[str]) -> list[Prediction]:

@@ -19,7 +19,7 @@ from fedpeft_app.runs.directory import RunFolder
 from fedpeft_app.strategies.alone import Alone
 from fedpeft_app.strategies.roll_call import Roster
 from fedpeft_app.strategies.rounds import RoundPlan, RoundResult, run_rounds
-from fedpeft_app.strategies.strategy import Member
+from fedpeft_app.strategies.strategy import Member, Strategy
 from fedpeft_app.wire.ledger import Ledger
 
 
@@ -36,6 +36,7 @@ class Session:
         adapted: The server's model.
         examiner: Judges states on the server's data.
         criterion: What chooses the best round.
+        strategy: Who gets what, and how replies become the next state.
         initial: The state before round 1.
         started: Clock at the start, seconds.
     """
@@ -48,6 +49,7 @@ class Session:
     adapted: AdaptedModel
     examiner: Examiner
     criterion: Criterion
+    strategy: Strategy
     initial: AdapterState
     started: float
 

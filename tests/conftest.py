@@ -158,11 +158,16 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def tiny_settings(tiny_model: Path, tiny_data: Path) -> dict[str, Any]:
     """Flat settings of a run that takes a second or two."""
+    return short_run(tiny_model, tiny_data)
+
+
+def short_run(model: Path, data: Path) -> dict[str, Any]:
+    """Give `tiny_settings` to fixtures of a wider scope."""
     return {
         "rounds": 2,
-        "model.name": str(tiny_model),
+        "model.name": str(model),
         "method.rank": 2,
-        "data.name": str(tiny_data),
+        "data.name": str(data),
         "data.max-length": 16,
         "data.partitioner": "iid",
         "data.min-examples": 2,

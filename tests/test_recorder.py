@@ -17,7 +17,7 @@ from fedpeft_app.recorder import Recorder, spread
 from fedpeft_app.runs.checkpoint import kept_rounds, load_checkpoint
 from fedpeft_app.runs.directory import RunFolder, create_run
 from fedpeft_app.strategies.rounds import RoundResult
-from fedpeft_app.strategies.strategy import Member, Reply
+from fedpeft_app.strategies.strategy import Decoded, Member, Reply
 from fedpeft_app.wire.ledger import Entry, Ledger
 
 Values = Mapping[str, float]
@@ -73,6 +73,8 @@ def record(folder: RunFolder, state: AdapterState) -> Record:
         judge: Judge,
         rounds: int,
         clients: Sequence[Mapping[int, Values]] = (),
+        *,
+        last: int = 0,  # the round that the run ends with; 0 = the last one planned
         **settings: Any,
     ) -> Recorder:
         defaults = {
@@ -91,9 +93,10 @@ def record(folder: RunFolder, state: AdapterState) -> Record:
                 rounds=rounds,
                 **{**defaults, **settings},
             )
-            for number in range(1, rounds + 1):
+            last = last or rounds
+            for number in range(1, last + 1):
                 metrics = clients[number - 1] if clients else {}
-                recorder.round_finished(result(state, number, metrics))
+                recorder.round_finished(result(state, number, metrics, final=number == last))
         return recorder
 
     return watch
@@ -110,14 +113,17 @@ def ledger(rounds: int) -> Ledger:
     return kept
 
 
-def result(state: AdapterState, number: int, clients: Mapping[int, Values]) -> RoundResult:
+def result(
+    state: AdapterState, number: int, clients: Mapping[int, Values], *, final: bool
+) -> RoundResult:
     """Make a round in which nodes 3 and 5 trained and node 4 failed."""
     vector = state.vector.copy()
     vector[0] = number
     good = [
         Reply(
             member=Member(node_id=70 + node, partition=node, examples=examples),
-            delta=state,
+            start=state,
+            update=Decoded(state=state),
             weight=float(examples),
             metrics={"loss": loss, "examples-trained": examples},
         )
@@ -130,6 +136,7 @@ def result(state: AdapterState, number: int, clients: Mapping[int, Values]) -> R
         rejected={4: "disk on fire"},
         seconds=1.5,
         client_metrics=clients,
+        final=final,
     )
 
 
@@ -177,6 +184,15 @@ def test_every_second_round_and_the_last_are_evaluated(record: Record, folder: R
         (5.0, "test", "fp32"),  # the last round's figures are final
     ]
     assert ["test" in event for event in read_events(folder.journal)] == [False, True] * 2 + [True]
+
+
+def test_the_round_that_ends_a_run_is_evaluated_whenever_it_comes(
+    record: Record, folder: RunFolder
+) -> None:
+    judge = Judge(by(accuracy=[0.1, 0.2]))
+    record(judge, 9, every=2, last=3)  # a budget may end it
+    assert judge.asked[-2:] == [(3.0, "validation", "bf16"), (3.0, "test", "fp32")]
+    assert (read_events(folder.journal)[-1]["round"], kept_rounds(folder)) == (3, [3])
 
 
 def test_zero_is_never(record: Record) -> None:

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
@@ -91,6 +92,41 @@ def test_what_is_neither_name_nor_path_is_unknown(name: str) -> None:
 def test_a_dead_end_is_named_with_its_target(name: str, reason: str) -> None:
     with pytest.raises(UnknownNameError, match=f"box '{name}' leads to '.*{reason}"):
         BOXES.get(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("collections:OrderdDict", "'collections' has: ChainMap, .*mean 'OrderedDict'"),
+        ("json.decodr:JSONDecoder", "'json' has: decoder, encoder, .*mean 'decoder'"),
+        ("jsno.decoder:JSONDecoder", "No module named 'jsno'. Did you mean 'json'"),
+        ("json.decoder.fast:Decoder", "'json.decoder' has none"),
+    ],
+)
+def test_a_dead_end_tells_what_is_there_instead(name: str, told: str) -> None:
+    with pytest.raises(UnknownNameError, match=told):
+        BOXES.get(name)
+
+
+def test_a_module_that_says_what_it_offers_is_taken_at_its_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_boxes.py").write_text(
+        "from collections import OrderedDict, deque\n__all__ = ['deque']\nclass Crate: pass\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UnknownNameError, match="'my_boxes' has: deque.$"):
+        BOXES.get("my_boxes:Barrel")
+
+
+def test_what_a_plug_in_itself_lacks_is_not_blamed_on_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_box.py").write_text("import jsno\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UnknownNameError, match="cannot be imported: No module named 'jsno'.$"):
+        BOXES.get("my_box:Box")
 
 
 def test_finding_a_target_imports_nothing() -> None:

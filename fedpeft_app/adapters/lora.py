@@ -94,13 +94,37 @@ def pairs(spec: AdapterSpec) -> tuple[Pair, ...]:
     Returns:
         A pair for each module with A, B or both, in the order of the spec.
     """
+    return paired(spec, _NAME)
+
+
+def paired(spec: AdapterSpec, names: re.Pattern[str]) -> tuple[Pair, ...]:
+    """Find pairs of tensors by their names.
+
+    Args:
+        spec: Any spec.
+        names: Matches whole names, with the groups `module` and `factor`, which is A or B.
+
+    Returns:
+        A pair for each module with A, B or both, in the order of the spec.
+    """
     found: dict[str, dict[str, str]] = {}
     for tensor in spec.tensors:
-        if match := _NAME.fullmatch(tensor.name):
+        if match := names.fullmatch(tensor.name):
             found.setdefault(match["module"], {})[match["factor"]] = tensor.name
     return tuple(
         Pair(module=module, a=names.get("A"), b=names.get("B")) for module, names in found.items()
     )
+
+
+def other_tensors(spec: AdapterSpec) -> AdapterSpec:
+    """Give the part of an adapter that trains and belongs to no low-rank module.
+
+    Args:
+        spec: Any spec.
+    """
+    factored = {name for pair in pairs(spec) for name in (pair.a, pair.b)}
+    rest = (one for one in spec.tensors if one.name not in factored and not one.frozen)
+    return replace(spec, tensors=tuple(rest), ranks={})
 
 
 def factors(state: AdapterState) -> dict[str, Factors]:
@@ -319,8 +343,8 @@ def _whole_pairs(spec: AdapterSpec) -> tuple[tuple[str, str, str], ...]:
     if half := [pair for pair in found if not pair.whole]:
         raise AdapterMismatchError(
             f"Expected A and B of every low-rank module, got only {half[0].a or half[0].b} of "
-            f"'{half[0].module}' ({spec.method}). With the other half in common, the plain mean "
-            f"is exact: use strategy.name = 'fedavg'."
+            f"'{half[0].module}' ({spec.method}). Where the other half does not travel, plain "
+            f"means are right: use strategy.name = 'fedavg'."
         )
     return tuple((pair.module, pair.a, pair.b) for pair in found if pair.a and pair.b)
 

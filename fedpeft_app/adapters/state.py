@@ -28,11 +28,14 @@ class TensorSpec:
         name: The parameter's name in the model.
         shape: Its shape.
         head: Whether it belongs to the task head, which no pre-trained weight backs.
+        frozen: Whether it only travels to the nodes, which never train it: what aggregation
+            adds to the frozen model.
     """
 
     name: str
     shape: tuple[int, ...]
     head: bool = False
+    frozen: bool = False
 
     @property
     def size(self) -> int:
@@ -58,9 +61,13 @@ class AdapterSpec:
     ranks: Mapping[str, int]
     scaling: float = 1.0
 
+    def __hash__(self) -> int:
+        """Hash the fingerprint: a mapping among the fields has no hash of its own."""
+        return hash(self.fingerprint)
+
     @cached_property
     def size(self) -> int:
-        """Number of trainable parameters."""
+        """Number of values, frozen ones among them."""
         return sum(tensor.size for tensor in self.tensors)
 
     @cached_property
@@ -81,7 +88,12 @@ class AdapterSpec:
             KeyError: If a field is missing.
         """
         tensors = tuple(
-            TensorSpec(name=row["name"], shape=tuple(row["shape"]), head=row["head"])
+            TensorSpec(
+                name=row["name"],
+                shape=tuple(row["shape"]),
+                head=row["head"],
+                frozen=row["frozen"],
+            )
             for row in value["tensors"]
         )
         return cls(

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -28,9 +29,11 @@ from fedpeft_app.cli.superlink import (
 from fedpeft_app.config import RunConfig, flatten
 from fedpeft_app.errors import ConfigError, Fault, LaunchError
 from fedpeft_app.mirrors import home
+from fedpeft_app.names import REGISTRIES
 from fedpeft_app.observe.live import LiveView
 from fedpeft_app.runs.directory import RunFolder, find_run, runs_parent, short_id
 
+_PATH = re.compile(r'"[\w.]+:\w+"')  # in JSON: "my_rules:Median"
 _POLL_S = 0.1
 _LIVENESS_S = 1.0
 _GRACE_S = 15.0  # a simulation process that is not seen for so long has ended, or never started
@@ -138,11 +141,18 @@ def _environment(config: RunConfig) -> dict[str, str]:
     """Collect the variables of a run's processes."""
     launcher = {"FEDPEFT_HOME": str(home()), "FEDPEFT_LAUNCHER": str(os.getpid())}
     environment = {**os.environ, **launcher}
-    paths = (config.task, config.method.name, config.data.partitioner, config.strategy.name)
-    if any(":" in name for name in paths):  # a user's own module, importable from here
+    if _names_a_path(config):  # a user's own module, importable from here
         inherited = environment.get("PYTHONPATH", "")
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), inherited]))
     return environment
+
+
+def _names_a_path(config: RunConfig) -> bool:
+    """Say whether a plug-in is named by its path, in a key of its own or among options."""
+    flat = flatten(config)
+    texts = [json.dumps(flat[key]) for key in REGISTRIES]
+    texts += [str(value) for key, value in flat.items() if key.endswith(".options")]
+    return any(_PATH.search(text) for text in texts)
 
 
 def _flwr_run(

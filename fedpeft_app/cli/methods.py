@@ -11,7 +11,7 @@ from fedpeft_app.config import RunConfig
 from fedpeft_app.costs import MethodCost, cost_of, shape_source
 from fedpeft_app.methods.catalogue import METHODS, find_method
 
-_COLUMNS = ("method", "body", "head", "of all", "MiB", "bytes in a message", "full is")
+_COLUMNS = ("method", "body", "head", "of all", "MiB", "bytes up", "bytes down", "full is")
 _MIB = 2**20
 
 
@@ -84,9 +84,10 @@ def _print_table(rows: Sequence[tuple[str, ...]], console: Console) -> None:
         table.add_row(*map(escape, row))
     console.print(table)
     console.print(
-        "body, head: trained parameters · of all: their share of the model's · MiB: one message's "
-        "values in float32 · bytes in a message: measured as Flower serialises its content · "
-        "full is: how many times more full fine-tuning sends · "
+        "body, head: trained parameters · of all: their share of the model's · MiB: the values "
+        "that a node sends, in float32 · bytes up, down: a message from a node and to it, "
+        "measured as Flower serialises its content · "
+        "full is: how many times more full fine-tuning sends, both ways · "
         "≈: scaled up from a message of 64 MiB · –: nothing is sent",
         style="dim",
     )
@@ -100,13 +101,14 @@ def _row(cost: MethodCost) -> tuple[str, ...]:
         f"{cost.head:,}",
         f"{cost.total / cost.model:.3%}",
         f"{cost.payload_bytes / _MIB:.3f}",
-        _message(cost),
-        f"{cost.model / cost.total:,.0f}×" if cost.total else "–",
+        _message(cost, cost.up_bytes),
+        _message(cost, cost.down_bytes),
+        f"{2 * cost.model / (cost.up + cost.down):,.0f}×" if cost.up else "–",
     )
 
 
-def _message(cost: MethodCost) -> str:
+def _message(cost: MethodCost, size: int) -> str:
     """Write the size of a message, and whether it was measured at this size."""
-    if not cost.message_bytes:
+    if not size:
         return "–"
-    return f"{'≈ ' if cost.extrapolated else ''}{cost.message_bytes:,}"
+    return f"{'≈ ' if cost.extrapolated else ''}{size:,}"

@@ -7,10 +7,11 @@ import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from fedpeft_app.adapters import AdapterSpec
 from fedpeft_app.backbone.locate import LocatedModel, locate
-from fedpeft_app.cli.trial import blamed, is_known_to_fit, try_initial, try_method
+from fedpeft_app.cli.trial import blamed, is_known_to_fit, tried_spec, try_initial, try_method
 from fedpeft_app.config import RunConfig, flatten
-from fedpeft_app.config.schema import needed_precision, options
+from fedpeft_app.config.schema import needed_precision, options, planned_ranks
 from fedpeft_app.data.encoded import EncodedSource
 from fedpeft_app.data.read import read
 from fedpeft_app.data.sources import find_source
@@ -29,8 +30,11 @@ from fedpeft_app.mirrors import cache_dir
 from fedpeft_app.names import REGISTRIES
 from fedpeft_app.runs.directory import runs_parent
 from fedpeft_app.strategies.catalogue import make_strategy
+from fedpeft_app.strategies.composition import Composition
 from fedpeft_app.strategies.flower import FlowerAdapter
+from fedpeft_app.strategies.strategy import Member
 
+_ANY = AdapterSpec(method="any", backbone="", tensors=(), ranks={})
 _NOT_LOOKED_AT = (
     "seed",
     "rounds",
@@ -39,8 +43,15 @@ _NOT_LOOKED_AT = (
     "evaluate.batch-size",
     "evaluate.personal-steps",
     "strategy.fraction-train",
+    "strategy.cohort",
+    "strategy.dropout",
+    "strategy.over-selection",
     "strategy.min-replies",
     "strategy.round-timeout",
+    "wire.uplink",
+    "wire.downlink",
+    "wire.feedback",
+    "budget.uplink-mib",
     "output.keep",
     "output.name",
 )
@@ -113,13 +124,13 @@ def _look(
     steps: tuple[tuple[str, Callable[[], object]], ...] = (
         ("output.dir", lambda: _require_writable(runs_parent(config.output.dir), "output.dir")),
         ("task", lambda: _import_plugins(config)),
-        ("strategy.name", lambda: _build_strategy(config)),
         ("train.precision", lambda: _require_gpu_for_fp16(config)),
         ("model.quantization", lambda: _require_gpu_for_quantization(config)),
         ("model.name", lambda: located.append(_fitting_model(config))),
         ("strategy.min-nodes", lambda: _require_nodes(config, nodes)),
         ("data.name", lambda: _share_data(config, nodes, model())),
         ("method.name", lambda: try_method(config, model())),
+        ("strategy.name", lambda: _try_strategy(config, model())),
         ("method.init-from", lambda: try_initial(config, model())),
     )
     for key, step in steps:
@@ -175,12 +186,22 @@ def _require_writable(folder: Path, setting: str) -> None:
         ) from error
 
 
-def _build_strategy(config: RunConfig) -> None:
-    """Make the strategy once, so that wrong options, and what it asks of nodes, surface now."""
+def _try_strategy(config: RunConfig, located: LocatedModel | None) -> None:
+    """Show the strategy the adapter and ranks, so that what it cannot fold surfaces now.
+
+    Most strategies fold any adapter, and putting one on a model without weights takes seconds.
+    """
     with contextlib.suppress(UnknownNameError):  # _import_plugins says so already
         strategy = make_strategy(config.strategy.name, options(config.strategy.options))
-        if isinstance(strategy, FlowerAdapter):
-            strategy.rehearse()
+        ranks = planned_ranks(config.method.node_ranks, config.method.rank)
+        members = [
+            Member(node_id=node, partition=node, examples=1, rank=rank % config.method.rank)
+            for node, rank in enumerate(ranks)
+        ]
+        if isinstance(strategy, Composition | FlowerAdapter):
+            strategy.prepare(_ANY, members)
+        elif located is not None:
+            strategy.prepare(tried_spec(config, located), members)
 
 
 def _require_gpu_for_fp16(config: RunConfig) -> None:
@@ -237,18 +258,13 @@ def _try_shares(config: RunConfig, data: EncodedSource, nodes: int) -> None:
 
 
 def _import_plugins(config: RunConfig) -> None:
-    """Import plug-ins that are named by a path, so that typing errors surface now."""
-    names = {
-        "task": config.task,
-        "method.name": config.method.name,
-        "data.partitioner": config.data.partitioner,
-        "strategy.name": config.strategy.name,
-    }
-    faults = []
-    for key, name in names.items():
-        if ":" in name:
+    """Import plug-ins that are no built-ins, so that typing errors surface now."""
+    flat, faults = flatten(config), []
+    for key, registry in REGISTRIES.items():
+        name = str(flat[key])
+        if name not in registry.builtin:
             try:
-                find_method(name) if key == "method.name" else REGISTRIES[key].get(name)
+                find_method(name) if key == "method.name" else registry.get(name)
             except FedPeftError as error:
                 faults.append(Fault(key=key, value=name, problem=str(error)))
     if faults:

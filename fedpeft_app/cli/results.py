@@ -130,7 +130,7 @@ def export_adapter(
     """
     from fedpeft_app.restore import restore, round_of
     from fedpeft_app.run_data import bound_task
-    from fedpeft_app.runs.export import export, require_replaceable
+    from fedpeft_app.runs.export import export, kept_by_nodes, require_replaceable
 
     run = find_run(runs_parent(), reference)
     config = parse(run.config())
@@ -155,8 +155,8 @@ def export_adapter(
         personal=restored.personal,
     )
     console.print(f"exported to {path}\n\n{snippet}", highlight=False, markup=False, soft_wrap=True)
-    if config.method.head == "personal" and node is None:
-        warning = "its head was never trained: each node kept its own; --node K exports that"
+    if node is None and (kept := kept_by_nodes(restored.adapted)):
+        warning = f"its {kept} was never trained: each node kept its own; --node K exports that"
         console.print(warning, style="yellow", soft_wrap=True)
 
 
@@ -179,18 +179,19 @@ def predict_texts(
 
     Raises:
         FedPeftError: If there is no such run, or its model is not to be had any more.
-        RunFolderError: If nodes kept their heads and no node is named.
+        RunFolderError: If nodes kept parameters for themselves and no node is named.
     """
     from fedpeft_app.restore import predict, restore, round_of
+    from fedpeft_app.runs.export import kept_by_nodes
 
     run = find_run(runs_parent(), reference)
     config = parse(run.config())
-    if config.method.head == "personal" and node is None:
+    restored = restore(run, config, round_of(run, round_), node)
+    if node is None and (kept := kept_by_nodes(restored.adapted)):
         raise RunFolderError(
-            f"Each node of {run.path.name} kept a head of its own; without one nothing is "
+            f"Each node of {run.path.name} kept a {kept} of its own; without one nothing is "
             f"predicted. Say whose: --node K, with --round last if the best round is not kept."
         )
-    restored = restore(run, config, round_of(run, round_), node)
     for text, found in zip(texts, predict(restored, config, texts), strict=True):
         line = " ".join(text.split())
         shown = line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"

@@ -31,6 +31,7 @@ from fedpeft_app.studies.conduct import (
 from fedpeft_app.studies.grid import Entry
 from fedpeft_app.studies.page import to_markdown
 from fedpeft_app.studies.plan import Cell, Plan, load_plan
+from fedpeft_app.studies.plot import to_svg
 from fedpeft_app.studies.provenance import provenance
 from fedpeft_app.studies.record import Archive, Ending
 from fedpeft_app.studies.table import lines, to_csv
@@ -214,7 +215,10 @@ def _publish(plan: Plan, now: Standing, folder: Path, tell: Callable[[str], None
     text = to_markdown(plan.study, now)
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes(folder / "table.md", text.encode())
-    write_bytes(folder / "table.csv", to_csv(lines(plan.study, now)).encode())
+    table = lines(plan.study, now)
+    write_bytes(folder / "table.csv", to_csv(table).encode())
+    if picture := to_svg(table, plan.study.layout.metric):
+        write_bytes(folder / "plot.svg", picture)
     if plan.study.tuning:
         choices = [
             {"for": choice.group, "chosen": choice.chosen, "scores": choice.scores}

@@ -137,13 +137,28 @@ def try_initial(config: RunConfig, located: LocatedModel | None) -> None:
             require_fitting(folder, spec, labels)
 
 
+def tried_spec(config: RunConfig, located: LocatedModel) -> AdapterSpec:
+    """Describe what would travel, for two labels.
+
+    Args:
+        config: A checked configuration.
+        located: Its model.
+
+    Raises:
+        FedPeftError: If the method does not fit the model.
+    """
+    return _spec_of(config, *_adapted_empty(config, located, labels=2))
+
+
 def _spec_of(config: RunConfig, adaptation: "Adaptation", head: frozenset[str]) -> AdapterSpec:
     """Describe what would travel of an adapted model without weights."""
     stays = tuple(head) if config.method.head != "train" else ()
     tensors = [
-        TensorSpec(name=name, shape=tuple(value.shape))
+        TensorSpec(name=name, shape=tuple(value.shape), frozen=name in adaptation.carried)
         for name, value in adaptation.model.named_parameters()
-        if value.requires_grad and not peft_key(name).endswith(stays)
+        if (value.requires_grad or name in adaptation.carried)
+        and name not in adaptation.personal
+        and not peft_key(name).endswith(stays)
     ]
     return AdapterSpec(
         method=config.method.name,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator
 
-from fedpeft_app.config.schema import RunConfig, needed_precision
+from fedpeft_app.config.schema import RunConfig, needed_precision, planned_ranks
 from fedpeft_app.errors import Fault
 
 Rule = Callable[[RunConfig], Iterator[Fault]]
@@ -93,13 +93,17 @@ def _half_base_needs_its_own_precision(config: RunConfig) -> Iterator[Fault]:
         )
 
 
-def _personal_heads_stay_on_nodes(config: RunConfig) -> Iterator[Fault]:
-    if config.method.head != "personal":
+def _what_is_personal_stays_on_nodes(config: RunConfig) -> Iterator[Fault]:
+    if config.method.head == "personal":
+        key, value, lacking = "method.head", "personal", "head"
+    elif config.method.name in _WITH_PERSONAL_PARTS:
+        key, value, lacking = "method.name", config.method.name, "adapter"
+    else:
         return
-    why = "method.head = 'personal' leaves the server without a trained head"
+    why = f"{key} = '{value}' leaves the server without a trained {lacking}"
     if config.mode != "federated":
-        problem = f"{why}, and mode = '{config.mode}' judges there. Use 'train'."
-        yield Fault(key="method.head", value="personal", problem=problem)
+        problem = f"{why}, and mode = '{config.mode}' judges there. Use another."
+        yield Fault(key=key, value=value, problem=problem)
         return
     if config.evaluate.server:
         problem = f"{why} to judge with; set it to false."
@@ -138,6 +142,40 @@ def _steps_for_oneself_are_judged(config: RunConfig) -> Iterator[Fault]:
         )
 
 
+def _ranks_of_nodes_are_ranks(config: RunConfig) -> Iterator[Fault]:
+    try:
+        ranks = planned_ranks(config.method.node_ranks, config.method.rank)
+    except ValueError as error:
+        problem = f"must be whole numbers between commas, none above method.rank ({error})."
+        yield Fault(key="method.node-ranks", value=config.method.node_ranks, problem=problem)
+        return
+    if any(rank != config.method.rank for rank in ranks) and _loses(config.wire.downlink):
+        yield Fault(
+            key="wire.downlink",
+            value=config.wire.downlink,
+            problem="brings all nodes from one state to the next, but method.node-ranks gives "
+            "nodes states of their own. Use 'float32'.",
+        )
+
+
+def _feedback_keeps_its_meaning(config: RunConfig) -> Iterator[Fault]:
+    lossy = [key for key in ("uplink", "downlink") if _loses(getattr(config.wire, key))]
+    if config.strategy.name in _NEW_BASIS and config.wire.feedback and lossy:
+        yield Fault(
+            key="wire.feedback",
+            value=True,
+            problem=f"strategy.name = '{config.strategy.name}' gives the factors a new basis in "
+            f"every round, in which what the {lossy[0]} left out before means nothing. Set it to "
+            f"false, or use 'float32'.",
+        )
+
+
+def _loses(codec: str) -> bool:
+    return codec not in ("float32", "float32+zstd")
+
+
+_WITH_PERSONAL_PARTS = ("lora-sa",)
+_NEW_BASIS = ("flexlora", "fedsvd", "flora")
 _RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (  # the keys a rule reads, the rule
     (("data.partitioner", "data.partition-column"), _natural_needs_a_column),
     (("data.partitioner", "data.partition-column"), _a_column_of_nodes_is_read),
@@ -150,10 +188,15 @@ _RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (  # the keys a rule reads, t
     (("mode", "strategy.fraction-evaluate"), _alone_means_no_rounds),
     (("model.dtype", "train.precision"), _half_base_needs_its_own_precision),
     (
-        ("method.head", "mode", "evaluate.server", "strategy.fraction-evaluate"),
-        _personal_heads_stay_on_nodes,
+        ("method.head", "method.name", "mode", "evaluate.server", "strategy.fraction-evaluate"),
+        _what_is_personal_stays_on_nodes,
     ),
     (("method.name", "method.head"), _something_travels),
+    (("method.node-ranks", "method.rank", "wire.downlink"), _ranks_of_nodes_are_ranks),
+    (
+        ("strategy.name", "wire.uplink", "wire.downlink", "wire.feedback"),
+        _feedback_keeps_its_meaning,
+    ),
     (("model.quantization", "method.name"), _quantized_weights_stay_frozen),
     (
         ("evaluate.personal-steps", "strategy.fraction-evaluate"),

@@ -108,6 +108,11 @@ class MethodSection(Section):
         "'package.module:Name'",
     )
     rank: Count = Field(8, description="rank r of LoRA and its kin (arXiv 2106.09685)")
+    node_ranks: str = Field(
+        "",
+        description="lower ranks of nodes whose --node-config has no rank, between commas, given "
+        "out in turns; empty = all have method.rank",
+    )
     alpha: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = Field(
         16.0, description="LoRA scaling numerator; the update is scaled by alpha / rank"
     )
@@ -180,7 +185,9 @@ class DataSection(Section):
         "dirichlet", min_length=1, description="how training examples spread over nodes"
     )
     dirichlet_alpha: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = Field(
-        0.5, description="Dirichlet concentration; smaller = more label skew (arXiv 1909.06335)"
+        0.5,
+        description="Dirichlet concentration; smaller = more label skew ('dirichlet', "
+        "'dirichlet-balanced')",
     )
     classes_per_node: Count = Field(2, description="labels a node sees ('pathological')")
     partition_column: str = Field("", description="column whose values are nodes ('natural')")
@@ -261,10 +268,45 @@ class StrategySection(Section):
     fraction_evaluate: Share = Field(
         0.0, description="share of the nodes that evaluate each round; 0 = none"
     )
+    cohort: str = Field("uniform", min_length=1, description="how the nodes of a round are chosen")
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="probability that a chosen node does not report; for studies of stability"
+    )
+    over_selection: Annotated[float, Field(ge=1.0, allow_inf_nan=False)] = Field(
+        1.0, description="how many times more nodes are asked; the first replies are used"
+    )
     min_nodes: Count = Field(2, description="nodes that must answer the roll call")
     min_replies: Count = Field(2, description="good replies a round needs to count")
     round_timeout: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = Field(
         3600.0, description="seconds to wait for the replies of a round"
+    )
+
+
+class WireSection(Section):
+    """How adapters travel."""
+
+    uplink: str = Field(
+        "float32",
+        min_length=1,
+        description="codec of what nodes send: float32, bfloat16, float16, int8 or int4; with "
+        "topk(share)+ or threshold(value)+ before it, +zstd behind it",
+    )
+    downlink: str = Field(
+        "float32",
+        min_length=1,
+        description="codec of what the server sends; other than in float32, increments to what "
+        "a node has",
+    )
+    feedback: bool = Field(
+        True, description="whether what a codec lost in one round is sent in the next"
+    )
+
+
+class BudgetSection(Section):
+    """What a run may cost."""
+
+    uplink_mib: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = Field(
+        0.0, description="MiB of train replies after which the run ends, exported; 0 = no end"
     )
 
 
@@ -299,12 +341,33 @@ class RunConfig(Section):
     train: TrainSection = Field(default_factory=TrainSection)
     evaluate: EvaluateSection = Field(default_factory=EvaluateSection)
     strategy: StrategySection = Field(default_factory=StrategySection)
+    wire: WireSection = Field(default_factory=WireSection)
+    budget: BudgetSection = Field(default_factory=BudgetSection)
     output: OutputSection = Field(default_factory=OutputSection)
 
 
 def needed_precision(dtype: str) -> str:
     """Give the only precision that a half-precision model runs in; empty for float32."""
     return {"bfloat16": "bf16", "float16": "fp16"}.get(dtype, "")
+
+
+def planned_ranks(text: str, usual: int) -> list[int]:
+    """Read `method.node-ranks`.
+
+    Args:
+        text: Ranks between commas, or nothing.
+        usual: The run's rank.
+
+    Returns:
+        The ranks of nodes, in turns; at least one.
+
+    Raises:
+        ValueError: If one is no whole number from 1 to the run's rank.
+    """
+    ranks = [int(part) for part in text.split(",")] if text.strip() else [usual]
+    if not all(1 <= rank <= usual for rank in ranks):
+        raise ValueError(f"expected ranks from 1 to method.rank = {usual}")
+    return ranks
 
 
 def options(text: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ PARTITIONERS = Registry(
     builtin={
         "iid": f"{_MODULE}:iid",
         "dirichlet": f"{_MODULE}:dirichlet",
+        "dirichlet-balanced": f"{_MODULE}:dirichlet_balanced",
         "pathological": f"{_MODULE}:pathological",
         "shard": f"{_MODULE}:shard",
         "natural": f"{_MODULE}:natural",

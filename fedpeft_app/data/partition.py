@@ -24,7 +24,7 @@ from fedpeft_app.seeds import derive_seed, numpy_generator
 
 Ints = npt.NDArray[np.int64]
 _LOG = logging.getLogger(__name__)
-_BY_LABEL = ("dirichlet", "pathological", "shard")
+_BY_LABEL = ("dirichlet", "dirichlet-balanced", "pathological", "shard")
 _UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 

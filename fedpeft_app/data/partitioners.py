@@ -5,6 +5,7 @@ partitioner: an object with a `dataset` to set (columns "position", "label" and,
 nodes, "group") and a `load_partition(node)`. A plug-in is such a function or class.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from flwr_datasets import partitioner as flwr_partitioner
@@ -18,7 +19,10 @@ def iid(nodes: int, settings: PartitionSettings, seed: int) -> Any:
 
 
 def dirichlet(nodes: int, settings: PartitionSettings, seed: int) -> Any:
-    """Draw each label's shares from a Dirichlet distribution (Hsu et al. 2019, 1909.06335)."""
+    """Draw each label's shares of the nodes from a Dirichlet distribution (Yurochkin et al. 2019).
+
+    Sizes differ; with strong skew and many nodes, some would get nothing, which is refused.
+    """
     return flwr_partitioner.DirichletPartitioner(
         num_partitions=nodes,
         partition_by="label",
@@ -26,6 +30,23 @@ def dirichlet(nodes: int, settings: PartitionSettings, seed: int) -> Any:
         min_partition_size=settings.min_examples,
         self_balancing=False,
         seed=seed,
+    )
+
+
+def dirichlet_balanced(nodes: int, settings: PartitionSettings, seed: int) -> Any:
+    """Draw each node's shares of the labels from a Dirichlet distribution, for equal sizes.
+
+    Hsu et al. 2019, arXiv 1909.06335, as Acar et al. 2021, arXiv 2111.04263, do it: examples go
+    out one by one, and a label that is used up is left out of the shares.
+    """
+    return _EqualSizes(
+        nodes,
+        lambda sizes: flwr_partitioner.InnerDirichletPartitioner(
+            partition_sizes=sizes,
+            partition_by="label",
+            alpha=settings.dirichlet_alpha,
+            seed=seed,
+        ),
     )
 
 
@@ -68,3 +89,26 @@ def size_square(nodes: int, settings: PartitionSettings, seed: int) -> Any:
 def size_exponential(nodes: int, settings: PartitionSettings, seed: int) -> Any:
     """Make node k's size proportional to exp(k)."""
     return flwr_partitioner.ExponentialPartitioner(num_partitions=nodes)
+
+
+class _EqualSizes:
+    """A partitioner of flwr-datasets that must be told the size of every part."""
+
+    def __init__(self, nodes: int, make: Callable[[list[int]], Any]) -> None:
+        self._nodes, self._make = nodes, make
+        self._inner: Any = None
+
+    @property
+    def dataset(self) -> Any:
+        """The examples."""
+        return self._inner.dataset
+
+    @dataset.setter
+    def dataset(self, value: Any) -> None:
+        least, more = divmod(len(value), self._nodes)
+        self._inner = self._make([least + (node < more) for node in range(self._nodes)])
+        self._inner.dataset = value
+
+    def load_partition(self, node: int) -> Any:
+        """Give a node's examples."""
+        return self._inner.load_partition(node)

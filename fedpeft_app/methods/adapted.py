@@ -1,11 +1,12 @@
 """A model made adaptable, with strict doors for its trainable tensors.
 
-The tensors that travel are exactly parameters with `requires_grad`, by name: PEFT's own state
-dict adds frozen tensors, duplicates some, drops others and tolerates wrong keys.
+The tensors that travel are exactly parameters with `requires_grad` that no node keeps for itself,
+and those that the method says the server writes, by name: PEFT's own state dict adds frozen
+tensors, duplicates some, drops others and tolerates wrong keys.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from fedpeft_app.seeds import derive_seed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """Some of a model's trainable tensors, which can be read out and poured in together.
+    """Some of a model's own tensors, which can be read out and poured in together.
 
     Attributes:
         spec: What they are.
@@ -61,14 +62,14 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdaptedModel:
-    """A model whose trainable tensors are known: those that travel, and those that stay.
+    """A model whose own tensors are known: those that travel, and those that stay.
 
     Attributes:
         model: The torch module.
         method: The method that made it.
         adaptation: What the method says of it.
         backbone: The model before the method, sharing its frozen weights.
-        shared: What travels.
+        shared: What travels: what is trained and sent, and what the server alone writes.
         personal: What is trained but stays on its node; often nothing.
         drawn: The random tensors that never train (a frozen head, the projections of VeRA), by
             name: every node must have the same.
@@ -95,12 +96,12 @@ class AdaptedModel:
     @property
     def trainable(self) -> tuple[torch.nn.Parameter, ...]:
         """Every parameter that trains, in the order of `tensors`."""
-        return self.shared.parameters + self.personal.parameters
+        return tuple(value for value, _ in self._trained())
 
     @property
     def tensors(self) -> tuple[TensorSpec, ...]:
         """What trains, that which travels first."""
-        return self.shared.spec.tensors + self.personal.spec.tensors
+        return tuple(tensor for _, tensor in self._trained())
 
     @property
     def frozen(self) -> str:
@@ -119,6 +120,13 @@ class AdaptedModel:
     def pour(self, state: AdapterState) -> None:
         """Copy in what travels; raises as `Part.pour` does."""
         self.shared.pour(state)
+
+    def _trained(self) -> Iterator[tuple[torch.nn.Parameter, TensorSpec]]:
+        """Walk over what trains, and leave out what the server alone writes."""
+        for part in (self.shared, self.personal):
+            for value, tensor in zip(part.parameters, part.spec.tensors, strict=True):
+                if not tensor.frozen:
+                    yield value, tensor
 
 
 def adapt(
@@ -142,17 +150,18 @@ def adapt(
         AdapterMismatchError: If a head parameter would be lost.
     """
     require_head(backbone.model, backbone.head, head)
-    original = {id(tensor) for _, tensor in _tensors(backbone.model)}  # names may change
+    original = _ids(tensor for _, tensor in _tensors(backbone.model))  # names may change
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(seed, "adapter"))
         adaptation = method.adapt(backbone.model, backbone.head, settings)
     trainable = _trainable(adaptation.model, backbone.head, head)
+    _require_frozen(method.name, adaptation)
     _widen_head_inputs(adaptation.model, backbone.head)
     shared, personal = (
         _part(backbone, method.name, adaptation, parameters)
-        for parameters in _shared_and_personal(trainable, backbone.head, head)
+        for parameters in _shared_and_personal(adaptation, trainable, backbone.head, head)
     )
-    if not shared.parameters:
+    if all(tensor.frozen for tensor in shared.spec.tensors):
         raise BackboneError(
             f"method.name = '{method.name}' with method.head = '{head}' leaves nothing to send. "
             f"Train the head, or use a method that adds to the body."
@@ -164,7 +173,7 @@ def adapt(
         backbone=backbone,
         shared=shared,
         personal=personal,
-        drawn=_drawn(adaptation.model, original, backbone.head),
+        drawn=_drawn(adaptation.model, original | _ids(shared.parameters), backbone.head),
     )
 
 
@@ -204,13 +213,31 @@ def _trainable(model: Any, head: frozenset[str], policy: str) -> dict[str, torch
     return trained
 
 
+def _require_frozen(method: str, adaptation: Adaptation) -> None:
+    """Refuse a method that would have nodes train what the server alone writes."""
+    frozen = {n for n, value in adaptation.model.named_parameters() if not value.requires_grad}
+    if strange := sorted(adaptation.carried - frozen):
+        raise AdapterMismatchError(
+            f"Expected parameters that do not train among what method.name = '{method}' has the "
+            f"server write, got '{strange[0]}'. Correct the method."
+        )
+
+
 def _shared_and_personal(
-    trainable: Mapping[str, torch.nn.Parameter], head: frozenset[str], policy: str
+    adaptation: Adaptation,
+    trainable: Mapping[str, torch.nn.Parameter],
+    head: frozenset[str],
+    policy: str,
 ) -> tuple[dict[str, torch.nn.Parameter], dict[str, torch.nn.Parameter]]:
-    """Divide what trains into what travels and what stays."""
+    """Divide what is the adapter's into what travels and what stays, in the model's order."""
     stays = {name for name in trainable if policy == "personal" and _plain(name) in head}
-    shared = {name: value for name, value in trainable.items() if name not in stays}
-    return shared, {name: trainable[name] for name in trainable if name in stays}
+    stays |= adaptation.personal & trainable.keys()
+    travels = (trainable.keys() | adaptation.carried) - stays
+    parameters = dict(adaptation.model.named_parameters())
+    return (
+        {name: value for name, value in parameters.items() if name in travels},
+        {name: value for name, value in parameters.items() if name in stays},
+    )
 
 
 def _part(
@@ -224,7 +251,12 @@ def _part(
         method=method,
         backbone=backbone.located.fingerprint,
         tensors=tuple(
-            TensorSpec(name=name, shape=tuple(value.shape), head=_plain(name) in backbone.head)
+            TensorSpec(
+                name=name,
+                shape=tuple(value.shape),
+                head=_plain(name) in backbone.head,
+                frozen=name in adaptation.carried,
+            )
             for name, value in parameters.items()
         ),
         ranks=adaptation.ranks,
@@ -246,14 +278,22 @@ def _tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     yield from model.named_buffers(remove_duplicate=False)
 
 
-def _drawn(model: Any, original: set[int], head: frozenset[str]) -> dict[str, torch.Tensor]:
-    """Collect what neither trains nor comes from the checkpoint: it was drawn on this machine."""
+def _ids(tensors: Iterable[torch.Tensor]) -> set[int]:
+    """Tell tensors apart by what they are, whatever they are called."""
+    return {id(tensor) for tensor in tensors}
+
+
+def _drawn(model: Any, known: set[int], head: frozenset[str]) -> dict[str, torch.Tensor]:
+    """Collect what nodes have from neither checkpoint nor server: it was drawn on this machine.
+
+    What trains, and so comes from the server or was drawn to train, is not meant.
+    """
     return {
         name: tensor
         for name, tensor in _tensors(model)
         if not tensor.requires_grad
         and ".original_module." not in name
-        and (_plain(name) in head or id(tensor) not in original)
+        and (_plain(name) in head or id(tensor) not in known)
     }
 
 

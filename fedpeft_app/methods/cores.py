@@ -28,8 +28,8 @@ import torch
 from peft.tuners.lora import LoraLayer
 
 from fedpeft_app.errors import BackboneError
-from fedpeft_app.methods.lora import adapt_low_rank
-from fedpeft_app.methods.method import Adaptation, MethodSettings, Tensors
+from fedpeft_app.methods.lora import adapt_low_rank, linear_layers
+from fedpeft_app.methods.method import Adaptation, MethodSettings, Tensors, require_option
 from fedpeft_app.methods.targets import is_transposed
 from fedpeft_app.methods.wrap import ADAPTER
 from fedpeft_app.registry import near_miss
@@ -62,10 +62,8 @@ class Cores:
         factors = _chosen_factors(self.name, model, settings.options)
         plain = replace(settings, options={})
         made = adapt_low_rank(self.name, {}, (".lora_A.", ".lora_B."), model, head, plain)
-        for path, layer in made.model.named_modules():
-            if isinstance(layer, LoraLayer):
-                _require_linear(self.name, path, layer)
-                _put_core(layer, factors)
+        for layer in linear_layers(self.name, made.model):
+            _put_core(layer, factors)
         return replace(made, restate=as_plain_lora)
 
 
@@ -152,11 +150,7 @@ FACTORS: Mapping[str, Callable[[LoraLayer, int], Factors]] = {
 
 def _chosen_factors(name: str, model: Any, options: Mapping[str, Any]) -> str:
     """Read the option `init`, and refuse what is unknown or does not suit the model."""
-    if strange := sorted(options.keys() - {"init"}):
-        raise BackboneError(
-            f"Expected 'init' in method.options of method.name = '{name}' and nothing else, got "
-            f"'{strange[0]}'. Remove it."
-        )
+    require_option(name, options, "init")
     chosen = options.get("init", "svd")  # on R8 at rank 8, 2 seeds: .934, random ones .925
     if not isinstance(chosen, str) or chosen not in FACTORS:
         raise BackboneError(
@@ -169,15 +163,6 @@ def _chosen_factors(name: str, model: Any, options: Mapping[str, Any]) -> str:
             f'quantised. Set method.options = \'{{"init": "orthogonal"}}\'.'
         )
     return chosen
-
-
-def _require_linear(name: str, path: str, layer: LoraLayer) -> None:
-    """Refuse an embedding, for which PEFT has other factors."""
-    if ADAPTER not in layer.lora_A:
-        raise BackboneError(
-            f"method.name = '{name}' is for linear layers, and method.targets names the "
-            f"embedding '{path}'. Leave it out, or use 'lora'."
-        )
 
 
 def _put_core(layer: LoraLayer, factors: str) -> None:

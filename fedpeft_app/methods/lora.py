@@ -5,10 +5,11 @@ References:
     Kalajdzievski 2023, arXiv 2312.03732 (rsLoRA: α / √r).
     Liu et al. 2024, arXiv 2402.09353 (DoRA: the columns' norms are trained apart).
     Sun et al. 2024, arXiv 2403.12313 (FFA-LoRA: A stays as it was drawn).
+    Guo et al. 2024, arXiv 2410.01463 (FedSA-LoRA: A is shared, every node keeps its own B).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import peft
@@ -30,6 +31,7 @@ class Lora:
         name: The variant's name.
         arguments: What the variant sets in `peft.LoraConfig`.
         frozen: Parameters with one of these in their name are not trained.
+        personal: Parameters with one of these in their name are trained, and never sent.
         learning_rate: 2e-3 with the head at 1e-2 gave .943 on R8, mean of 3 seeds.
         head_learning_rate: A head trained at the body's rate lags far behind.
         peft: PEFT has it.
@@ -39,6 +41,7 @@ class Lora:
     name: str = "lora"
     arguments: Mapping[str, Any] = field(default_factory=dict)
     frozen: tuple[str, ...] = ()
+    personal: tuple[str, ...] = ()
     learning_rate: float = 2e-3
     head_learning_rate: float = 1e-2
     peft: bool = True
@@ -60,7 +63,13 @@ class Lora:
                 the head, or the initialisation would rewrite the frozen model.
         """
         _require_untouched_base(settings.options)
-        return adapt_low_rank(self.name, self.arguments, self.frozen, model, head, settings)
+        made = adapt_low_rank(self.name, self.arguments, self.frozen, model, head, settings)
+        kept = (
+            path
+            for path, _ in made.model.named_parameters()
+            if any(part in path for part in self.personal)
+        )
+        return replace(made, personal=frozenset(kept))
 
 
 def rslora() -> Lora:
@@ -81,6 +90,11 @@ def lora_orthogonal() -> Lora:
 def lora_fa() -> Lora:
     """Train B only, on an A that every node draws from the run's seed: the mean is exact."""
     return Lora(name="lora-fa", frozen=(".lora_A.", ".lora_embedding_A."))
+
+
+def lora_sa() -> Lora:
+    """Share A only: every node keeps a B of its own, which starts from zero."""
+    return Lora(name="lora-sa", personal=(".lora_B.", ".lora_embedding_B."))
 
 
 def adapt_low_rank(
@@ -124,6 +138,26 @@ def adapt_low_rank(
     ranks, scaling = _ranks(adapted)
     require_ranks(name, adapted, ranks)  # options may set some, by rank_pattern
     return Adaptation(model=adapted, ranks=ranks, scaling=scaling)
+
+
+def linear_layers(name: str, model: Any) -> list[LoraLayer]:
+    """List the layers that PEFT adapted, where all of them must be linear.
+
+    Args:
+        name: The method's.
+        model: What `adapt_low_rank` made.
+
+    Raises:
+        BackboneError: If one is an embedding, for which PEFT has other factors.
+    """
+    layers = {path: layer for path, layer in model.named_modules() if isinstance(layer, LoraLayer)}
+    for path, layer in layers.items():
+        if ADAPTER not in layer.lora_A:
+            raise BackboneError(
+                f"method.name = '{name}' is for linear layers, and method.targets names the "
+                f"embedding '{path}'. Leave it out, or use 'lora'."
+            )
+    return list(layers.values())
 
 
 def _require_untouched_base(options: Mapping[str, Any]) -> None:

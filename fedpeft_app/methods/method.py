@@ -61,6 +61,9 @@ class Adaptation:
             that an exported folder therefore needs; empty where PEFT or nobody did.
         layout: The JSON arguments of that module's `attach(model, **layout)`.
         restate: Turns what PEFT saves into what PEFT loads on the model as it was.
+        carried: Names of parameters that travel but never train: zero at first, and written by
+            the server.
+        personal: Names of parameters that train but never travel: each node keeps its own.
     """
 
     model: Any
@@ -69,6 +72,8 @@ class Adaptation:
     portable: str = ""
     layout: Mapping[str, Any] = field(default_factory=dict)
     restate: Restate = as_saved
+    carried: frozenset[str] = frozenset()
+    personal: frozenset[str] = frozenset()
 
 
 class Method(Protocol):
@@ -136,3 +141,21 @@ def refuse_unused(name: str, settings: MethodSettings, *unused: str) -> None:
                 f"method.{key} = {given!r} means nothing to method.name = '{name}'. "
                 f"Leave it at {getattr(default, key)!r}, or take another method."
             )
+
+
+def require_option(name: str, options: Mapping[str, Any], known: str) -> None:
+    """Refuse options of a method that has one only.
+
+    Args:
+        name: The method's.
+        options: `method.options`.
+        known: The one.
+
+    Raises:
+        BackboneError: If there is another.
+    """
+    if strange := sorted(options.keys() - {known}):
+        raise BackboneError(
+            f"Expected '{known}' in method.options of method.name = '{name}' and nothing else, "
+            f"got '{strange[0]}'. Remove it."
+        )

@@ -7,6 +7,7 @@ knows of, and both sides stay in step.
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from fedpeft_app.errors import AdapterMismatchError, NodeStateError
 from fedpeft_app.mirrors import home
 
 _EXPERIMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_FORMAT = "fedpeft-personal-1"
+PERSONAL, RESIDUAL = "personal", "residual"  # what nodes keep, by name
+BROADCAST = "broadcast"  # and in a memory apart: the global state as last decoded
+_FORMAT = "fedpeft-memory-1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,10 +41,11 @@ class NodeMemory:
         names = (path.stem.removeprefix("round-") for path in self.folder.glob("round-*"))
         return sorted(int(name) for name in names if name.isdecimal())
 
-    def recall(self, initial: AdapterState, version: int) -> AdapterState:
+    def recall(self, name: str, initial: AdapterState, version: int) -> AdapterState:
         """Read what was kept after a round.
 
         Args:
+            name: What it is.
             initial: What the node has before its first round; says what is expected.
             version: Round, from 1; 0 = the node has not taken part yet.
 
@@ -57,41 +61,40 @@ class NodeMemory:
         try:
             with safe_open(path, framework="numpy") as file:
                 meta = file.metadata() or {}
-                vector = np.ascontiguousarray(file.get_tensor("vector"))
-            _require_sound(meta, vector, initial)
+                vector = np.ascontiguousarray(file.get_tensor(name))
+            _require_sound(name, meta, vector, initial)
             return AdapterState(spec=initial.spec, vector=vector)
         except (SafetensorError, OSError, ValueError, AdapterMismatchError) as error:
             kept = ", ".join(map(str, self.rounds())) or "none"
             raise NodeStateError(
-                f"Expected this node's own parameters of round {version} in {self.folder}, "
-                f"found versions: {kept} ({error}). What only this node had is lost; it cannot "
-                f"go on in this run."
+                f"Expected what this node kept of round {version} ({name}) in {self.folder}, "
+                f"found versions: {kept} ({error}). What only this node had is lost."
             ) from error
 
-    def keep(self, state: AdapterState, version: int, base: int) -> None:
+    def keep(self, states: Mapping[str, AdapterState], version: int, base: int) -> None:
         """Write what the node has after a round, and forget all but that and its base.
 
         Args:
-            state: The node's own parameters.
-            version: The round they were trained in, from 1.
-            base: The version they were trained from; kept until the server moves on.
+            states: Name → what it has.
+            version: The round that it comes of, from 1.
+            base: The version before it; kept until the server moves on.
 
         Raises:
             NodeStateError: If it cannot be written.
         """
-        meta = {
-            "format": _FORMAT,
-            "spec": state.spec.fingerprint,
-            "sha256": hashlib.sha256(state.vector.tobytes()).hexdigest(),
-        }
+        meta = {"format": _FORMAT}
+        for name, state in states.items():
+            meta[f"{name}.spec"] = state.spec.fingerprint
+            meta[f"{name}.sha256"] = hashlib.sha256(state.vector.tobytes()).hexdigest()
+        vectors = {name: state.vector for name, state in states.items()}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_bytes(self._path(version), save({"vector": state.vector}, metadata=meta))
+            write_bytes(self._path(version), save(vectors, metadata=meta))
             for other in set(self.rounds()) - {version, base}:
                 self._path(other).unlink(missing_ok=True)
         except OSError as error:
             raise NodeStateError(
-                f"Cannot keep this node's own parameters in {self.folder}: {error}. "
+                f"Cannot keep what this node has for itself in {self.folder}: {error}. "
                 f"Make room there, or set FEDPEFT_HOME."
             ) from error
 
@@ -114,24 +117,27 @@ def experiment_folder(experiment: str) -> Path:
     return home() / "nodes" / experiment
 
 
-def memory_of(experiment: str, partition: int) -> NodeMemory:
+def memory_of(experiment: str, partition: int, kind: str = "") -> NodeMemory:
     """Give a node's memory in an experiment.
 
     Args:
         experiment: As for `experiment_folder`.
         partition: The node's partition, from 0.
+        kind: A memory apart, with versions of its own.
 
     Raises:
         NodeStateError: If the name is none.
     """
-    return NodeMemory(folder=experiment_folder(experiment) / f"node-{partition:04d}")
+    return NodeMemory(folder=experiment_folder(experiment) / f"node-{partition:04d}" / kind)
 
 
-def _require_sound(meta: dict[str, str], vector: np.ndarray, initial: AdapterState) -> None:
+def _require_sound(
+    name: str, meta: dict[str, str], vector: np.ndarray, initial: AdapterState
+) -> None:
     """Check a file against its own header and against what is expected."""
     if meta.get("format") != _FORMAT:
         raise ValueError(f"expected format '{_FORMAT}', got {meta.get('format')!r}")
-    if meta.get("spec") != initial.spec.fingerprint:
+    if meta.get(f"{name}.spec") != initial.spec.fingerprint:
         raise ValueError("it belongs to another adapter")
-    if hashlib.sha256(vector.tobytes()).hexdigest() != meta.get("sha256"):
+    if hashlib.sha256(vector.tobytes()).hexdigest() != meta.get(f"{name}.sha256"):
         raise ValueError("its values do not have the digest in its header")

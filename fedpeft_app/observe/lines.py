@@ -64,6 +64,13 @@ def _unrated(event: Mapping[str, Any]) -> str:
     )
 
 
+def _budget_spent(event: Mapping[str, Any]) -> str:
+    return (
+        f"budget.uplink-mib = {event['budget']:g} is spent: nodes sent {human_bytes(event['up'])} "
+        f"in {event['round']} of {event['rounds']} rounds"
+    )
+
+
 def _round_finished(event: Mapping[str, Any]) -> str:
     parts = [
         f"round {event['round']}/{event['rounds']}",
@@ -192,6 +199,7 @@ _WRITERS = {
     "reply": _reply_failed,
     "unrated": _unrated,
     "round_finished": _round_finished,
+    "budget_spent": _budget_spent,
     "node_finished": _node_finished,
     "run_finished": _run_finished,
     "run_failed": _run_failed,

@@ -77,7 +77,7 @@ def export(
     shape = shape_of(adapted, processor, form, max_length, usage)
     adapted.pour(state)
     adapted.personal.pour(personal or adapted.personal.initial)
-    warning = "" if personal or not adapted.personal.parameters else _UNTRAINED
+    warning = "" if personal else _untrained(adapted)
     snippet = card.loading_snippet(shape, target)
     scratch: Path | None = None
     try:
@@ -98,10 +98,30 @@ def export(
     return snippet
 
 
-_UNTRAINED = (
-    "Each node kept a head of its own; the head in this folder was never trained. "
-    "`fedpeft export RUN --node K` writes the model of one node."
-)
+def kept_by_nodes(adapted: AdaptedModel) -> str:
+    """Name what each node keeps for itself, and an export without a node therefore lacks.
+
+    Args:
+        adapted: The model.
+
+    Returns:
+        "head", "part of the adapter", or both, joined; empty if nodes keep nothing.
+    """
+    found = dict.fromkeys(
+        "head" if tensor.head else "part of the adapter" for tensor in adapted.personal.spec.tensors
+    )
+    return " and ".join(sorted(found))
+
+
+def _untrained(adapted: AdaptedModel) -> str:
+    """Say what in a folder of no node in particular is as it was before training."""
+    if not (kept := kept_by_nodes(adapted)):
+        return ""
+    zero = "" if adapted.personal.initial.vector.any() else " and is zero"
+    return (
+        f"Each node kept a {kept} of its own; the {kept} in this folder was never trained{zero}. "
+        f"`fedpeft export RUN --node K` writes the model of one node."
+    )
 
 
 def require_replaceable(target: Path) -> None:
@@ -227,8 +247,9 @@ def _save_tensors(adapted: AdaptedModel, folder: Path, base: Mapping[str, str | 
 
 
 def _own_tensors(adapted: AdaptedModel) -> dict[str, Any]:
-    """Collect what the base model does not have: all that trains, and the head in any case."""
-    names = {tensor.name for tensor in adapted.tensors} | adapted.backbone.head
+    """Collect what the base model does not have: the adapter, and the head in any case."""
+    parts = (adapted.shared, adapted.personal)
+    names = {tensor.name for part in parts for tensor in part.spec.tensors} | adapted.backbone.head
     return {
         name: parameter.detach().float().cpu().contiguous().numpy()
         for name, parameter in adapted.model.named_parameters()

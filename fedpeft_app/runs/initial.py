@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
+from fedpeft_app.adapters.parts import spread, trained_spec
 from fedpeft_app.errors import AdapterMismatchError, RunFolderError
 
 _PEFT, _OWN, _PLAIN = "adapter_model.safetensors", "adapter.safetensors", "model.safetensors"
@@ -36,6 +37,9 @@ def load_adapter(
             A); where the folder has them, it must have the same.
         personal: Names of tensors that nodes keep for themselves; the folder's do not count.
 
+    Returns:
+        The folder's tensors; what the server alone writes starts from zero.
+
     Raises:
         RunFolderError: If the folder has no readable adapter.
         AdapterMismatchError: If tensors, labels or the LoRA scaling do not fit.
@@ -43,7 +47,8 @@ def load_adapter(
     path = adapter_file(folder)
     _require_labels(folder, labels)
     stored = _stored(path)
-    wanted = {peft_key(tensor.name): tensor.name for tensor in spec.tensors}
+    trained = trained_spec(spec)
+    wanted = {peft_key(tensor.name): tensor.name for tensor in trained.tensors}
     beside = {peft_key(name): value for name, value in (drawn or {}).items()}
     _require_same_draw(folder, {key: stored[key] for key in stored if key in beside}, beside)
     ignored = {*beside, *map(peft_key, personal)}
@@ -52,9 +57,9 @@ def load_adapter(
         for key, array in stored.items()
         if key in wanted or (path.name != _PLAIN and key not in ignored)  # that has the body too
     }
-    state = AdapterState.from_tensors(spec, tensors)
+    state = AdapterState.from_tensors(trained, tensors)
     _require_scaling(folder, spec)
-    return state
+    return spread(state, spec)
 
 
 def require_fitting(folder: Path, spec: AdapterSpec, labels: Sequence[str]) -> None:
@@ -73,7 +78,7 @@ def require_fitting(folder: Path, spec: AdapterSpec, labels: Sequence[str]) -> N
     path = adapter_file(folder)
     _require_labels(folder, labels)
     found = _shapes(path)
-    for tensor in spec.tensors:
+    for tensor in trained_spec(spec).tensors:
         shape = found.get(peft_key(tensor.name))
         if shape != tensor.shape:
             raise AdapterMismatchError(

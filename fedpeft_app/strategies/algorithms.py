@@ -5,13 +5,21 @@ Reference:
     arXiv 2210.01708. The others name theirs in `aggregators`, `robust` and `server_optimizers`.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from fedpeft_app.adapters.lora import Factors, widened
 from fedpeft_app.registry import Registry
+from fedpeft_app.strategies import exact_lora, hetero_lora
 from fedpeft_app.strategies.aggregators import Aggregator, Mean, NormBounded
+from fedpeft_app.strategies.alternating import Alternating
 from fedpeft_app.strategies.composition import Composition
+from fedpeft_app.strategies.exact_lora import Contributions
+from fedpeft_app.strategies.low_rank import FedEx, Flora, LowRank
+from fedpeft_app.strategies.ranges import require_number
 from fedpeft_app.strategies.robust import Krum, Median, MultiKrum, TrimmedMean
+from fedpeft_app.strategies.scaffold import Scaffold
 from fedpeft_app.strategies.server_optimizers import Adagrad, Adam, ServerOptimizer, Sgd, Yogi
 
 AGGREGATORS = Registry(
@@ -119,6 +127,81 @@ def norm_bounded(
     """Scale deltas down to a norm, then fold them."""
     rule = NormBounded(max_norm=max_norm, then=aggregator(folded_by))
     return Composition("norm-bounded", rule, server_optimizer(optimizer))
+
+
+def fedprox(mu: float = 0.01, *, folded_by: Part = "mean", optimizer: Part = "sgd") -> Composition:
+    """Average; nodes are pulled back to where they set out, with strength `mu`."""
+    require_number("mu", mu, 0, math.inf)
+    parts = aggregator(folded_by), server_optimizer(optimizer)
+    return Composition("fedprox", *parts, options={"proximal-mu": float(mu)})
+
+
+def scaffold(optimizer: Part = "sgd") -> Scaffold:
+    """Average uniformly; control variates correct every node's gradients."""
+    return Scaffold(Composition("scaffold", Mean(weights="uniform"), server_optimizer(optimizer)))
+
+
+def fedit(weights: str = "examples") -> Composition:
+    """Average A and B apart: the baseline of the rules for LoRA; `fedavg` by another name."""
+    return Composition("fedit", Mean(weights=weights))
+
+
+def rolora(weights: str = "examples") -> Alternating:
+    """Train B and A by turns, and average."""
+    return Alternating(Composition("rolora", Mean(weights=weights)))
+
+
+def flexlora(energy: float = 1.0) -> LowRank:
+    """Average the products BA; keep the best approximation of the run's rank.
+
+    With `energy` below 1, as FLoRIST does, only the components that hold so much of it; the
+    others can be learnt anew.
+    """
+    if energy != 1:
+        require_number("energy", energy, 0, 1, or_low=False)
+
+    def rule(contributions: Contributions, rank: int) -> Factors:
+        return widened(exact_lora.florist(contributions, energy, rank=rank), rank)
+
+    return LowRank(name="flexlora", rule=rule, serve=hetero_lora.served)
+
+
+def fedsvd() -> LowRank:
+    """Train B alone, average it, and turn the product into factors with an orthonormal A."""
+
+    def rule(contributions: Contributions, _: int) -> Factors:
+        return exact_lora.fedsvd(exact_lora.fedit(contributions))
+
+    return LowRank(name="fedsvd", rule=rule, part="b")
+
+
+def lora_fair(ridge: float = 0.01) -> LowRank:
+    """Average A; correct the mean of B so that the product comes near the mean of products."""
+    require_number("ridge", ridge, 0, math.inf)
+
+    def rule(contributions: Contributions, _: int) -> Factors:
+        return exact_lora.lora_fair(contributions, ridge)
+
+    return LowRank(name="lora-fair", rule=rule)
+
+
+def hetlora() -> LowRank:
+    """Pad factors to one rank and average them, weighted by their products' norms."""
+
+    def rule(contributions: Contributions, rank: int) -> Factors:
+        return hetero_lora.hetlora([update for _, update in contributions], rank)
+
+    return LowRank(name="hetlora", rule=rule, serve=hetero_lora.cut)
+
+
+def fedex() -> FedEx:
+    """Average A and B apart, and add what is then missing to the frozen weights."""
+    return FedEx()
+
+
+def flora(seed: int = 0) -> Flora:
+    """Add what nodes learnt to the frozen weights; nodes start afresh in every round."""
+    return Flora(seed=seed)
 
 
 def _read(part: Part, kind: str) -> tuple[str, dict[str, Any]]:

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from fedpeft_app.adapters import AdapterState
-from fedpeft_app.strategies.strategy import Member, Reply
-from fedpeft_app.wire.record import Scalar
+from fedpeft_app.adapters import AdapterSpec, AdapterState
+from fedpeft_app.strategies.ranks import require_one_rank
+from fedpeft_app.strategies.strategy import Assignment, Member, Reply
 
 
 class Alone:
@@ -14,14 +14,21 @@ class Alone:
         epochs: Passes over its data that each node makes.
     """
 
+    name = "local"
+
     def __init__(self, epochs: int) -> None:
         self._epochs = epochs
 
+    def prepare(self, spec: AdapterSpec, members: Sequence[Member]) -> None:
+        """Refuse nodes of their own rank."""
+        require_one_rank(self.name, members)
+
     def configure(
         self, round_number: int, state: AdapterState, cohort: Sequence[Member]
-    ) -> Mapping[int, Mapping[str, Scalar]]:
+    ) -> Mapping[int, Assignment]:
         """Ask the whole cohort."""
-        return {member.node_id: {"epochs": self._epochs} for member in cohort}
+        task = Assignment(state=state, options={"epochs": self._epochs})
+        return {member.node_id: task for member in cohort}
 
     def aggregate(
         self, round_number: int, state: AdapterState, replies: Sequence[Reply]

@@ -1,7 +1,7 @@
 """The strategies that are built in, and how a name becomes one."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
@@ -26,36 +26,57 @@ STRATEGIES = Registry(
         "krum": f"{_HERE}:krum",
         "multi-krum": f"{_HERE}:multi_krum",
         "norm-bounded": f"{_HERE}:norm_bounded",
+        "fedprox": f"{_HERE}:fedprox",
+        "scaffold": f"{_HERE}:scaffold",
+        "fedit": f"{_HERE}:fedit",
+        "rolora": f"{_HERE}:rolora",
+        "flexlora": f"{_HERE}:flexlora",
+        "fedsvd": f"{_HERE}:fedsvd",
+        "lora-fair": f"{_HERE}:lora_fair",
+        "hetlora": f"{_HERE}:hetlora",
+        "fedex": f"{_HERE}:fedex",
+        "flora": f"{_HERE}:flora",
     },
 )
+
+
+_METHODS = ("prepare", "configure", "aggregate")
 
 
 def make_strategy(name: str, options: Mapping[str, Any], seed: int = 0) -> Strategy:
     """Build a strategy from its name and options.
 
     Args:
-        name: A known name, or "package.module:Class"; a class of Flower's is adapted.
+        name: A known name, or "package.module:Class"; a strategy of Flower's is adapted.
         options: Keyword arguments of its constructor.
-        seed: The run's seed, for Flower strategies that sample.
+        seed: The run's seed, for Flower strategies that sample, and those that take a `seed`.
 
     Raises:
         UnknownNameError: If there is no such strategy.
         ConfigError: If the options do not suit it, or what it makes is no strategy.
     """
     factory = STRATEGIES.get(name)
-    flower = inspect.isclass(factory) and issubclass(factory, FlowerStrategy)
+    seeded = {"seed": seed} if "seed" in _parameters(factory) else {}
     try:
-        made = factory(**options)
+        made = factory(**{**seeded, **options})
     except (TypeError, ValueError, UnknownNameError) as error:
         fault = Fault(key="strategy.options", value=dict(options), problem=f"{name}: {error}")
         raise ConfigError([fault]) from error
-    if flower:
+    if isinstance(made, FlowerStrategy):
         return FlowerAdapter(made, seed)
-    if not (hasattr(made, "configure") and hasattr(made, "aggregate")):
+    if lacking := [one for one in _METHODS if not callable(getattr(made, one, None))]:
         problem = (
             f"makes a {type(made).__name__}, which is neither a Flower strategy nor has the "
-            f"methods configure and aggregate."
+            f"method{'s' if len(lacking) > 1 else ''} {', '.join(lacking)}."
         )
         raise ConfigError([Fault(key="strategy.name", value=name, problem=problem)])
     strategy: Strategy = made
     return strategy
+
+
+def _parameters(factory: Any) -> Collection[str]:
+    """Name the arguments of whatever makes a strategy."""
+    try:
+        return inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # some callables of C have none to look at
+        return ()

@@ -9,8 +9,9 @@ from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.adapters.state import Vector
 from fedpeft_app.errors import AdapterMismatchError
 from fedpeft_app.strategies.aggregators import Aggregator, Mean
+from fedpeft_app.strategies.ranks import require_one_rank
 from fedpeft_app.strategies.server_optimizers import Moments, ServerOptimizer, Sgd
-from fedpeft_app.strategies.strategy import Member, Reply
+from fedpeft_app.strategies.strategy import Assignment, Member, Reply
 from fedpeft_app.wire.record import Scalar
 
 
@@ -24,6 +25,7 @@ class Composition:
         name: What the pair is called in messages.
         aggregator: Makes one delta of many; the mean by examples where none is given.
         optimizer: Makes the next state of it; adds it where none is given.
+        options: What every node is told.
 
     Attributes:
         moments: What the optimiser remembers of past rounds; None before the first.
@@ -34,17 +36,24 @@ class Composition:
         name: str = "fedavg",
         aggregator: Aggregator | None = None,
         optimizer: ServerOptimizer | None = None,
+        options: Mapping[str, Scalar] | None = None,
     ) -> None:
         self.name = name
         self._aggregator = aggregator or Mean()
         self._optimizer = optimizer or Sgd()
+        self._options = options or {}
         self.moments: Moments | None = None
+
+    def prepare(self, spec: AdapterSpec, members: Sequence[Member]) -> None:
+        """Refuse nodes of their own rank."""
+        require_one_rank(self.name, members)
 
     def configure(
         self, round_number: int, state: AdapterState, cohort: Sequence[Member]
-    ) -> Mapping[int, Mapping[str, Scalar]]:
-        """Ask the whole cohort, with no extra options."""
-        return {member.node_id: {} for member in cohort}
+    ) -> Mapping[int, Assignment]:
+        """Ask the whole cohort alike."""
+        task = Assignment(state=state, options=self._options)
+        return {member.node_id: task for member in cohort}
 
     def aggregate(
         self, round_number: int, state: AdapterState, replies: Sequence[Reply]
@@ -65,9 +74,9 @@ class _DeltasOf:
 
     def __iter__(self) -> Iterator[tuple[Vector, float]]:
         for reply in self.replies:
-            if reply.delta.spec.fingerprint != self.spec.fingerprint:
+            if reply.start.spec.fingerprint != self.spec.fingerprint:
                 raise AdapterMismatchError(
-                    f"Cannot fold a delta of adapter {reply.delta.spec.fingerprint} into a state "
+                    f"Cannot fold a delta of adapter {reply.start.spec.fingerprint} into a state "
                     f"of {self.spec.fingerprint}."
                 )
             yield reply.delta.vector, reply.weight

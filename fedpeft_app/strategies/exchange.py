@@ -1,19 +1,21 @@
 """Send messages, hand over replies as they come, measure both."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
 
 from flwr.app import Error, Message
 from flwr.serverapp import Grid
 
+from fedpeft_app.seeds import derive_seed
 from fedpeft_app.strategies.strategy import Member
-from fedpeft_app.wire.ledger import Entry, Ledger
-from fedpeft_app.wire.record import message_bytes
+from fedpeft_app.wire.ledger import Direction, Entry, Ledger
+from fedpeft_app.wire.record import message_bytes, payload_bytes
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.01, 0.2  # Flower's own loop sleeps 3 s between polls
 _SWEEP_S = 0.12  # Flower's simulation collects messages every 0.1 s, in an order of its own
-_AHEAD = 4  # so many are sent one by one; the others at once behind them
+_AHEAD = 4  # so many are sent one by one if the longest work goes first
 _NO_REPLY = 0  # Flower's error codes start at 0 = unknown
 
 
@@ -25,12 +27,14 @@ class Arrival:
         member: Who was asked.
         message: What came back; carries an error if nothing did.
         uplink_bytes: Size of the reply, 0 if there is none.
+        payload_bytes: What of it are encoded states.
         seconds: From the first message sent to this arrival, or to giving up.
     """
 
     member: Member
     message: Message
     uplink_bytes: int
+    payload_bytes: int
     seconds: float
 
 
@@ -43,83 +47,167 @@ def exchange(
     kind: str,
     timeout_s: float,
     arrived: Callable[[Arrival], None] = lambda arrival: None,
+    enough: int | None = None,
+    counts: Callable[[Arrival], bool] = lambda arrival: True,
+    seed: int = 0,
 ) -> list[Arrival]:
     """Send one message to each node and collect the replies.
+
+    With `enough`, those who are slower than that many good replies stand as failed. Who they
+    are depends on timing, so the same bits are then not promised. They are not told to stop:
+    they train on, in simulation on processors that the next round needs, and send what nobody
+    pulls. The ledger has what was pulled, so its uplink is then less than what nodes send.
 
     Args:
         grid: Flower's connection.
         messages: Whom to send what.
-        ledger: Told the size of every message, both ways.
+        ledger: Told the size of every message sent, and of every reply pulled.
         round_number: Round for the ledger.
         kind: "roll-call", "train" or "evaluate", for the ledger.
         timeout_s: Seconds to wait; nodes that are silent until then count as failed, as do
             those to which Flower could not send.
         arrived: Called with each reply as it comes.
+        enough: Good replies to wait for, from 1; None = wait for everyone.
+        counts: Whether a reply, which carries no error, is a good one. Asked once for each,
+            before `arrived`, and only if `enough` is given.
+        seed: The run's seed; with `enough`, draws who is sent first.
 
     Returns:
         One arrival per message, by partition.
     """
-    started = time.perf_counter()
-    waiting = _push(grid, messages)
+    inbox = _Inbox(messages=messages, enough=enough, counts=counts, arrived=arrived)
+    waves = (
+        _longest_first(messages) if enough is None else _drawn(messages, enough, seed, round_number)
+    )
+    waiting = _push(grid, messages, waves)
     sent = set(waiting.values())
-    arrivals: list[Arrival] = []
-
-    def arrive(member: Member, message: Message, size: int = 0) -> None:
-        seconds = time.perf_counter() - started
-        arrivals.append(Arrival(member=member, message=message, uplink_bytes=size, seconds=seconds))
-        arrived(arrivals[-1])
-
-    for member, message in messages.items():
-        if member not in sent:
-            arrive(member, _failure(message, "the message could not be sent"))
-    for member, reply in _replies(grid, waiting, started + timeout_s):
-        arrive(member, reply, message_bytes(reply) if reply.has_content() else 0)
+    inbox.give_up(messages.keys() - sent, "the message could not be sent")
+    for member, reply in _replies(grid, waiting, inbox, timeout_s):
+        inbox.take(member, reply)
     silent = set(waiting.values())
-    for member in silent:
-        arrive(member, _failure(messages[member], f"no reply within {timeout_s:g} s"))
-    # Weighed only now: Flower's simulation hands these very objects to other threads, which
-    # pickle them, and weighing leaves notes in them.
-    for member in messages:
-        if member in sent:
-            _note(ledger, member, round_number, "down", kind, message_bytes(messages[member]))
-    answered = sent - silent
-    for arrival in arrivals:
-        if arrival.member in answered:
-            _note(ledger, arrival.member, round_number, "up", kind, arrival.uplink_bytes)
-    return sorted(arrivals, key=lambda arrival: arrival.member.partition)
+    inbox.give_up(silent, inbox.unneeded if inbox.full else f"no reply within {timeout_s:g} s")
+    # Weighed only now, and copies: Flower's simulation hands these very objects to other
+    # threads, which pickle them, those of silent nodes even now, and weighing leaves notes.
+    copies = zip(messages, deepcopy(list(messages.values())), strict=True)
+    down = {member: _weighed(copy) for member, copy in copies if member in sent}
+    came = [arrival for arrival in inbox.arrivals if arrival.member in sent - silent]
+    up = {arrival.member: (arrival.uplink_bytes, arrival.payload_bytes) for arrival in came}
+    _note(ledger, round_number, kind, "down", down)
+    _note(ledger, round_number, kind, "up", up)
+    return sorted(inbox.arrivals, key=lambda arrival: arrival.member.partition)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Inbox:
+    """What has come since it was opened, and whether that is enough."""
+
+    messages: Mapping[Member, Message]
+    enough: int | None
+    counts: Callable[[Arrival], bool]
+    arrived: Callable[[Arrival], None]
+    started: float = field(default_factory=time.perf_counter)
+    arrivals: list[Arrival] = field(default_factory=list)
+    good: int = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing more is needed."""
+        return self.enough is not None and self.good >= self.enough
+
+    @property
+    def unneeded(self) -> str:
+        """Why a node's work is not used once it is full."""
+        return f"not needed: {self.enough} others were faster (strategy.over-selection)"
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since it was opened."""
+        return time.perf_counter() - self.started
+
+    def take(self, member: Member, reply: Message) -> None:
+        """Take a reply; one that comes with the same pull as the last one needed is surplus."""
+        sizes = _weighed(reply)
+        if self.full:
+            self._add(member, _failure(self.messages[member], self.unneeded), sizes)
+        else:
+            self._add(member, reply, sizes)
+
+    def give_up(self, members: Iterable[Member], reason: str) -> None:
+        """Take errors in place of replies that will not come."""
+        for member in sorted(members, key=lambda member: member.partition):
+            self._add(member, _failure(self.messages[member], reason), (0, 0))
+
+    def _add(self, member: Member, message: Message, sizes: tuple[int, int]) -> None:
+        """Count it and tell of it."""
+        arrival = Arrival(
+            member=member,
+            message=message,
+            uplink_bytes=sizes[0],
+            payload_bytes=sizes[1],
+            seconds=self.seconds,
+        )
+        self.arrivals.append(arrival)
+        if self.enough is not None and not message.has_error():
+            self.good += self.counts(arrival)
+        self.arrived(arrival)
 
 
 def _replies(
-    grid: Grid, waiting: dict[str, Member], deadline: float
+    grid: Grid, waiting: dict[str, Member], inbox: _Inbox, timeout_s: float
 ) -> Iterator[tuple[Member, Message]]:
     """Hand out replies as they come, taking who answered off the list of `waiting`."""
     wait_s = _FIRST_WAIT_S
-    while waiting and time.perf_counter() < deadline:
+    while waiting and not inbox.full and inbox.seconds < timeout_s:
         replies = list(grid.pull_messages(list(waiting)))
         for reply in replies:
             member = waiting.pop(reply.metadata.reply_to_message_id, None)
             if member is not None:  # else a second reply, or one to a message that is not ours
                 yield member, reply
         wait_s = _FIRST_WAIT_S if replies else min(1.5 * wait_s, _LONGEST_WAIT_S)
-        if waiting:
+        if waiting and not inbox.full:
             time.sleep(wait_s)
 
 
-def _push(grid: Grid, messages: Mapping[Member, Message]) -> dict[str, Member]:
-    """Send messages, longest work first; give message id → member for those Flower took.
+def _longest_first(members: Iterable[Member]) -> list[list[Member]]:
+    """Send first to those who hold most, one by one; to the others at once behind them.
 
-    Where nodes share processors, as in simulation, starting with those that hold most makes
-    the round shorter (Graham 1969, longest processing time first).
+    Where nodes share processors, as in simulation, starting with the longest work makes the
+    round shorter (Graham 1969, longest processing time first).
     """
-    order = sorted(messages, key=lambda member: (-member.examples, member.partition))
+    order = sorted(members, key=lambda member: (-member.examples, member.partition))
     uneven = len({member.examples for member in order}) > 1
-    ahead = order[:_AHEAD] if uneven else []
+    ahead = _AHEAD if uneven else 0
+    return [[member] for member in order[:ahead]] + [order[ahead:]]
+
+
+def _drawn(
+    members: Iterable[Member], enough: int, seed: int, round_number: int
+) -> list[list[Member]]:
+    """Send first to as many as are needed, drawn anew every round; then to the reserve.
+
+    Where nodes share processors, who is sent first is done first. Were it those who hold
+    most, or the simulation's own order, which is by partition, the same nodes would come too
+    late in every round.
+    """
+    order = sorted(
+        members,
+        key=lambda member: derive_seed(
+            seed, "sending", round_number=round_number, partition=member.partition
+        ),
+    )
+    return [order[:enough], order[enough:]]
+
+
+def _push(
+    grid: Grid, messages: Mapping[Member, Message], waves: Iterable[Sequence[Member]]
+) -> dict[str, Member]:
+    """Send messages, wave after wave; give message id → member for those Flower took."""
     waiting: dict[str, Member] = {}
-    for member in ahead:
-        waiting |= _push_together(grid, {member: messages[member]})
-        time.sleep(_SWEEP_S)
-    rest = {member: messages[member] for member in order[len(ahead) :]}
-    return waiting | _push_together(grid, rest) if rest else waiting
+    for place, wave in enumerate(wave for wave in waves if wave):
+        if place:
+            time.sleep(_SWEEP_S)
+        waiting |= _push_together(grid, {member: messages[member] for member in wave})
+    return waiting
 
 
 def _push_together(grid: Grid, messages: Mapping[Member, Message]) -> dict[str, Member]:
@@ -136,18 +224,29 @@ def _push_together(grid: Grid, messages: Mapping[Member, Message]) -> dict[str, 
 
 
 def _note(
-    ledger: Ledger, member: Member, round_number: int, direction: str, kind: str, size: int
+    ledger: Ledger,
+    round_number: int,
+    kind: str,
+    direction: Direction,
+    sizes: Mapping[Member, tuple[int, int]],
 ) -> None:
-    """Enter one message into the ledger."""
-    ledger.note(
-        Entry(
-            round_number=round_number,
-            node=member.partition,
-            direction="up" if direction == "up" else "down",
-            kind=kind,
-            size=size,
+    """Enter messages of one direction into the ledger."""
+    for member, (size, payload) in sizes.items():
+        ledger.note(
+            Entry(
+                round_number=round_number,
+                node=member.partition,
+                direction=direction,
+                kind=kind,
+                size=size,
+                payload=payload,
+            )
         )
-    )
+
+
+def _weighed(message: Message) -> tuple[int, int]:
+    """Give the size of a message, and what of it are encoded states."""
+    return (message_bytes(message), payload_bytes(message)) if message.has_content() else (0, 0)
 
 
 def _failure(message: Message, reason: str) -> Message:

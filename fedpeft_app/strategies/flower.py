@@ -19,11 +19,13 @@ from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.adapters.algebra import shifted
 from fedpeft_app.errors import ConfigError, Fault, QuorumError
 from fedpeft_app.seeds import derive_seed
-from fedpeft_app.strategies.strategy import Member, Reply
+from fedpeft_app.strategies.ranks import require_one_rank
+from fedpeft_app.strategies.strategy import Assignment, Member, Reply
 from fedpeft_app.wire.record import Scalar
 
 _flower_log = logging.getLogger("flwr")
-_KNOWN_OPTIONS = frozenset({"epochs", "server-round"})  # what our ClientApp reads; the round
+_ROUND = "server-round"  # every message of Flower's strategies says it, and so do our orders
+_KNOWN_OPTIONS = frozenset({"epochs", "proximal-mu", _ROUND})
 _REHEARSED = 100  # nodes; a strategy that finds too few would wait for more
 
 
@@ -42,35 +44,37 @@ class FlowerAdapter:
         self._strategy = strategy
         self._seed = seed
 
-    def rehearse(self) -> None:
-        """Refuse, before a run, a strategy that tells all nodes what they do not know.
+    def prepare(self, spec: AdapterSpec, members: Sequence[Member]) -> None:
+        """Refuse nodes of their own rank, and a strategy that tells nodes what they do not know.
 
         Only what it writes into the round's config shows here, as FedProx does: outside of a
         run Flower makes no messages. `configure` looks at what they carry.
 
         Raises:
             ConfigError: As `configure` does.
+            RollCallError: If some node has a rank of its own.
         """
+        require_one_rank(self._name(), members)
         self._allow_small_cohort(_REHEARSED)
-        members = [Member(node_id=i, partition=i, examples=1) for i in range(_REHEARSED)]
+        crowd = [Member(node_id=i, partition=i, examples=1) for i in range(_REHEARSED)]
         arrays, told = ArrayRecord({"any": Array(np.zeros(1, np.float32))}), ConfigRecord()
         level = _flower_log.level
         _flower_log.setLevel(logging.WARNING)  # nobody is sampled
         try:
             with contextlib.suppress(Exception):  # no messages; or it wants other tensors
-                list(self._strategy.configure_train(1, arrays, told, _CohortGrid(members)))
+                list(self._strategy.configure_train(1, arrays, told, _CohortGrid(crowd)))
         finally:
             _flower_log.setLevel(level)
         self._require_known(set(told))
 
     def configure(
         self, round_number: int, state: AdapterState, cohort: Sequence[Member]
-    ) -> Mapping[int, Mapping[str, Scalar]]:
+    ) -> Mapping[int, Assignment]:
         """Let the strategy choose among the cohort, and keep its options for each node.
 
         Raises:
-            ConfigError: If it tells nodes something on which they would not act, such as
-                FedProx's proximal term: dropping it would be another algorithm.
+            ConfigError: If it tells nodes something on which they would not act: dropping it
+                would be another algorithm.
         """
         self._allow_small_cohort(len(cohort))
         before = random.getstate()
@@ -85,7 +89,10 @@ class FlowerAdapter:
             random.setstate(before)
         options = {message.metadata.dst_node_id: _options(message) for message in messages}
         self._require_known({key for told in options.values() for key in told})
-        return options
+        return {
+            node_id: Assignment(state=state, options=_for_nodes(told))
+            for node_id, told in options.items()
+        }
 
     def aggregate(
         self, round_number: int, state: AdapterState, replies: Sequence[Reply]
@@ -198,6 +205,11 @@ def _options(message: Message) -> dict[str, Scalar]:
             }
         )
     return merged
+
+
+def _for_nodes(told: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Leave out what our orders say by themselves."""
+    return {key: value for key, value in told.items() if key != _ROUND}
 
 
 def _message(state: AdapterState, reply: Reply, shared: set[str]) -> Message:

@@ -8,9 +8,11 @@ from flwr.app import Message
 
 from fedpeft_app.adapters import AdapterSpec
 from fedpeft_app.adapters.algebra import is_finite
-from fedpeft_app.errors import AdapterMismatchError, QuorumError
-from fedpeft_app.strategies.strategy import Member, Reply
-from fedpeft_app.wire.record import metrics, read_update
+from fedpeft_app.adapters.parts import trained_spec
+from fedpeft_app.errors import AdapterMismatchError, QuorumError, WireError
+from fedpeft_app.strategies.strategy import Assignment, Member, Reply
+from fedpeft_app.wire.payload import Section
+from fedpeft_app.wire.record import DELTA, metrics, read_update
 
 _TRAINED = ("loss", "examples-trained")  # what the rounds and the journal read of a train reply
 _JUDGED = ("loss", "accuracy")  # what every task measures
@@ -22,13 +24,15 @@ _OWN_ERRORS = "fedpeft_app.errors."
 _LONGEST = 600  # characters of a reason; Ray's own run to pages
 
 
-def admit(message: Message, member: Member, spec: AdapterSpec, round_number: int) -> Reply | str:
-    """Decode and check one reply to a train order.
+def admit(
+    message: Message, member: Member, assignment: Assignment, round_number: int
+) -> Reply | str:
+    """Decode and check one reply to a train order; what was decoded is let go again.
 
     Args:
         message: What came back from the node.
         member: Who was asked.
-        spec: The adapter of the run.
+        assignment: What it was asked.
         round_number: The round it must answer.
 
     Returns:
@@ -36,23 +40,28 @@ def admit(message: Message, member: Member, spec: AdapterSpec, round_number: int
     """
     if message.has_error():
         return short_reason(message.error.reason)
+    expected = dict.fromkeys(assignment.extras, trained_spec(assignment.state.spec))
+    expected[DELTA] = trained_spec(assignment.state.spec, assignment.part)
     try:
-        update = read_update(message.content, spec)
-    except AdapterMismatchError as error:
+        update = read_update(message.content, assignment.state.spec)
+        wrong = _wrong_sections(update.sections, expected)
+    except (AdapterMismatchError, WireError) as error:
         return str(error)
     problem = (
         _wrong_round(update.round_number, round_number)
         or _wrong_weight(update.metrics, member)
         or _unusable(update.metrics, _TRAINED)
-        or ("" if is_finite(update.delta) else "sent values that are not finite")
+        or wrong
     )
-    weight = update.metrics.get("num-examples", 0.0)
+    extras = {section.name: section for section in update.sections}
     return problem or Reply(
         member=member,
-        delta=update.delta,
-        weight=weight,
+        start=assignment.state,
+        update=extras.pop(DELTA),
+        weight=update.metrics["num-examples"],
         metrics=update.metrics,
         facts=update.facts,
+        extras=extras,
     )
 
 
@@ -120,6 +129,20 @@ def require_judges(round_number: int, judged: Collection[int], failed: Mapping[i
 def _listed(reasons: Mapping[int, str]) -> str:
     """Give each node's reason a line of its own, below what they explain."""
     return "".join(f"\n  node {node}: {reason}" for node, reason in reasons.items())
+
+
+def _wrong_sections(sections: Sequence[Section], expected: Mapping[str, AdapterSpec]) -> str:
+    """Say which section is missing, too many, of another part, or not finite; empty if none is."""
+    names = sorted(section.name for section in sections)
+    if names != sorted(expected):
+        return f"sent {', '.join(names) or 'nothing'} instead of {', '.join(sorted(expected))}"
+    for section in sections:
+        wanted = expected[section.name].fingerprint
+        if section.spec.fingerprint != wanted:
+            return f"sent a {section.name} of {section.spec.fingerprint} instead of {wanted}"
+        if not is_finite(section.decode()):
+            return "sent values that are not finite"
+    return ""
 
 
 def _wrong_round(answered: int, asked: int) -> str:

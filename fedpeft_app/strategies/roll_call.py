@@ -28,12 +28,14 @@ class Presence:
         examples: Training examples it holds.
         labels: Its label names, in order.
         agreed: What must be equal everywhere: name → value (versions, fingerprints).
+        rank: The rank that it trains in; 0 = the run's.
     """
 
     partition: int
     examples: int
     labels: tuple[str, ...]
     agreed: Mapping[str, str]
+    rank: int = 0
 
     def to_facts(self) -> dict[str, str | int | float | bool | list[str]]:
         """Write it as scalars of a message."""
@@ -41,6 +43,7 @@ class Presence:
         return {
             "partition": self.partition,
             "examples": self.examples,
+            "rank": self.rank,
             "labels": list(self.labels),
             **agreed,
         }
@@ -53,11 +56,16 @@ class Presence:
             RollCallError: If something is missing or of the wrong type.
         """
         partition, examples = values.get("partition"), values.get("examples")
-        labels = values.get("labels")
+        labels, rank = values.get("labels"), values.get("rank")
         if not (
-            isinstance(partition, int) and isinstance(examples, int) and isinstance(labels, list)
+            isinstance(partition, int)
+            and isinstance(examples, int)
+            and isinstance(rank, int)
+            and isinstance(labels, list)
         ):
-            raise RollCallError(f"Expected partition, examples and labels, got {sorted(values)}.")
+            raise RollCallError(
+                f"Expected partition, examples, rank and labels, got {sorted(values)}."
+            )
         prefix = "agreed."
         agreed = {
             key.removeprefix(prefix): str(value)
@@ -65,7 +73,11 @@ class Presence:
             if key.startswith(prefix)
         }
         return cls(
-            partition=partition, examples=examples, labels=tuple(map(str, labels)), agreed=agreed
+            partition=partition,
+            examples=examples,
+            labels=tuple(map(str, labels)),
+            agreed=agreed,
+            rank=rank,
         )
 
 
@@ -170,7 +182,9 @@ def make_roster(
             refused[f"node {number} (Flower id {node_id})" if known else f"node {number}"] = reason
             continue
         labels = answer.labels
-        members[number] = Member(node_id=node_id, partition=number, examples=answer.examples)
+        members[number] = Member(
+            node_id=node_id, partition=number, examples=answer.examples, rank=answer.rank
+        )
     _require(minimum, len(members), len(answers), refused)
     ordered = tuple(members[number] for number in sorted(members))
     return Roster(members=ordered, labels=labels, refused=refused)

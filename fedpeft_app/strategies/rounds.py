@@ -2,29 +2,25 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedpeft_app.adapters import AdapterState
 from fedpeft_app.adapters.algebra import is_finite
 from fedpeft_app.errors import TrainingError
+from fedpeft_app.strategies.broadcast import Broadcast
+from fedpeft_app.strategies.dropouts import DROPPED_OUT, dropped
 from fedpeft_app.strategies.exchange import Arrival, exchange
-from fedpeft_app.strategies.guard import (
-    admit,
-    admit_metrics,
-    require_judges,
-    require_quorum,
-    short_reason,
-)
-from fedpeft_app.strategies.orders import order_messages, train_messages
-from fedpeft_app.strategies.sampling import sample_cohort
-from fedpeft_app.strategies.strategy import Member, Reply, Strategy, name_of
+from fedpeft_app.strategies.guard import admit, admit_metrics, require_judges, require_quorum
+from fedpeft_app.strategies.orders import Courier
+from fedpeft_app.strategies.sampling import cohort_size, sample_cohort
+from fedpeft_app.strategies.strategy import Assignment, Member, Reply, Strategy, name_of
 from fedpeft_app.strategies.versions import Versions
+from fedpeft_app.wire.cast import float32
+from fedpeft_app.wire.codec import Codec
 from fedpeft_app.wire.ledger import Ledger
-from fedpeft_app.wire.record import Order
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +36,16 @@ class RoundPlan:
         fraction_evaluate: Share of the nodes that evaluate, in [0, 1].
         min_replies: Good replies a round needs.
         timeout_s: Seconds to wait for replies.
-        experiment: Name under which nodes keep parameters of their own; empty = they keep none.
+        experiment: Name under which nodes keep what they keep.
+        keeps: Whether nodes keep something in every round.
+        personal: Whether nodes keep parameters of their own.
+        cohort: Rule by which nodes are chosen to train.
+        dropout: Probability of a chosen node not to report, in [0, 1).
+        over_selection: How many times more nodes are asked than replies are used, from 1.
+        downlink: How the state travels to nodes.
+        feedback: Whether what the downlink lost in one round is sent in the next.
+        drawn: Whether nodes can draw the first state for themselves.
+        uplink_budget: Bytes of train replies after which rounds end; 0 = no end but the last.
     """
 
     rounds: int
@@ -50,6 +55,15 @@ class RoundPlan:
     min_replies: int
     timeout_s: float
     experiment: str = ""
+    keeps: bool = False
+    personal: bool = False
+    cohort: str = "uniform"
+    dropout: float = 0.0
+    over_selection: float = 1.0
+    downlink: Codec = field(default_factory=float32)
+    feedback: bool = True
+    drawn: bool = True
+    uplink_budget: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +78,7 @@ class RoundResult:
         seconds: From the first train message sent to the last reply received.
         client_metrics: Partition → metrics of the nodes that evaluated the new state.
         untrained: Those of them whose own parameters are still as they were drawn.
+        final: Whether no further round follows.
     """
 
     round_number: int
@@ -73,6 +88,7 @@ class RoundResult:
     seconds: float
     client_metrics: Mapping[int, Mapping[str, float]]
     untrained: tuple[int, ...] = ()
+    final: bool = False
 
     @property
     def train_loss(self) -> float:
@@ -88,7 +104,7 @@ class Watcher(Protocol):
         ...
 
     def reply_arrived(self, round_number: int, member: Member, problem: str) -> None:
-        """Told with every train reply; `problem` is empty if it carries no error."""
+        """Told with every train reply; `problem` says why it does not count, if so."""
         ...
 
     def round_finished(self, result: RoundResult) -> None:
@@ -106,7 +122,7 @@ def run_rounds(
     ledger: Ledger,
     watcher: Watcher,
 ) -> AdapterState:
-    """Drive every round of a run.
+    """Drive every round of a run, or as many as the budget of bytes allows.
 
     Args:
         grid: Flower's connection.
@@ -128,33 +144,42 @@ def run_rounds(
     Guarantee:
         Replies are folded by partition, so their order of arrival does not matter.
     """
-    versions = Versions(experiment=plan.experiment)
+    strategy.prepare(state.spec, members)
+    courier = Courier(
+        broadcast=Broadcast(
+            state=state,
+            codec=plan.downlink,
+            seed=plan.seed,
+            feedback=plan.feedback,
+            drawn=plan.drawn,
+        ),
+        versions=Versions(experiment=plan.experiment, keeps=plan.keeps, personal=plan.personal),
+    )
     for round_number in range(1, plan.rounds + 1):
         result = run_round(
             grid,
             strategy,
             members,
-            state,
             plan,
             round_number,
-            versions=versions,
+            courier=courier,
             ledger=ledger,
             watcher=watcher,
         )
-        state = result.state
         watcher.round_finished(result)
-    return state
+        if result.final:
+            break
+    return courier.broadcast.state
 
 
 def run_round(
     grid: Grid,
     strategy: Strategy,
     members: Sequence[Member],
-    state: AdapterState,
     plan: RoundPlan,
     round_number: int,
     *,
-    versions: Versions,
+    courier: Courier,
     ledger: Ledger,
     watcher: Watcher,
 ) -> RoundResult:
@@ -164,10 +189,10 @@ def run_round(
         grid: Flower's connection.
         strategy: Who gets what, and how replies become the next state.
         members: Nodes that passed the roll call.
-        state: The state to start from.
         plan: How rounds go.
         round_number: Round, from 1.
-        versions: What nodes keep for themselves; moves on with those whose replies are good.
+        courier: Holds the state to start from, and what nodes have of it and keep for
+            themselves; moves on with those whose replies are good.
         ledger: Told every message's size.
         watcher: Told what happens; `round_finished` is left to the caller.
 
@@ -176,53 +201,107 @@ def run_round(
             asked to evaluate did.
         TrainingError: If the new state has values that are not finite.
     """
+    broadcast = courier.broadcast
+    asked = _assignments(strategy, members, plan, round_number, broadcast.state)
+    watcher.round_started(round_number, list(asked))
+    gone = dropped(asked, plan.dropout, seed=plan.seed, round_number=round_number)
+    for member in gone:
+        watcher.reply_arrived(round_number, member, DROPPED_OUT)
+    reporting = {member: asked[member] for member in asked if member not in gone}
+    good, rejected, seconds = _train_on_nodes(
+        grid, reporting, members, plan, round_number, courier, ledger, watcher
+    )
+    rejected |= {member.partition: DROPPED_OUT for member in gone}
+    require_quorum(round_number, good, rejected, plan.min_replies)
+    target = strategy.aggregate(round_number, broadcast.state, good)
+    _require_finite(target, strategy, round_number)
+    broadcast.advance(target)
+    courier.versions.advance(round_number, good)
+    judged = _evaluate_on_nodes(grid, strategy, members, plan, round_number, courier, ledger)
+    spent = ledger.total("up", kind="train")
+    return RoundResult(
+        round_number=round_number,
+        state=broadcast.state,
+        good=good,
+        rejected=dict(sorted(rejected.items())),
+        seconds=seconds,
+        client_metrics=judged,
+        untrained=courier.versions.untrained(judged),
+        final=round_number == plan.rounds or 0 < plan.uplink_budget <= spent,
+    )
+
+
+def _assignments(
+    strategy: Strategy,
+    members: Sequence[Member],
+    plan: RoundPlan,
+    round_number: int,
+    state: AdapterState,
+) -> dict[Member, Assignment]:
+    """Draw the cohort, and let the strategy choose what those of it do whom it wants."""
     cohort = sample_cohort(
         members,
+        rule=plan.cohort,
         fraction=plan.fraction_train,
         minimum=plan.min_replies,
+        over_selection=plan.over_selection,
         seed=plan.seed,
         round_number=round_number,
     )
-    asked = train_messages(strategy, round_number, state, cohort, versions)
-    watcher.round_started(round_number, list(asked))
-    arrivals = _train_on_nodes(grid, asked, plan, round_number, ledger, watcher)
-    good, rejected = _admit_all(arrivals, state, round_number)
-    require_quorum(round_number, good, rejected, plan.min_replies)
-    state = strategy.aggregate(round_number, state, good)
-    _require_finite(state, strategy, round_number)
-    versions.advance(round_number, good)
-    judged = _evaluate_on_nodes(grid, members, state, plan, round_number, versions, ledger)
-    return RoundResult(
-        round_number=round_number,
-        state=state,
-        good=good,
-        rejected=rejected,
-        seconds=max((arrival.seconds for arrival in arrivals), default=0.0),
-        client_metrics=judged,
-        untrained=versions.untrained(judged),
-    )
+    chosen = strategy.configure(round_number, state, cohort)
+    return {member: chosen[member.node_id] for member in cohort if member.node_id in chosen}
 
 
 def _train_on_nodes(
     grid: Grid,
-    asked: Mapping[Member, Message],
+    asked: Mapping[Member, Assignment],
+    members: Sequence[Member],
     plan: RoundPlan,
     round_number: int,
+    courier: Courier,
     ledger: Ledger,
     watcher: Watcher,
-) -> list[Arrival]:
-    """Let the cohort train, telling the watcher of each reply as it comes."""
-    return exchange(
+) -> tuple[list[Reply], dict[int, str], float]:
+    """Let the cohort train, and guard each reply as it comes.
+
+    Returns:
+        Good replies by partition, why the others are none, and the seconds until the last.
+    """
+    outcomes: dict[Member, Reply | str] = {}
+
+    def is_good(arrival: Arrival) -> bool:
+        member = arrival.member
+        if member not in outcomes:
+            outcomes[member] = admit(arrival.message, member, asked[member], round_number)
+        return isinstance(outcomes[member], Reply)
+
+    def note(arrival: Arrival) -> None:
+        problem = "" if is_good(arrival) else str(outcomes[arrival.member])
+        watcher.reply_arrived(round_number, arrival.member, problem)
+
+    size = cohort_size(len(members), fraction=plan.fraction_train, minimum=plan.min_replies)
+    arrivals = exchange(
         grid,
-        asked,
+        courier.messages("train", round_number, asked),
         ledger=ledger,
         round_number=round_number,
         kind="train",
         timeout_s=plan.timeout_s,
-        arrived=lambda arrival: watcher.reply_arrived(
-            round_number, arrival.member, _problem(arrival)
-        ),
+        arrived=note,
+        enough=size if plan.over_selection > 1 else None,
+        counts=is_good,
+        seed=plan.seed,
     )
+    courier.note_arrivals({a.member: isinstance(outcomes[a.member], Reply) for a in arrivals})
+    good: list[Reply] = []
+    rejected: dict[int, str] = {}
+    for arrival in arrivals:
+        outcome = outcomes[arrival.member]
+        if isinstance(outcome, Reply):
+            good.append(outcome)
+        else:
+            rejected[arrival.member.partition] = outcome
+    return good, rejected, max((arrival.seconds for arrival in arrivals), default=0.0)
 
 
 def train_loss(good: Sequence[Reply]) -> float:
@@ -241,34 +320,13 @@ def _require_finite(state: AdapterState, strategy: Strategy, round_number: int) 
         )
 
 
-def _problem(arrival: Arrival) -> str:
-    """Say what went wrong on a node; empty if its reply carries no error."""
-    failed = arrival.message.has_error()
-    return short_reason(arrival.message.error.reason) if failed else ""
-
-
-def _admit_all(
-    arrivals: Sequence[Arrival], state: AdapterState, round_number: int
-) -> tuple[list[Reply], dict[int, str]]:
-    """Sort replies into good ones and rejected ones."""
-    good: list[Reply] = []
-    rejected: dict[int, str] = {}
-    for arrival in arrivals:
-        outcome = admit(arrival.message, arrival.member, state.spec, round_number)
-        if isinstance(outcome, str):
-            rejected[arrival.member.partition] = outcome
-        else:
-            good.append(outcome)
-    return good, rejected
-
-
 def _evaluate_on_nodes(
     grid: Grid,
+    strategy: Strategy,
     members: Sequence[Member],
-    state: AdapterState,
     plan: RoundPlan,
     round_number: int,
-    versions: Versions,
+    courier: Courier,
     ledger: Ledger,
 ) -> dict[int, dict[str, float]]:
     """Let a sample of the nodes judge the new state on what they hold out."""
@@ -282,13 +340,11 @@ def _evaluate_on_nodes(
         round_number=0,  # the same nodes every round: their figures decide which round is best
         purpose="evaluation-cohort",
     )
-    orders = {
-        member: Order(state=state, round_number=round_number, options=versions.options(member))
-        for member in cohort
-    }
+    state = courier.broadcast.state
+    asked = {member: _to_judge(strategy, state, member, round_number) for member in cohort}
     arrivals = exchange(
         grid,
-        order_messages("evaluate", orders),
+        courier.messages("evaluate", round_number, asked),
         ledger=ledger,
         round_number=round_number,
         kind="evaluate",
@@ -304,5 +360,16 @@ def _evaluate_on_nodes(
             _log.warning("Round %d: node %d did not evaluate: %s", round_number, node, outcome)
         else:
             measured[arrival.member.partition] = outcome
+    courier.note_arrivals({a.member: a.member.partition in measured for a in arrivals})
     require_judges(round_number, measured, failed)
     return measured
+
+
+def _to_judge(
+    strategy: Strategy, state: AdapterState, member: Member, round_number: int
+) -> Assignment:
+    """Give a node the state as it would train from it: in its own rank, if it has one."""
+    if not member.rank:
+        return Assignment(state=state)
+    served = strategy.configure(round_number, state, [member])[member.node_id]
+    return Assignment(state=served.state)

@@ -98,9 +98,9 @@ class Sgd:
     ) -> tuple[Values, Moments]:
         """Take the step of one round; see `ServerOptimizer`."""
         if not self.momentum:
-            _require_fit(moments, (), state, mean_delta)
+            require_moments(moments, (), state, mean_delta)
             return state + self.lr * mean_delta, {}
-        _require_fit(moments, (_VELOCITY,), state, mean_delta)
+        require_moments(moments, (_VELOCITY,), state, mean_delta)
         velocity = self.momentum * moments[_VELOCITY] + mean_delta
         pull = mean_delta + self.momentum * velocity if self.nesterov else velocity
         return state + self.lr * pull, {_VELOCITY: velocity}
@@ -250,7 +250,7 @@ def _adaptive_step(
         mean_delta: Likewise.
         followed: (v, Δ²) → the next v: all that the rules differ in.
     """
-    _require_fit(moments, (_FIRST, _SECOND), state, mean_delta)
+    require_moments(moments, (_FIRST, _SECOND), state, mean_delta)
     first = rule.beta1 * moments[_FIRST] + (1 - rule.beta1) * mean_delta
     second = followed(moments[_SECOND], mean_delta**2)
     moved = state + rule.lr * first / (np.sqrt(second) + rule.tau)
@@ -265,10 +265,21 @@ def _require_ranges(lr: float, beta1: float, beta2: float, tau: float) -> None:
     require_number("tau", tau, 0, math.inf, or_low=False)
 
 
-def _require_fit(
+def require_moments(
     moments: Moments, names: tuple[str, ...], state: Values, mean_delta: MeanDelta
 ) -> None:
-    """Refuse moments of another optimiser, and shapes that differ: nothing is broadcast."""
+    """Refuse moments of another optimiser, and shapes that differ: nothing is broadcast.
+
+    Args:
+        moments: As for `ServerOptimizer.step`.
+        names: The moments that this optimiser has.
+        state: As for `ServerOptimizer.step`.
+        mean_delta: Likewise.
+
+    Raises:
+        ValueError: If the moments have other names.
+        AdapterMismatchError: If state, mean delta and moments differ in shape.
+    """
     if set(moments) != set(names):
         raise ValueError(
             f"Expected the moments {sorted(names)} of this server optimiser, got "

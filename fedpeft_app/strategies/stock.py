@@ -7,19 +7,20 @@ aggregation. Not covered: byte ledger, journal, checkpoints and evaluation by th
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
+from fedpeft_app.strategies.broadcast import Broadcast
 from fedpeft_app.strategies.flower import from_arrays, to_arrays
 from fedpeft_app.strategies.guard import admit, require_quorum
-from fedpeft_app.strategies.orders import train_messages
+from fedpeft_app.strategies.orders import Courier
 from fedpeft_app.strategies.rounds import train_loss
 from fedpeft_app.strategies.sampling import sample_cohort
-from fedpeft_app.strategies.strategy import Member, Reply, Strategy, name_of
+from fedpeft_app.strategies.strategy import Assignment, Member, Reply, Strategy, name_of
 from fedpeft_app.strategies.versions import Versions
 
 _log = logging.getLogger(__name__)
@@ -54,7 +55,9 @@ class StockStrategy(FlowerStrategy):
         self._minimum = min_replies
         self._seed = seed
         self._state: AdapterState | None = None
+        self._assigned: Mapping[int, Assignment] = {}
         self._asked: dict[Member, Message] = {}
+        strategy.prepare(spec, members)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -75,7 +78,10 @@ class StockStrategy(FlowerStrategy):
             round_number=server_round,
         )
         self._state = from_arrays(self._spec, arrays)
-        self._asked = train_messages(self._strategy, server_round, self._state, cohort, Versions())
+        self._assigned = self._strategy.configure(server_round, self._state, cohort)
+        courier = Courier(broadcast=Broadcast(state=self._state), versions=Versions())
+        asked = {m: self._assigned[m.node_id] for m in cohort if m.node_id in self._assigned}
+        self._asked = courier.messages("train", server_round, asked)
         return list(self._asked.values())
 
     def aggregate_train(
@@ -94,7 +100,8 @@ class StockStrategy(FlowerStrategy):
         rejected: dict[int, str] = {}
         for member, message in self._asked.items():  # by partition
             reply = came.get(message.metadata.message_id)
-            outcome = admit(reply, member, self._spec, server_round) if reply else "no reply"
+            assigned = self._assigned[member.node_id]
+            outcome = admit(reply, member, assigned, server_round) if reply else "no reply"
             if isinstance(outcome, str):
                 rejected[member.partition] = outcome
             else:

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from fedpeft_app.adapters import AdapterState
+from fedpeft_app.adapters import AdapterSpec, AdapterState
+from fedpeft_app.adapters.parts import spread
 from fedpeft_app.wire.record import Scalar
 
 
@@ -16,39 +17,102 @@ class Member:
         node_id: Flower's id, random for every run.
         partition: The node's own number, from 0; stable, so it seeds and orders things.
         examples: Training examples it holds.
+        rank: The rank of its adapter; 0 = the run's.
     """
 
     node_id: int
     partition: int
     examples: int
+    rank: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """What one node is to do in a round.
+
+    Attributes:
+        state: What it sets out from: the global state itself, or one of the node's own rank.
+        part: What it trains: "" for everything, "a" or "b" for that factor of low-rank modules
+            and whatever belongs to none.
+        options: Scalars for it: "epochs" and "proximal-mu" (FedProx's μ) are what nodes know.
+        extras: Further states for it, by name: nodes know "control" (SCAFFOLD's c).
+    """
+
+    state: AdapterState
+    part: str = ""
+    options: Mapping[str, Scalar] = field(default_factory=dict)
+    extras: Mapping[str, AdapterState] = field(default_factory=dict)
+
+
+class Encoded(Protocol):
+    """A state as it came over the wire; decoding it costs time and memory, so only now."""
+
+    def decode(self) -> AdapterState:
+        """Give the state."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoded:
+    """A state that never was encoded."""
+
+    state: AdapterState
+
+    def decode(self) -> AdapterState:
+        """Give the state."""
+        return self.state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """A good update, decoded and guarded.
+    """A good update: guarded, but not decoded before it is its turn.
 
     Attributes:
         member: Who sent it.
-        delta: local − global.
+        start: What the node set out from.
+        update: local − start, of what it trained.
         weight: Aggregation weight, > 0: examples trained on.
         metrics: The node's numbers.
         facts: Short texts about the process that trained.
+        extras: What else the strategy had asked for, by name.
     """
 
     member: Member
-    delta: AdapterState
+    start: AdapterState
+    update: Encoded
     weight: float
     metrics: Mapping[str, float]
     facts: Mapping[str, Scalar] = field(default_factory=dict)
+    extras: Mapping[str, Encoded] = field(default_factory=dict)
+
+    @property
+    def delta(self) -> AdapterState:
+        """Decode local − start, with zeros for what did not train; a new vector each time."""
+        return spread(self.update.decode(), self.start.spec)
 
 
 class Strategy(Protocol):
     """One federated algorithm, without any transport."""
 
+    def prepare(self, spec: AdapterSpec, members: Sequence[Member]) -> None:
+        """Look at the adapter and at who takes part, and refuse what it cannot serve.
+
+        Called before round 1; and without members before a run starts.
+
+        Args:
+            spec: The adapter.
+            members: Nodes that passed the roll call, by partition.
+
+        Raises:
+            AdapterMismatchError: If it has no use for such an adapter.
+            RollCallError: If it cannot serve some node; with the node's number.
+        """
+        ...
+
     def configure(
         self, round_number: int, state: AdapterState, cohort: Sequence[Member]
-    ) -> Mapping[int, Mapping[str, Scalar]]:
-        """Choose who of the cohort trains, and with which extra options.
+    ) -> Mapping[int, Assignment]:
+        """Choose who of the cohort trains what.
 
         Args:
             round_number: Round, from 1.
@@ -56,7 +120,7 @@ class Strategy(Protocol):
             cohort: The sampled nodes, by partition.
 
         Returns:
-            Node id → options for its order.
+            Node id → what that node is to do.
         """
         ...
 
@@ -67,7 +131,7 @@ class Strategy(Protocol):
 
         Args:
             round_number: Round, from 1.
-            state: The state the deltas are relative to.
+            state: The state that `configure` was given.
             replies: Good replies, at least one, by partition.
         """
         ...

@@ -12,16 +12,26 @@ class Versions:
     """The server's account of what nodes keep for themselves.
 
     Attributes:
-        experiment: Name under which nodes keep it; empty if nothing stays on the nodes.
+        experiment: Name under which nodes keep it.
+        keeps: Whether nodes keep something in every round: parameters of their own, what a
+            codec left out, or the state that increments are added to.
+        personal: Whether they keep parameters of their own, which start as they were drawn.
         accepted: Partition → last round in which a reply of the node was good.
     """
 
     experiment: str = ""
+    keeps: bool = False
+    personal: bool = False
     accepted: dict[int, int] = field(default_factory=dict)
 
-    def options(self, member: Member) -> Mapping[str, Scalar]:
-        """Tell a node in its order where to go on; nothing if it keeps nothing."""
-        if not self.experiment:
+    def options(self, member: Member, *, extras: bool = False) -> Mapping[str, Scalar]:
+        """Tell a node in its order where to go on; nothing if it keeps nothing.
+
+        Args:
+            member: The node.
+            extras: Whether the order carries something whose counterpart the node keeps.
+        """
+        if not (self.keeps or extras):
             return {}
         return {"experiment": self.experiment, "base": self.accepted.get(member.partition, 0)}
 
@@ -40,6 +50,6 @@ class Versions:
         Args:
             nodes: Partitions.
         """
-        if not self.experiment:
+        if not self.personal:
             return ()
         return tuple(node for node in nodes if node not in self.accepted)

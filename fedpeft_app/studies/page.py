@@ -64,7 +64,8 @@ def _details(study: Study, table: Sequence[Line]) -> str:
     head += [", ".join(study.layout.columns)] * by_column
     head += [_title(study), "runs"]
     head += [f"difference to {study.layout.baseline}"] * compared
-    head += ["parameters", "bytes per message", "times fewer", "examples trained", "seconds"]
+    head += ["parameters", "bytes per message", "times fewer", "bytes per run"]
+    head += ["examples trained", "seconds"]
     body = []
     for line in table:
         row = [line.row] + [line.column] * by_column
@@ -74,6 +75,7 @@ def _details(study: Study, table: Sequence[Line]) -> str:
             _shown(line.trainable, ","),
             human_bytes(line.bytes_per_message) if line.bytes_per_message else _ABSENT,
             _shown(line.times_fewer, ",.1f"),
+            human_bytes(line.run_bytes) if line.run_bytes else _ABSENT,
             _shown(line.examples, ",.0f"),
             _shown(line.seconds, ",.0f"),
         ]

@@ -29,6 +29,8 @@ class Line:
         trainable: Parameters that train.
         examples: Training examples processed, mean over the runs.
         bytes_per_message: Mean over the runs; None where no message would travel.
+        run_bytes: Of all messages of a run, both directions, mean over the runs; None where
+            nothing but the roll call travels.
         times_fewer: Bytes of a message of full fine-tuning, as this study measured them, over
             these.
         seconds: Mean over the runs.
@@ -45,6 +47,7 @@ class Line:
     trainable: int | None
     examples: float | None
     bytes_per_message: float | None
+    run_bytes: float | None
     times_fewer: float | None
     seconds: float | None
 
@@ -126,6 +129,7 @@ def _line(
         trainable=measured[0].trainable if measured else None,
         examples=_mean(run.examples for run in measured),
         bytes_per_message=message,
+        run_bytes=_run_bytes(finished),
         times_fewer=full_message / message if full_message and message else None,
         seconds=_mean(run.seconds for run in measured),
     )
@@ -157,6 +161,15 @@ def _message_bytes(records: Iterable[Record]) -> float | None:
     """Average the bytes of a message over federated runs."""
     return _mean(
         record.measured.bytes_per_message
+        for record in records
+        if record.federated and record.measured
+    )
+
+
+def _run_bytes(records: Iterable[Record]) -> float | None:
+    """Average the bytes of whole federated runs."""
+    return _mean(
+        record.measured.down + record.measured.up
         for record in records
         if record.federated and record.measured
     )

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -16,6 +16,7 @@ from fedpeft_app.data.tasks.task import Batch, Task
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.seeds import derive_seed, numpy_generator
 from fedpeft_app.training.batches import grouped_batches
+from fedpeft_app.training.corrections import Correction
 from fedpeft_app.training.optimizer import make_optimizer, set_rate
 from fedpeft_app.training.precision import arithmetic, autocast
 from fedpeft_app.training.schedule import learning_rate_factor
@@ -38,7 +39,7 @@ class FitSettings:
         weight_decay: On matrices only.
         schedule: "linear", "cosine" or "constant".
         warmup: Share of the run, in [0, 1).
-        max_grad_norm: Clip the gradient's global norm, 0 = never.
+        max_grad_norm: Clip the global norm of the corrected gradient, 0 = never.
         precision: "fp32", "bf16" or "fp16", resolved.
         rounds: Rounds of the whole run.
         seed: The run's seed.
@@ -67,7 +68,8 @@ class FitReport:
     Attributes:
         examples: Examples processed, repeats counted.
         steps: Optimizer steps.
-        loss: Mean training loss over what those examples have to learn (`Task.weight`).
+        loss: Mean training loss over what those examples have to learn (`Task.weight`); that
+            of the task alone, without FedProx's term.
         seconds: Wall time of the loop.
     """
 
@@ -85,6 +87,7 @@ def fit(
     *,
     round_number: int,
     partition: int,
+    corrections: Sequence[Correction] = (),
 ) -> FitReport:
     """Train the model on a node's examples for one round, in place.
 
@@ -96,20 +99,14 @@ def fit(
         round_number: Round, from 1; decides where in the schedule this is.
         partition: The node's partition, from 0; with seed and round it decides batches
             and dropout.
+        corrections: What changes the gradients of every step, in this order.
 
     Returns:
         What was done.
     """
     started = time.perf_counter()
     groups = _step_groups(examples, settings, round_number, partition)
-    optimizer = make_optimizer(
-        adapted,
-        name=settings.optimizer,
-        learning_rate=settings.learning_rate,
-        head_learning_rate=settings.head_learning_rate,
-        weight_decay=settings.weight_decay,
-    )
-    optimizer.zero_grad(set_to_none=True)  # a fit that failed half-way left its gradients
+    optimizer = _fresh_optimizer(adapted, settings)
     where = adapted.trainable[0].device
     precision = arithmetic(adapted.model, settings.precision)
     scaler = torch.amp.GradScaler(where.type, enabled=precision == "fp16")
@@ -130,7 +127,7 @@ def fit(
                 scaler.scale(loss * (part / sum(parts))).backward()  # type: ignore[no-untyped-call]
                 losses.append(loss.detach())
             weights += parts
-            _step(adapted, optimizer, scaler, settings.max_grad_norm)
+            _step(adapted, optimizer, scaler, corrections, settings.max_grad_norm)
     return FitReport(
         examples=sum(len(positions) for group in groups for positions in group),
         steps=len(groups),
@@ -183,6 +180,19 @@ def _step_groups(
     return [list(islice(batches, settings.accumulation)) for _ in range(steps)]
 
 
+def _fresh_optimizer(adapted: AdaptedModel, settings: FitSettings) -> torch.optim.Optimizer:
+    """Make the optimizer of the settings, and forget what gradients there are."""
+    optimizer = make_optimizer(
+        adapted,
+        name=settings.optimizer,
+        learning_rate=settings.learning_rate,
+        head_learning_rate=settings.head_learning_rate,
+        weight_decay=settings.weight_decay,
+    )
+    optimizer.zero_grad(set_to_none=True)  # a fit that failed half-way left its gradients
+    return optimizer
+
+
 @contextmanager
 def _training_mode(model: torch.nn.Module, seed: int) -> Iterator[None]:
     """Train mode with seeded dropout, leaving the global generators as they were.
@@ -206,11 +216,14 @@ def _step(
     adapted: AdaptedModel,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
+    corrections: Sequence[Correction],
     max_norm: float,
 ) -> None:
-    """Clip, step, and forget the gradients."""
+    """Correct, clip, step, and forget the gradients."""
+    scaler.unscale_(optimizer)
+    for correct in corrections:
+        correct()
     if max_norm > 0:
-        scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(adapted.trainable, max_norm)
     scaler.step(optimizer)
     scaler.update()

@@ -3,35 +3,43 @@
 import math
 import os
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from fedpeft_app.adapters import AdapterState
 from fedpeft_app.adapters.algebra import difference, is_finite, norm
+from fedpeft_app.adapters.parts import taken
 from fedpeft_app.backbone.load import LOADS
 from fedpeft_app.data.encoded import ExampleSet
 from fedpeft_app.data.tasks.task import Metrics, Task
 from fedpeft_app.errors import DataError, NodeStateError, TrainingError
 from fedpeft_app.methods.adapted import AdaptedModel
-from fedpeft_app.node.memory import NodeMemory
+from fedpeft_app.training.corrections import Control, Correction, Proximal
 from fedpeft_app.training.evaluate import evaluate
 from fedpeft_app.training.fit import FitReport, FitSettings, fit
+from fedpeft_app.training.partial import resting, trained_part
 
 _PROCESS = uuid.uuid4().hex[:12]  # a process id that does not say where the process runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Own:
-    """What a node keeps for itself, and how far it got.
+class Fitted:
+    """What a round of training gives.
 
     Attributes:
-        memory: Where.
-        version: The round it goes on from; 0 = it has not taken part yet.
+        delta: Local − start, of the shared tensors that trained; what is sent.
+        personal: The node's own parameters after it; often nothing.
+        report: What was done.
+        control: The node's next control variate of SCAFFOLD, for the tensors of `delta`; None
+            if it was not asked for.
     """
 
-    memory: NodeMemory
-    version: int
+    delta: AdapterState
+    personal: AdapterState
+    report: FitReport
+    control: AdapterState | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,45 +67,75 @@ class Worker:
     evaluate_batch_size: int
 
     def fit(
-        self, start: AdapterState, round_number: int, *, own: Own | None = None, epochs: int = 0
-    ) -> tuple[AdapterState, FitReport]:
+        self,
+        start: AdapterState,
+        round_number: int,
+        *,
+        personal: AdapterState | None = None,
+        epochs: int = 0,
+        part: str = "",
+        proximal: float = 0.0,
+        control: AdapterState | None = None,
+    ) -> Fitted:
         """Train from a state for one round.
 
         Args:
             start: The state to start from.
             round_number: Round, from 1.
-            own: Where this node keeps its personal parameters; needed if it has any.
+            personal: The node's own parameters to start from; needed if the model has any.
             epochs: Passes over the data; 0 = as in the settings.
+            part: What trains of what travels: "" for all, "a" or "b" for one factor of every
+                low-rank module and all that belongs to none.
+            proximal: FedProx's μ, from 0 = none.
+            control: SCAFFOLD's c − c_i, for the tensors that train; None = none.
 
         Returns:
-            The delta, local − start, and what was done.
+            What moved, what is to be kept, and what was done.
 
         Raises:
-            AdapterMismatchError: If the state is for another adapter.
+            AdapterMismatchError: If a state is for another adapter, or the part is none of it.
             DataError: If the node holds no training examples.
-            NodeStateError: If personal parameters are lost, or cannot be kept.
-            TrainingError: If nothing moved, or something is not finite.
+            NodeStateError: If its own parameters are needed and not given.
+            TrainingError: If nothing that travels moved, or something is not finite.
+            ValueError: If μ is negative.
+
+        Guarantee:
+            What travels and does not train keeps every bit. With μ = 0, or a control of zeros,
+            the delta has the bits of plain training.
         """
         if not len(self.train):
             raise DataError(f"Node {self.partition} holds no training examples.")
         settings = replace(self.settings, epochs=epochs) if epochs else self.settings
-        self._pour(start, own)
-        report = self._train(settings, round_number)
-        delta, personal = difference(self.adapted.read(), start), self.adapted.personal.read()
-        _require_training(delta, personal, report, self.partition, round_number)
-        if own is not None:
-            own.memory.keep(personal, round_number, own.version)
-        return delta, report
+        self._pour(start, personal)
+        trained = trained_part(self.adapted, part)
+        steering = None if control is None else Control(trained, control)
+        pull = Proximal(trained, proximal) if proximal else None
+        corrections = [correction for correction in (steering, pull) if correction]
+        with resting(self.adapted, trained):
+            report = self._train(settings, round_number, corrections)
+        fitted = Fitted(
+            delta=difference(trained.read(), taken(start, trained.spec)),
+            personal=self.adapted.personal.read(),
+            report=report,
+            control=steering.mean() if steering else None,
+        )
+        _require_training(fitted, self.partition, round_number)
+        return fitted
 
     def evaluate(
-        self, state: AdapterState, round_number: int, *, own: Own | None = None, steps: int = 0
+        self,
+        state: AdapterState,
+        round_number: int,
+        *,
+        personal: AdapterState | None = None,
+        steps: int = 0,
     ) -> Metrics:
         """Judge a state on the examples this node holds out.
 
         Args:
             state: The state.
             round_number: The round it came of, from 1.
-            own: Where this node keeps its personal parameters; needed if it has any.
+            personal: The node's own parameters; needed if the model has any.
             steps: Optimizer steps on the node's training examples first, at the constant peak
                 rate; what they change is forgotten. 0 = none.
 
@@ -107,14 +145,15 @@ class Worker:
 
         Raises:
             DataError: If it holds none out.
-            NodeStateError: If personal parameters are lost.
+            AdapterMismatchError: If a state is for another adapter.
+            NodeStateError: If its own parameters are needed and not given.
         """
         if not len(self.held_out):
             raise DataError(
                 f"Node {self.partition} holds no validation examples. Set "
                 f"data.node-validation-fraction above 0, or evaluate on the server only."
             )
-        self._pour(state, own)
+        self._pour(state, personal)
         if steps:
             self._train(personalising(self.settings, steps, len(self.train)), round_number)
         measured = self._judge(self.held_out)
@@ -132,20 +171,20 @@ class Worker:
             precision=self.settings.precision,
         )
 
-    def _pour(self, state: AdapterState, own: Own | None) -> None:
+    def _pour(self, state: AdapterState, personal: AdapterState | None) -> None:
         """Fill the model: what all nodes share, and what is this node's own."""
         self.adapted.pour(state)
-        personal = self.adapted.personal
-        if not personal.parameters:
-            return
-        if own is None:
+        if personal is not None:
+            self.adapted.personal.pour(personal)
+        elif self.adapted.personal.parameters:
             raise NodeStateError(
                 "The order does not say which of its own parameters this node goes on from; "
                 "the server runs another version of fedpeft, or another strategy loop."
             )
-        personal.pour(own.memory.recall(personal.initial, own.version))
 
-    def _train(self, settings: FitSettings, round_number: int) -> FitReport:
+    def _train(
+        self, settings: FitSettings, round_number: int, corrections: Sequence[Correction] = ()
+    ) -> FitReport:
         """Train what is in the model."""
         return fit(
             self.adapted,
@@ -154,6 +193,7 @@ class Worker:
             settings,
             round_number=round_number,
             partition=self.partition,
+            corrections=corrections,
         )
 
 
@@ -202,21 +242,16 @@ def _assigned_cpus() -> int:
     return max(1, int(cpus))
 
 
-def _require_training(
-    delta: AdapterState,
-    personal: AdapterState,
-    report: FitReport,
-    partition: int,
-    round_number: int,
-) -> None:
+def _require_training(fitted: Fitted, partition: int, round_number: int) -> None:
     """Refuse a round in which training did not happen."""
-    where = f"Node {partition}, round {round_number}"
-    if not (is_finite(delta) and is_finite(personal)):
+    where, report = f"Node {partition}, round {round_number}", fitted.report
+    states = (fitted.delta, fitted.personal, fitted.control)
+    if not all(is_finite(state) for state in states if state is not None):
         raise TrainingError(
             f"{where}: the trained adapter has values that are not finite (training loss "
             f"{report.loss:.4g}). Lower train.learning-rate, or use train.precision = 'fp32'."
         )
-    if norm(delta) == 0.0:
+    if norm(fitted.delta) == 0.0:
         raise TrainingError(
             f"{where}: {report.steps} steps left every trainable tensor unchanged. "
             f"Check train.learning-rate and the method's settings."

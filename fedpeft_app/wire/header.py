@@ -143,7 +143,8 @@ def _spec(value: Mapping[str, Any], most_values: int) -> AdapterSpec:
     sound = (
         all(type(text) is str for text in (spec.method, spec.backbone))
         and all(type(rank) is int and rank > 0 for rank in spec.ranks.values())
-        and all(type(tensor.name) is str and type(tensor.head) is bool for tensor in spec.tensors)
+        and all(type(tensor.name) is str for tensor in spec.tensors)
+        and all(type(flag) is bool for one in spec.tensors for flag in (one.head, one.frozen))
         and all(len(tensor.shape) <= _MOST_AXES for tensor in spec.tensors)
         and all(type(length) is int and 0 <= length <= most_values for length in lengths)
     )

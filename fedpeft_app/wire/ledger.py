@@ -18,6 +18,7 @@ class Entry:
         direction: "down" (server → node) or "up".
         kind: "roll-call", "train" or "evaluate".
         size: Bytes as Flower serialises the message; 0 for a reply without content.
+        payload: Those of them that are encoded states; the others are overhead.
     """
 
     round_number: int
@@ -25,6 +26,7 @@ class Entry:
     direction: Direction
     kind: str
     size: int
+    payload: int = 0
 
 
 @dataclass(slots=True)
@@ -64,6 +66,10 @@ class Ledger:
         """
         return sum(entry.size for entry in self._matching(direction, kind, round_number))
 
+    def payload(self, direction: Direction | None = None, *, kind: str = "") -> int:
+        """Add up the bytes of encoded states alone; as for `total`."""
+        return sum(entry.payload for entry in self._matching(direction, kind, None))
+
     def _matching(
         self, direction: Direction | None, kind: str, round_number: int | None
     ) -> Iterator[Entry]:
@@ -84,12 +90,13 @@ class Ledger:
             round_number: Round, from 1.
 
         Returns:
-            Partition → direction → bytes.
+            Partition → direction → bytes; and "payload" → those of encoded states, both ways.
         """
         sums: dict[str, dict[str, int]] = {}
         for entry in self._matching(None, "", round_number):
-            row = sums.setdefault(str(entry.node), {"down": 0, "up": 0})
+            row = sums.setdefault(str(entry.node), {"down": 0, "up": 0, "payload": 0})
             row[entry.direction] += entry.size
+            row["payload"] += entry.payload
         return sums
 
     def mean_message_bytes(self) -> int:

@@ -1,11 +1,11 @@
-"""Adapter states ↔ Flower messages: one packed array and a few scalars per message.
+"""Sections ↔ Flower messages: one payload and a few scalars per message.
 
-An order (server → node) carries the global state, an update (node → server) the delta. The
-manifest — method, names, shapes — does not travel: both sides hold the same AdapterSpec,
-which the roll call checks, and every message names its fingerprint.
+An order (server → node) carries the state, or what a node lacks of it; an update (node →
+server) the delta. The manifest — method, names, shapes — does not travel: both sides hold the
+same AdapterSpec, which the roll call checks, and every message names its fingerprint.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,18 +13,21 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
-from fedpeft_app.adapters.state import Vector
-from fedpeft_app.errors import AdapterMismatchError
+from fedpeft_app.adapters.parts import family
+from fedpeft_app.errors import AdapterMismatchError, WireError
+from fedpeft_app.wire.cast import float32
+from fedpeft_app.wire.codec import Codec
+from fedpeft_app.wire.payload import Section, read, write
 
 Scalar = str | int | float | bool
+STATE, DELTA, INCREMENT, CONTROL = "state", "delta", "increment-", "control"  # of sections
 
 _ARRAYS, _CONFIG, _METRICS = "arrays", "config", "metrics"
 _ADAPTER, _SPEC, _ROUND = "adapter", "spec", "round"
 _OWN = frozenset({_SPEC, _ROUND})
-_DTYPE = "float32"
-_PACKED = "fedpeft.f32le"  # float32, little-endian, nothing else: no header to parse or trust
-_LITTLE_ENDIAN = np.dtype("<f4")
-_BYTES_PER_VALUE = 4
+_DTYPE, _PAYLOAD = "uint8", "fedpeft.payload"
+_MOST_STATES = 4  # so many times the values of the adapter fit into one message
+MOST_INCREMENTS = 64  # and so many times more into an order; a node decodes one at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,14 +35,20 @@ class Order:
     """What the server asks of a node.
 
     Attributes:
-        state: The global adapter state.
+        spec: The adapter that it is about.
+        sections: The global state, or the increments that the node lacks; empty if it has all.
         round_number: Round, from 1.
         options: Further scalars for the node, from the strategy; "spec" and "round" are taken.
     """
 
-    state: AdapterState
+    spec: AdapterSpec
+    sections: Sequence[Section]
     round_number: int
     options: Mapping[str, Scalar] = field(default_factory=dict)
+
+    def section(self, name: str) -> Section | None:
+        """Find a section by its name."""
+        return next((one for one in self.sections if one.name == name), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,16 +56,40 @@ class Update:
     """What a node sends back after training.
 
     Attributes:
-        delta: local − global.
+        spec: The adapter that it is about.
+        sections: "delta", local − global of what was trained; and what else a strategy needs.
         round_number: The round of the order it answers.
         metrics: Numbers about the training; always has "num-examples".
         facts: Short texts about the process; "spec" and "round" are taken.
     """
 
-    delta: AdapterState
+    spec: AdapterSpec
+    sections: Sequence[Section]
     round_number: int
     metrics: Mapping[str, float]
     facts: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+def section_of(
+    name: str,
+    state: AdapterState,
+    codec: Codec | None = None,
+    generator: np.random.Generator | None = None,
+) -> Section:
+    """Encode a state.
+
+    Args:
+        name: What it is.
+        state: The values.
+        codec: How they travel; bit for bit in float32 where none is given.
+        generator: For codecs that round by chance.
+
+    Raises:
+        WireError: If the codec has no place for the values.
+    """
+    codec = codec or float32()
+    data = codec.encode(state.vector, generator or np.random.default_rng(0))
+    return Section(name=name, spec=state.spec, codec=codec, data=data)
 
 
 def write_order(order: Order) -> RecordDict:
@@ -64,25 +97,27 @@ def write_order(order: Order) -> RecordDict:
 
     Raises:
         ValueError: If an option has the name of a scalar that the message itself carries.
+        WireError: If the sections cannot stand in one payload.
     """
-    return _write(order.state, order.round_number, order.options)
+    return _write(order.spec, order.sections, order.round_number, order.options)
 
 
 def read_order(content: RecordDict, spec: AdapterSpec) -> Order:
-    """Read an order, trusting nothing.
+    """Read an order, trusting nothing; nothing is decoded yet.
 
     Args:
         content: The message's content, as it arrived.
         spec: The adapter that this side has.
 
     Returns:
-        The order; its state's vector is a read-only view of the message's bytes.
+        The order; its sections are read-only views of the message's bytes.
 
     Raises:
-        AdapterMismatchError: If a record is missing or its payload is no state of `spec`.
+        AdapterMismatchError: If a record is missing, or it is for another adapter.
+        WireError: If its payload is none.
     """
-    state, round_number, options = _read(content, spec)
-    return Order(state=state, round_number=round_number, options=options)
+    sections, round_number, options = _read(content, spec, _MOST_STATES + MOST_INCREMENTS)
+    return Order(spec=spec, sections=sections, round_number=round_number, options=options)
 
 
 def write_update(update: Update) -> RecordDict:
@@ -90,8 +125,9 @@ def write_update(update: Update) -> RecordDict:
 
     Raises:
         ValueError: If a fact has the name of a scalar that the message itself carries.
+        WireError: If the sections cannot stand in one payload.
     """
-    content = _write(update.delta, update.round_number, update.facts)
+    content = _write(update.spec, update.sections, update.round_number, update.facts)
     content[_METRICS] = MetricRecord(dict(update.metrics))
     return content
 
@@ -101,18 +137,25 @@ def read_update(content: RecordDict, spec: AdapterSpec) -> Update:
 
     Args:
         content: The message's content, as it arrived.
-        spec: The adapter that this side has.
+        spec: The adapter that the node was sent.
 
     Returns:
-        The update; its delta's vector is a read-only view of the message's bytes.
+        The update; its sections are read-only views of the message's bytes.
 
     Raises:
-        AdapterMismatchError: If a record is missing or its payload is no delta of `spec`.
+        AdapterMismatchError: If a record is missing, or it is for another adapter.
+        WireError: If its payload is none.
     """
-    delta, round_number, told = _read(content, spec)
+    sections, round_number, told = _read(content, spec, _MOST_STATES)
     if _METRICS not in content.metric_records:
         raise AdapterMismatchError("Expected a metric record in the update, found none.")
-    return Update(delta=delta, round_number=round_number, metrics=metrics(content), facts=told)
+    return Update(
+        spec=spec,
+        sections=sections,
+        round_number=round_number,
+        metrics=metrics(content),
+        facts=told,
+    )
 
 
 def write_facts(
@@ -151,43 +194,46 @@ def message_bytes(message: Message) -> int:
     return sum(len(part.deflate()) for part in get_all_nested_objects(message).values())
 
 
+def payload_bytes(message: Message) -> int:
+    """Count the bytes of encoded states in a message; the rest of it is overhead."""
+    arrays = message.content.array_records.values() if message.has_content() else ()
+    return sum(len(array.data) for record in arrays for array in record.values())
+
+
 def content_bytes(content: RecordDict) -> int:
     """Count the bytes of a message's content likewise, without the message around it."""
     return sum(len(part.deflate()) for part in get_all_nested_objects(content).values())
 
 
-def _write(state: AdapterState, round_number: int, scalars: Mapping[str, Scalar]) -> RecordDict:
-    """Pack a state and its scalars."""
+def _write(
+    spec: AdapterSpec, sections: Sequence[Section], round_number: int, scalars: Mapping[str, Scalar]
+) -> RecordDict:
+    """Pack sections and scalars; without sections there is no payload."""
     taken = sorted(_OWN & set(scalars))
     if taken:
         raise ValueError(
             f"Expected scalars other than {sorted(_OWN)}, which every message carries itself, "
             f"got {taken}. Rename them where the strategy sets its options."
         )
-    config = ConfigRecord({_SPEC: state.spec.fingerprint, _ROUND: round_number})
+    config = ConfigRecord({_SPEC: spec.fingerprint, _ROUND: round_number})
     config.update(scalars)
-    packed = Array(
-        dtype=_DTYPE,
-        shape=state.vector.shape,
-        stype=_PACKED,
-        data=state.vector.astype(_LITTLE_ENDIAN, copy=False).tobytes(),
-    )
-    return RecordDict(
-        {
-            _ARRAYS: ArrayRecord({_ADAPTER: packed}),
-            _CONFIG: config,
-        }
-    )
+    packed = {}
+    if sections:
+        data = write(sections, known=family(spec))
+        packed[_ADAPTER] = Array(dtype=_DTYPE, shape=(len(data),), stype=_PAYLOAD, data=data)
+    return RecordDict({_ARRAYS: ArrayRecord(packed), _CONFIG: config})
 
 
-def _read(content: RecordDict, spec: AdapterSpec) -> tuple[AdapterState, int, dict[str, Scalar]]:
-    """Unpack a state, its round and the other scalars, trusting nothing."""
+def _read(
+    content: RecordDict, spec: AdapterSpec, most_states: int
+) -> tuple[tuple[Section, ...], int, dict[str, Scalar]]:
+    """Unpack sections, the round and the other scalars, trusting nothing."""
     arrays = content.array_records.get(_ARRAYS)
     config = content.config_records.get(_CONFIG)
-    if arrays is None or config is None or set(arrays) != {_ADAPTER}:
+    if arrays is None or config is None or not set(arrays) <= {_ADAPTER}:
         raise AdapterMismatchError(
-            f"Expected the records '{_ARRAYS}' (with one array '{_ADAPTER}') and '{_CONFIG}', "
-            f"got {sorted(content)}."
+            f"Expected the records '{_ARRAYS}' (with one array '{_ADAPTER}', or none) and "
+            f"'{_CONFIG}', got {sorted(content)}."
         )
     round_number = config.get(_ROUND)
     if config.get(_SPEC) != spec.fingerprint or type(round_number) is not int or round_number < 1:
@@ -200,17 +246,16 @@ def _read(content: RecordDict, spec: AdapterSpec) -> tuple[AdapterState, int, di
         for key, value in config.items()
         if key not in _OWN and isinstance(value, str | int | float | bool)
     }
-    return AdapterState(spec=spec, vector=_unpack(arrays[_ADAPTER], spec)), round_number, extras
+    sections = _sections(arrays[_ADAPTER], spec, most_states) if arrays else ()
+    return sections, round_number, extras
 
 
-def _unpack(array: Array, spec: AdapterSpec) -> Vector:
-    """View the packed bytes as a float32 vector, if they are exactly that."""
-    expected = (_DTYPE, (spec.size,), _PACKED, _BYTES_PER_VALUE * spec.size)
-    found = (array.dtype, array.shape, array.stype, len(array.data))
-    if found != expected:
-        raise AdapterMismatchError(
-            f"Expected {_DTYPE} of shape {expected[1]}, packed as {_PACKED} in {expected[3]} "
-            f"bytes; got {array.dtype} of shape {array.shape}, packed as {array.stype} in "
-            f"{found[3]} bytes."
+def _sections(array: Array, spec: AdapterSpec, most_states: int) -> tuple[Section, ...]:
+    """Take the payload of an array apart, if it is one."""
+    expected = (_DTYPE, (len(array.data),), _PAYLOAD)
+    if (array.dtype, tuple(array.shape), array.stype) != expected:
+        raise WireError(
+            f"Expected a payload of {len(array.data)} bytes as {_DTYPE} ({_PAYLOAD}), got "
+            f"{array.dtype} of shape {tuple(array.shape)} ({array.stype})."
         )
-    return np.frombuffer(array.data, dtype=_LITTLE_ENDIAN).astype(np.float32, copy=False)
+    return read(array.data, family(spec), most_states * spec.size)

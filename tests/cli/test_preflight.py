@@ -151,7 +151,7 @@ def test_an_initial_adapter_of_another_kind_is_refused(
             {"method.name": "prefix", "train.gradient-checkpointing": True},
             "does not work with gradient checkpointing",
         ),
-        ({"strategy.name": "flwr.serverapp.strategy:FedProx"}, "FedProx tells nodes proximal-mu"),
+        ({"strategy.name": "rolora", "method.name": "bias"}, "low-rank modules"),
     ],
 )
 @pytest.mark.parametrize("pooling", ["model", "mean"])
@@ -160,6 +160,26 @@ def test_what_would_be_refused_in_a_run_is_refused_before_it(
 ) -> None:
     with pytest.raises(FedPeftError, match=problem):
         preflight(parse({**sound, **changes, "model.pooling": pooling}), 4)
+
+
+_WARMING = """
+from flwr.serverapp.strategy import FedAvg
+
+class Warming(FedAvg):
+    def configure_train(self, server_round, arrays, config, grid):
+        config["warm-up"] = 0.1
+        return super().configure_train(server_round, arrays, config, grid)
+"""
+
+
+def test_a_strategy_of_flowers_on_which_nodes_would_not_act_is_refused(
+    sound: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preflight(parse({**sound, "strategy.name": "flwr.serverapp.strategy:FedProx"}), 4)
+    (tmp_path / "warming_strategy.py").write_text(_WARMING, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="Warming tells nodes warm-up"):
+        preflight(parse({**sound, "strategy.name": "warming_strategy:Warming"}), 4)
 
 
 def test_every_problem_has_a_key(sound: dict[str, Any], tmp_path: Path) -> None:

@@ -90,6 +90,40 @@ CLASHES = [  # what is given, the key to blame, what to change instead
         id="steps for oneself need a judgement on nodes",
     ),
     pytest.param(
+        {"method.name": "lora-sa", "strategy.fraction-evaluate": 0.5},
+        "evaluate.server",
+        {"evaluate.server": False},
+        id="half an adapter is not judged on the server",
+    ),
+    pytest.param(
+        {"method.rank": 4, "method.node-ranks": "4,8"},
+        "method.node-ranks",
+        {"method.node-ranks": "4,2"},
+        id="nodes have at most the run's rank",
+    ),
+    pytest.param(
+        {"method.node-ranks": "4,two"},
+        "method.node-ranks",
+        {"method.node-ranks": ""},
+        id="ranks are numbers",
+    ),
+    pytest.param(
+        {"method.node-ranks": "4,8", "wire.downlink": "int8"},
+        "wire.downlink",
+        {"wire.downlink": "float32+zstd"},
+        id="increments lead to one state for all",
+    ),
+    *(
+        pytest.param(
+            {"strategy.name": name, f"wire.{way}": "int8"},
+            "wire.feedback",
+            {"wire.feedback": False},
+            id=f"what the {way} left out means nothing in the next basis of {name}",
+        )
+        for name in ("flexlora", "fedsvd", "flora")
+        for way in ("uplink", "downlink")
+    ),
+    pytest.param(
         {"mode": "local", "strategy.fraction-evaluate": 0.5},
         "strategy.fraction-evaluate",
         {"mode": "federated"},

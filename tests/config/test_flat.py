@@ -1,6 +1,7 @@
 """Flat scalars ↔ configuration: nothing lost, nothing slipped in, every fault at once."""
 
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -177,6 +178,34 @@ def test_a_fault_says_what_the_key_means() -> None:
 def test_a_path_passes_for_a_name() -> None:
     path = "flwr.serverapp.strategy:FedAdam"
     assert parse({"strategy.name": path}, NAME_CHECKS).strategy.name == path
+
+
+@pytest.mark.parametrize("key", ["wire.uplink", "wire.downlink"])
+@pytest.mark.parametrize("text", ["float32", "int8", "topk(0.1)+int4+zstd", "threshold(0.5)+int8"])
+def test_codecs_are_chains_of_names(key: str, text: str) -> None:
+    assert flatten(parse({key: text}, NAME_CHECKS))[key] == text
+
+
+@pytest.mark.parametrize("key", ["wire.uplink", "wire.downlink"])
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("int9", "unknown codec stage 'int9'. Known: topk, .* Did you mean 'int8'"),
+        ("topk(0.1)", "Expected one number format in codec"),
+        ("zstd+int8", "Expected one number format in codec"),
+        ("topk(2)+int8", r"Expected a parameter of 'topk' in \(0, 1\]"),
+        ("json:loads", "unknown codec stage 'json:loads'"),
+    ],
+)
+def test_other_codecs_are_refused(key: str, text: str, problem: str) -> None:
+    (fault,) = faults_of({key: text})
+    assert fault.key == key
+    assert re.search(problem, fault.problem)
+
+
+def test_cohort_rules_have_names() -> None:
+    (fault,) = faults_of({"strategy.cohort": "round-robbin"})
+    assert fault.problem.endswith("Did you mean 'round-robin'?")
 
 
 def test_names_are_looked_up_only_if_asked() -> None:

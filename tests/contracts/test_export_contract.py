@@ -24,7 +24,7 @@ from fedpeft_app.errors import BackboneError
 from fedpeft_app.methods.adapted import AdaptedModel, adapt
 from fedpeft_app.methods.catalogue import METHODS, find_method
 from fedpeft_app.methods.method import MethodSettings
-from fedpeft_app.runs.export import export, shape_of
+from fedpeft_app.runs.export import export, kept_by_nodes, shape_of
 
 LABELS = ("crude", "grain", "money")
 TEXT, IMAGE, WRITER = "sequence-classification", "image-classification", "causal-lm"
@@ -178,8 +178,9 @@ def computed(
             continue
         inputs = inputs_of(adapted.backbone.model, kind)
         start = logits(adapted.model, inputs)
-        changed = perturbed(adapted)
+        changed, kept = perturbed(adapted.initial), perturbed(adapted.personal.initial)
         adapted.pour(changed)
+        adapted.personal.pour(kept)
         own[str(case)] = (logits(adapted.model, inputs), start)
         processor = load_processor(locate(str(folder)), kind)
         code = export(
@@ -191,6 +192,7 @@ def computed(
             max_length=8,
             usage=Usage(),
             facts={},
+            personal=kept,
         )
         job[str(case)] = (code, inputs)
     (home / "job.json").write_text(json.dumps(job), encoding="utf-8")
@@ -209,11 +211,11 @@ def computed(
     return found
 
 
-def perturbed(adapted: AdaptedModel) -> AdapterState:
-    """Stand in for training: move every value a little."""
-    noise = np.random.default_rng(0).normal(scale=0.05, size=adapted.spec.size)
-    vector = (adapted.initial.vector + noise).astype(np.float32)
-    return AdapterState(spec=adapted.spec, vector=vector)
+def perturbed(initial: AdapterState) -> AdapterState:
+    """Stand in for training, and for a server: move every value a little."""
+    noise = np.random.default_rng(0).normal(scale=0.05, size=initial.spec.size)
+    vector = (initial.vector + noise).astype(np.float32)
+    return AdapterState(spec=initial.spec, vector=vector)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -229,6 +231,39 @@ def test_the_readme_loads_what_was_trained(case: Case, computed: dict[str, Any])
 def test_refusals_are_the_exception(computed: dict[str, Any]) -> None:
     refused = [name for name, found in computed.items() if isinstance(found, str)]
     assert len(refused) < len(CASES) / 4
+
+
+@pytest.mark.parametrize(
+    ("method", "head", "kept"),
+    [
+        ("lora", "train", ""),
+        ("lora", "personal", "head"),
+        ("lora-sa", "train", "part of the adapter"),
+        ("lora-sa", "personal", "head and part of the adapter"),
+    ],
+)
+def test_a_folder_of_no_node_says_what_was_never_trained(
+    folders: dict[str, tuple[Path, str]], tmp_path: Path, method: str, head: str, kept: str
+) -> None:
+    folder, task = folders["bert"]
+    adapted = make(Case(animal="bert", method=method, head=head), folder, task)
+    assert kept_by_nodes(adapted) == kept
+    for node, personal in ((False, None), (True, perturbed(adapted.personal.initial))):
+        export(
+            adapted,
+            adapted.initial,
+            load_processor(locate(str(folder)), task),
+            tmp_path / "out",
+            form="adapter",
+            max_length=8,
+            usage=Usage(),
+            facts={},
+            personal=personal,
+        )
+        readme = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+        said = f"Each node kept a {kept} of its own; the {kept} in this folder was never trained"
+        assert (said in readme) == (bool(kept) and not node)
+        assert ("and is zero" in readme) == (kept == "part of the adapter" and not node)
 
 
 def test_what_cannot_be_merged_says_so(folders: dict[str, tuple[Path, str]]) -> None:
@@ -267,7 +302,7 @@ def test_the_readme_writes_what_predict_writes(
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(tiny_llama))
     tokenizer.chat_template = template or None
     task = CausalLM(**options).bind(tokenizer)
-    changed = perturbed(adapted)
+    changed = perturbed(adapted.initial)
     adapted.pour(changed)
     expected = task.predict(adapted.model.eval(), [given], 1)[0].answer
     capfd.readouterr()

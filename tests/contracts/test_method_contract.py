@@ -31,7 +31,7 @@ from fedpeft_app.portable.pooling import PooledForSequenceClassification
 from fedpeft_app.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fedpeft_app.runs.directory import RunFolder
 from fedpeft_app.training.fit import FitSettings, fit
-from fedpeft_app.wire.record import Order, read_order, write_order
+from fedpeft_app.wire.record import STATE, Order, read_order, section_of, write_order
 
 DOCS = Path(__file__).parents[2] / "docs" / "methods.md"
 OF_PEFT = (  # small sizes for small models
@@ -270,26 +270,47 @@ class Trial:
     Attributes:
         adapted: The model.
         before: Its frozen tensors, before.
-        state: What it learnt.
+        start: What it had of the server, before.
+        state: What it learnt and shares.
+        personal: What it learnt and keeps.
         logits: What it then says.
     """
 
     adapted: AdaptedModel
     before: dict[str, torch.Tensor]
+    start: AdapterState
     state: AdapterState
+    personal: AdapterState
     logits: torch.Tensor
+
+    def teach(self, other: AdaptedModel) -> None:
+        """Put into another model all that this one learnt."""
+        other.pour(self.state)
+        other.personal.pour(self.personal)
+
+
+def served(adapted: AdaptedModel) -> AdapterState:
+    """Stand in for a server that has written what it alone writes."""
+    state, generator = adapted.read(), np.random.default_rng(0)
+    for tensor, view in state.items():
+        if tensor.frozen:
+            view[...] = generator.normal(scale=0.2, size=tensor.shape)
+    return state
 
 
 @cache
 def trial(name: str, animal: str) -> Trial:
     """Train a pair, once."""
     adapted = made(name, animal)
-    before = frozen(adapted)
+    adapted.pour(served(adapted))
+    start, before = adapted.read(), frozen(adapted)
     train(adapted, animal)
     return Trial(
         adapted=adapted,
         before=before,
+        start=start,
         state=adapted.read(),
+        personal=adapted.personal.read(),
         logits=logits(adapted.model, animal),
     )
 
@@ -424,11 +445,16 @@ def test_training_leaves_every_frozen_bit(tried: Trial) -> None:
 
 
 def test_training_moves_every_declared_tensor(tried: Trial) -> None:
-    initial, learnt = tried.adapted.initial.tensors(), tried.state.tensors()
-    unmoved = {name for name in learnt if np.array_equal(learnt[name], initial[name])}
+    pairs = ((tried.start, tried.state), (tried.adapted.personal.initial, tried.personal))
+    initial, learnt = (
+        {name: value for state in states for name, value in state.tensors().items()}
+        for states in zip(*pairs, strict=True)
+    )
+    trained = [tensor.name for tensor in tried.adapted.tensors]
+    unmoved = {name for name in trained if np.array_equal(learnt[name], initial[name])}
     # The biases of keys cancel in the softmax; rounding may leave them where they were.
     assert not {name for name in unmoved if not re.search(r"k(ey|_proj)\.bias$", name)}
-    assert np.linalg.norm(tried.state.vector - tried.adapted.initial.vector) > 1e-3
+    assert np.linalg.norm(tried.state.vector - tried.start.vector) > 1e-3
 
 
 def test_what_trains_is_the_head_and_what_the_method_says(
@@ -437,6 +463,17 @@ def test_what_trains_is_the_head_and_what_the_method_says(
     heads = {tensor.name for tensor in tried.adapted.tensors if tensor.head}
     assert len(heads) == {"GPT-2": 1, "Llama": 0}.get(kind[1], 2)
     assert (tried.adapted.frozen != "") == (kind[0] in DRAWN)
+
+
+def test_what_the_server_alone_writes_is_zero_at_first_and_never_trains(tried: Trial) -> None:
+    travelling = {tensor.name: tensor.frozen for tensor in tried.adapted.spec.tensors}
+    carried = {name for name, is_frozen in travelling.items() if is_frozen}
+    assert carried == tried.adapted.adaptation.carried
+    assert not carried & {tensor.name for tensor in tried.adapted.tensors}
+    assert not any(tried.adapted.initial.tensors()[name].any() for name in carried)
+    for name in carried:
+        assert tried.state.tensors()[name].any()  # or nothing below would speak of it
+        assert np.array_equal(tried.state.tensors()[name], tried.start.tensors()[name])
 
 
 def test_nothing_changes_before_training_unless_something_random_is_put_in(
@@ -454,7 +491,11 @@ def test_nothing_changes_before_training_unless_something_random_is_put_in(
 
 def test_a_state_survives_wire_and_disk_bit_by_bit(tried: Trial, tmp_path: Path) -> None:
     state = tried.state
-    sent = read_order(write_order(Order(state=state, round_number=1)), state.spec).state
+    order = Order(spec=state.spec, sections=[section_of(STATE, state)], round_number=1)
+    section = read_order(write_order(order), state.spec).section(STATE)
+    assert section is not None
+    sent = section.decode()
+    assert sent.spec.fingerprint == state.spec.fingerprint
     assert sent.vector.tobytes() == state.vector.tobytes()
     folder = RunFolder(path=tmp_path)
     folder.checkpoints.mkdir()
@@ -481,7 +522,7 @@ def test_the_seed_and_the_state_say_all(tried: Trial, kind: tuple[str, str]) -> 
     twin = made(*kind)
     assert twin.initial.vector.tobytes() == tried.adapted.initial.vector.tobytes()
     assert twin.frozen == tried.adapted.frozen
-    twin.pour(tried.state)
+    tried.teach(twin)
     assert torch.equal(logits(twin.model, kind[1]), tried.logits)
 
 
@@ -490,7 +531,7 @@ def test_nodes_of_any_seed_agree_once_they_hold_a_state(
 ) -> None:
     other = made(*kind, seed=1)
     assert other.spec.fingerprint == tried.state.spec.fingerprint
-    other.pour(tried.state)
+    tried.teach(other)
     if kind[0] == "lora-fa":  # A is drawn: the roll call compares its digest
         assert other.frozen != tried.adapted.frozen
     else:
@@ -510,19 +551,32 @@ def test_a_copy_computes_the_same(tried: Trial, kind: tuple[str, str]) -> None:
 def test_shapes_are_known_before_weights_are_there(tried: Trial, kind: tuple[str, str]) -> None:
     name, animal = kind
     empty = backbone(animal, meta=True)
-    model = find_method(name).adapt(empty.model, empty.head, settings(name)).model
-    shapes = [(n, tuple(p.shape)) for n, p in model.named_parameters() if p.requires_grad]
-    assert shapes == [(tensor.name, tensor.shape) for tensor in tried.state.spec.tensors]
+    adaptation = find_method(name).adapt(empty.model, empty.head, settings(name))
+    own = [
+        (n, tuple(p.shape))
+        for n, p in adaptation.model.named_parameters()
+        if p.requires_grad or n in adaptation.carried
+    ]
+    for part, names in (
+        (tried.adapted.shared, {n for n, _ in own} - adaptation.personal),
+        (tried.adapted.personal, adaptation.personal),
+    ):
+        shapes = [(n, shape) for n, shape in own if n in names]
+        assert shapes == [(tensor.name, tensor.shape) for tensor in part.spec.tensors]
 
 
 def test_functional_calls_see_the_parameters(tried: Trial, kind: tuple[str, str]) -> None:
     model, animal = tried.adapted.model.eval(), kind[1]
+    parts = (tried.adapted.shared, tried.adapted.personal)
     given = {
-        name: torch.as_tensor(value) for name, value in tried.adapted.initial.tensors().items()
+        name: torch.as_tensor(value)
+        for part in parts
+        for name, value in part.initial.tensors().items()
     }
-    tried.adapted.pour(tried.adapted.initial)
+    for part in parts:
+        part.pour(part.initial)
     expected = logits(model, animal)
-    tried.adapted.pour(tried.state)
+    tried.teach(tried.adapted)
     with torch.no_grad():
         found = torch.func.functional_call(model, given, (), ALL[animal].inputs).logits
     assert torch.equal(found, expected)
@@ -550,8 +604,18 @@ def test_adapters_are_float32_on_a_half_precision_base(kind: tuple[str, str]) ->
     output.square().mean().backward()
     optimizer = torch.optim.SGD(adapted.trainable, lr=0.1)
     optimizer.step()
-    assert not np.array_equal(adapted.read().vector, adapted.initial.vector)
-    assert np.isfinite(adapted.read().vector).all()
+    before, after = (
+        np.concatenate(states)
+        for states in zip(
+            *(
+                (part.initial.vector, part.read().vector)
+                for part in (adapted.shared, adapted.personal)
+            ),
+            strict=True,
+        )
+    )
+    assert not np.array_equal(before, after)
+    assert np.isfinite(after).all()
 
 
 # ------------------------------------------------------------------ leaving the house
@@ -593,7 +657,8 @@ def test_its_own_module_loads_it_on_the_model_as_it_was(
     if adaptation.portable:
         layout = json.loads(json.dumps(adaptation.layout))
         import_module(f"fedpeft_app.portable.{adaptation.portable}").attach(model, **layout)
-    tensors = {name: torch.as_tensor(value) for name, value in tried.state.tensors().items()}
+    own = {**tried.state.tensors(), **tried.personal.tensors()}
+    tensors = {name: torch.as_tensor(value) for name, value in own.items()}
     assert not model.load_state_dict(tensors, strict=False).unexpected_keys
     assert torch.equal(logits(model, kind[1]), tried.logits)
 

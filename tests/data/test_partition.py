@@ -18,7 +18,15 @@ NODES = 6
 LABELS: Ints = np.tile(np.array([0, 1, 2, 0, 1, 2, 3, 3, 0, 0]), 36)  # 144, 72, 72, 72
 SITES: Ints = np.random.default_rng(0).permutation(np.arange(360) % NODES)
 NONE: Ints = np.zeros(0, np.int64)
-COMPLETE = {"iid", "dirichlet", "natural", "size-linear", "size-square", "size-exponential"}
+COMPLETE = {
+    "iid",
+    "dirichlet",
+    "dirichlet-balanced",
+    "natural",
+    "size-linear",
+    "size-square",
+    "size-exponential",
+}
 
 
 def split(name: str, *, nodes: int = NODES, seed: int = 0, **settings: Any) -> list[Ints]:
@@ -100,6 +108,15 @@ def skew(alpha: float, seed: int) -> float:
     parts = split("dirichlet", dirichlet_alpha=alpha, seed=seed, min_examples=1)
     shares = [np.bincount(LABELS[part], minlength=4) / len(part) for part in parts]
     return float(np.mean([np.abs(share - overall).sum() / 2 for share in shares]))
+
+
+def test_balanced_nodes_hold_equally_much_of_unequal_labels() -> None:
+    parts = split("dirichlet-balanced", dirichlet_alpha=0.01)
+    sizes = {len(part) for part in parts}
+    assert max(sizes) - min(sizes) <= 1
+    kinds = [len(np.unique(LABELS[part])) for part in parts]
+    mixed = split("dirichlet-balanced", dirichlet_alpha=100.0)
+    assert np.mean(kinds) < np.mean([len(np.unique(LABELS[part])) for part in mixed])
 
 
 def test_dirichlet_skew_grows_as_alpha_falls() -> None:
@@ -245,7 +262,7 @@ def test_a_failing_plug_in_is_named() -> None:
         split(f"{__name__}:Broken")
 
 
-@pytest.mark.parametrize("name", ["dirichlet", "pathological", "shard"])
+@pytest.mark.parametrize("name", ["dirichlet", "dirichlet-balanced", "pathological", "shard"])
 def test_spreading_by_label_needs_two_labels(name: str) -> None:
     settings = PartitionSettings(name=name, min_examples=1)
     with pytest.raises(DataError, match="spreads examples by label.*Use 'iid' or 'natural'"):

@@ -19,12 +19,11 @@ from fedpeft_app.cli.main import app
 from fedpeft_app.config import RunConfig, parse
 from fedpeft_app.coordinator import coordinate
 from fedpeft_app.errors import NodeStateError, RunFolderError
-from fedpeft_app.node.memory import experiment_folder, memory_of
+from fedpeft_app.node.memory import PERSONAL, experiment_folder, memory_of
 from fedpeft_app.restore import predict, restore, round_of
 from fedpeft_app.runs.checkpoint import load_checkpoint
 from fedpeft_app.runs.directory import RunFolder, find_run, runs_parent
 from fedpeft_app.strategies.roll_call import Presence, make_roster
-from fedpeft_app.training.worker import Own
 
 NODES, ROUNDS = 4, 3
 LORA_BYTES = 4 * 2 * 2 * 2 * 2 * 32  # float32, two layers, query and value, A and B, rank 2
@@ -143,7 +142,10 @@ def test_every_node_has_a_head_of_its_own(folder: RunFolder, config: RunConfig) 
     for node in range(NODES):
         memory = memory_of(folder.path.name, node)
         assert memory.rounds() == [ROUNDS - 1, ROUNDS]
-        heads |= {memory.recall(initial, version).vector.tobytes() for version in memory.rounds()}
+        heads |= {
+            memory.recall(PERSONAL, initial, version).vector.tobytes()
+            for version in memory.rounds()
+        }
     assert len(heads) == 2 * NODES
     assert initial.vector.tobytes() not in heads
 
@@ -156,13 +158,11 @@ def test_a_round_is_what_state_and_head_before_it_give(
     for node in (0, 3):
         memory = memory_of(folder.path.name, node)
         worker = make_worker(config, {"partition-id": node, "num-partitions": NODES})
-        kept = memory.recall(worker.adapted.personal.initial, ROUNDS)
-        again = Own(memory=memory_of("again", node), version=ROUNDS - 1)
-        shutil.copytree(memory.folder, again.memory.folder)
-        _, report = worker.fit(start, ROUNDS, own=again)
-        found = again.memory.recall(worker.adapted.personal.initial, ROUNDS)
-        assert found.vector.tobytes() == kept.vector.tobytes()
-        assert rounds_of(folder)[-1]["nodes"][str(node)]["loss"] == report.loss
+        initial = worker.adapted.personal.initial
+        before, kept = (memory.recall(PERSONAL, initial, at) for at in (ROUNDS - 1, ROUNDS))
+        again = worker.fit(start, ROUNDS, personal=before)
+        assert again.personal.vector.tobytes() == kept.vector.tobytes()
+        assert rounds_of(folder)[-1]["nodes"][str(node)]["loss"] == again.report.loss
 
 
 def test_nodes_are_judged_with_their_own_heads(folder: RunFolder, config: RunConfig) -> None:
@@ -170,8 +170,10 @@ def test_nodes_are_judged_with_their_own_heads(folder: RunFolder, config: RunCon
     measured = {}
     for node in range(NODES):
         worker = make_worker(config, {"partition-id": node, "num-partitions": NODES})
-        own = Own(memory=memory_of(folder.path.name, node), version=ROUNDS)
-        measured[str(node)] = worker.evaluate(state, ROUNDS, own=own)["accuracy"]
+        own = memory_of(folder.path.name, node).recall(
+            PERSONAL, worker.adapted.personal.initial, ROUNDS
+        )
+        measured[str(node)] = worker.evaluate(state, ROUNDS, personal=own)["accuracy"]
     last = rounds_of(folder)[-1]["clients"]
     assert last["nodes"] == measured
     numbers = sorted(measured.values())
@@ -304,7 +306,7 @@ def test_what_did_not_count_is_not_exported(tiny_settings: dict[str, Any], own_h
     memory = memory_of(folder.path.name, 2)
     assert memory.rounds() == [1, 2]
     restored = restore(folder, config, 2, node=2)
-    expected = memory.recall(restored.adapted.personal.initial, 1)
+    expected = memory.recall(PERSONAL, restored.adapted.personal.initial, 1)
     assert restored.personal is not None
     assert restored.personal.vector.tobytes() == expected.vector.tobytes()
 

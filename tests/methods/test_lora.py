@@ -13,7 +13,9 @@ from fedpeft_app.adapters import AdapterState
 from fedpeft_app.backbone.load import load_model
 from fedpeft_app.backbone.locate import locate
 from fedpeft_app.errors import BackboneError, FedPeftError
-from fedpeft_app.methods.adapted import AdaptedModel
+from fedpeft_app.methods.adapted import AdaptedModel, adapt
+from fedpeft_app.methods.lora import lora_sa
+from fedpeft_app.methods.method import MethodSettings
 from fedpeft_app.methods.targets import linear_modules
 from fedpeft_app.methods.wrap import head_modules
 
@@ -264,6 +266,47 @@ def test_a_frozen_a_is_drawn_from_the_seed_and_does_not_travel(bert: Path) -> No
     assert torch.equal(a, same)
     assert not torch.equal(a, different)
     assert not a.requires_grad
+
+
+@pytest.mark.parametrize("head", ["train", "frozen", "personal"])
+def test_a_is_shared_and_every_node_keeps_its_own_b(bert: Path, head: str) -> None:
+    backbone = load_model(locate(str(bert)), kind="sequence-classification", labels=("a", "b", "c"))
+    adapted = adapt(backbone, lora_sa(), MethodSettings(rank=2), 0, head=head)
+    shared, kept = (
+        {tensor.name for tensor in part.spec.tensors} for part in (adapted.shared, adapted.personal)
+    )
+    factors = {
+        factor: {f"{module}.lora_{factor}.default.weight" for module in adapted.spec.ranks}
+        for factor in "AB"
+    }
+    heads = {tensor.name for tensor in adapted.tensors if tensor.head}
+    assert len(heads) == (0 if head == "frozen" else 2)
+    assert shared == factors["A"] | (heads if head == "train" else set())
+    assert kept == factors["B"] | (heads if head == "personal" else set())
+    assert not any(
+        value.any() for name, value in adapted.personal.initial.tensors().items() if "lora_" in name
+    )
+
+
+def test_embeddings_keep_their_b_too(bert: Path) -> None:
+    adapted = make(bert, "lora-sa", rank=2, targets="word_embeddings,query")
+    kept = {tensor.name.rsplit(".lora_", 1)[1] for tensor in adapted.personal.spec.tensors}
+    assert kept == {"B.default.weight", "embedding_B.default"}
+    assert all(".lora_" not in t.name or "_A." in t.name for t in adapted.spec.tensors)
+
+
+def test_a_shared_a_learns_from_the_second_step(bert: Path) -> None:
+    adapted = make(bert, "lora-sa", rank=2)
+    optimizer = torch.optim.SGD(adapted.trainable, lr=0.5)
+    moved = []
+    for _ in range(2):
+        optimizer.zero_grad()
+        adapted.model(**batch()).logits.square().sum().backward()
+        optimizer.step()
+        state, initial = adapted.read().tensors(), adapted.initial.tensors()
+        moved.append({name for name in state if not np.array_equal(state[name], initial[name])})
+    assert not any(".lora_A." in name for name in moved[0])
+    assert {f"{module}.lora_A.default.weight" for module in adapted.spec.ranks} < moved[1]
 
 
 def test_a_fresh_tensor_among_old_ones_takes_them_along(zoo: dict[str, Path]) -> None:

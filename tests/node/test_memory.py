@@ -11,7 +11,14 @@ from hypothesis.extra.numpy import arrays
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState, TensorSpec
 from fedpeft_app.errors import NodeStateError
-from fedpeft_app.node.memory import NodeMemory, experiment_folder, memory_of
+from fedpeft_app.node.memory import (
+    BROADCAST,
+    PERSONAL,
+    RESIDUAL,
+    NodeMemory,
+    experiment_folder,
+    memory_of,
+)
 
 FLOATS = st.floats(width=32, allow_nan=False)
 
@@ -26,6 +33,12 @@ def state_of(spec: AdapterSpec, value: float) -> AdapterState:
     return AdapterState(spec=spec, vector=np.full(spec.size, value, dtype=np.float32))
 
 
+def own_spec() -> AdapterSpec:
+    """Describe parameters of a node's own: two of them."""
+    tensor = TensorSpec(name="own", shape=(2,))
+    return AdapterSpec(method="lora", backbone="x", tensors=(tensor,), ranks={})
+
+
 def only_file(memory: NodeMemory) -> Path:
     (path,) = memory.folder.glob("round-*")
     return path
@@ -36,22 +49,22 @@ def only_file(memory: NodeMemory) -> Path:
 def test_what_is_kept_comes_back_bit_for_bit(
     memory: NodeMemory, state: AdapterState, vector: np.ndarray, version: int
 ) -> None:
-    memory.keep(AdapterState(spec=state.spec, vector=vector), version, base=0)
-    recalled = memory.recall(state, version)
+    memory.keep({PERSONAL: AdapterState(spec=state.spec, vector=vector)}, version, base=0)
+    recalled = memory.recall(PERSONAL, state, version)
     assert recalled.vector.tobytes() == vector.tobytes()
     assert recalled.spec == state.spec
     assert memory.rounds() == [version]
 
 
 def test_version_0_is_what_the_node_started_with(memory: NodeMemory, state: AdapterState) -> None:
-    assert memory.recall(state, 0) is state
-    memory.keep(state_of(state.spec, 1.0), 3, base=0)
-    assert memory.recall(state, 0) is state
+    assert memory.recall(PERSONAL, state, 0) is state
+    memory.keep({PERSONAL: state_of(state.spec, 1.0)}, 3, base=0)
+    assert memory.recall(PERSONAL, state, 0) is state
 
 
 def test_nothing_is_made_before_something_is_kept(memory: NodeMemory, state: AdapterState) -> None:
     assert memory.rounds() == []
-    memory.recall(state, 0)
+    memory.recall(PERSONAL, state, 0)
     assert not memory.folder.exists()
 
 
@@ -61,58 +74,58 @@ def test_the_newest_and_its_base_stay_and_all_others_go(
     kept = []
     # The reply of round 4 is lost: the server lets round 6 start from 2 again.
     for version, base in ((1, 0), (2, 1), (4, 2), (6, 2), (7, 6)):
-        memory.keep(state_of(spec, version), version, base)
+        memory.keep({PERSONAL: state_of(spec, version)}, version, base)
         kept.append(memory.rounds())
     assert kept == [[1], [1, 2], [2, 4], [2, 6], [6, 7]]
-    assert memory.recall(state_of(spec, 0.0), 6).vector[0] == 6.0
+    assert memory.recall(PERSONAL, state_of(spec, 0.0), 6).vector[0] == 6.0
 
 
 def test_a_round_that_is_done_again_replaces_its_version(
     memory: NodeMemory, spec: AdapterSpec
 ) -> None:
-    memory.keep(state_of(spec, 1.0), 1, base=0)
-    memory.keep(state_of(spec, 2.0), 2, base=1)
-    memory.keep(state_of(spec, 3.0), 2, base=1)
+    memory.keep({PERSONAL: state_of(spec, 1.0)}, 1, base=0)
+    memory.keep({PERSONAL: state_of(spec, 2.0)}, 2, base=1)
+    memory.keep({PERSONAL: state_of(spec, 3.0)}, 2, base=1)
     assert memory.rounds() == [1, 2]
-    assert memory.recall(state_of(spec, 0.0), 2).vector[0] == 3.0
+    assert memory.recall(PERSONAL, state_of(spec, 0.0), 2).vector[0] == 3.0
 
 
 def test_a_missing_version_is_named_with_those_that_are_kept(
     memory: NodeMemory, spec: AdapterSpec, state: AdapterState
 ) -> None:
-    memory.keep(state_of(spec, 3.0), 3, base=0)
-    memory.keep(state_of(spec, 5.0), 5, base=3)
+    memory.keep({PERSONAL: state_of(spec, 3.0)}, 3, base=0)
+    memory.keep({PERSONAL: state_of(spec, 5.0)}, 5, base=3)
     with pytest.raises(NodeStateError) as caught:
-        memory.recall(state, 4)
-    assert f"parameters of round 4 in {memory.folder}, found versions: 3, 5" in str(caught.value)
+        memory.recall(PERSONAL, state, 4)
+    assert f"round 4 (personal) in {memory.folder}, found versions: 3, 5" in str(caught.value)
 
 
 def test_a_node_that_lost_everything_is_refused(memory: NodeMemory, state: AdapterState) -> None:
     with pytest.raises(NodeStateError, match="found versions: none"):
-        memory.recall(state, 1)
+        memory.recall(PERSONAL, state, 1)
 
 
 @pytest.mark.parametrize("end", [0, 20, -1])
 def test_a_truncated_file_is_refused(memory: NodeMemory, state: AdapterState, end: int) -> None:
-    memory.keep(state, 1, base=0)
+    memory.keep({PERSONAL: state}, 1, base=0)
     path = only_file(memory)
     path.write_bytes(path.read_bytes()[:end])
     with pytest.raises(NodeStateError, match=r"found versions: 1 \("):
-        memory.recall(state, 1)
+        memory.recall(PERSONAL, state, 1)
 
 
 def test_one_flipped_bit_is_refused(memory: NodeMemory, state: AdapterState) -> None:
-    memory.keep(state, 1, base=0)
+    memory.keep({PERSONAL: state}, 1, base=0)
     path = only_file(memory)
     content = bytearray(path.read_bytes())
     content[-1] ^= 1  # the values stand at the end
     path.write_bytes(content)
     with pytest.raises(NodeStateError, match="do not have the digest in its header"):
-        memory.recall(state, 1)
+        memory.recall(PERSONAL, state, 1)
 
 
 def test_another_adapters_file_is_refused(memory: NodeMemory, state: AdapterState) -> None:
-    memory.keep(state, 1, base=0)
+    memory.keep({PERSONAL: state}, 1, base=0)
     other = AdapterSpec(
         method="lora",
         backbone=state.spec.backbone,
@@ -120,41 +133,66 @@ def test_another_adapters_file_is_refused(memory: NodeMemory, state: AdapterStat
         ranks={},
     )
     with pytest.raises(NodeStateError, match="belongs to another adapter"):
-        memory.recall(state_of(other, 0.0), 1)
+        memory.recall(PERSONAL, state_of(other, 0.0), 1)
 
 
 def test_a_file_of_another_format_is_refused(memory: NodeMemory, state: AdapterState) -> None:
     from safetensors.numpy import save_file
 
-    memory.keep(state, 1, base=0)
-    save_file({"vector": state.vector}, only_file(memory))
-    with pytest.raises(NodeStateError, match="expected format 'fedpeft-personal-1', got None"):
-        memory.recall(state, 1)
+    memory.keep({PERSONAL: state}, 1, base=0)
+    save_file({PERSONAL: state.vector}, only_file(memory))
+    with pytest.raises(NodeStateError, match="expected format 'fedpeft-memory-1', got None"):
+        memory.recall(PERSONAL, state, 1)
 
 
 def test_what_cannot_be_written_says_what_to_do(tmp_path: Path, state: AdapterState) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(NodeStateError, match="Cannot keep .* set FEDPEFT_HOME"):
-        NodeMemory(folder=tmp_path / "file" / "node").keep(state, 1, base=0)
+        NodeMemory(folder=tmp_path / "file" / "node").keep({PERSONAL: state}, 1, base=0)
 
 
 def test_a_failing_write_leaves_the_former_versions_and_no_litter(
     memory: NodeMemory, state: AdapterState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory.keep(state, 1, base=0)
+    memory.keep({PERSONAL: state}, 1, base=0)
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(NodeStateError, match="No space left"):
-        memory.keep(state_of(state.spec, 9.0), 2, base=1)
+        memory.keep({PERSONAL: state_of(state.spec, 9.0)}, 2, base=1)
     assert os.listdir(memory.folder) == ["round-000001.safetensors"]
-    assert memory.recall(state, 1).vector.tobytes() == state.vector.tobytes()
+    assert memory.recall(PERSONAL, state, 1).vector.tobytes() == state.vector.tobytes()
+
+
+def test_what_a_node_keeps_together_comes_back_by_name(
+    memory: NodeMemory, spec: AdapterSpec, state: AdapterState
+) -> None:
+    personal = AdapterState(spec=own_spec(), vector=np.full(2, 5.0, dtype=np.float32))
+    memory.keep({PERSONAL: personal, RESIDUAL: state}, 1, base=0)
+    assert memory.recall(PERSONAL, state_of(own_spec(), 0.0), 1).vector.tolist() == [5.0, 5.0]
+    assert memory.recall(RESIDUAL, state_of(spec, 0.0), 1).vector.tolist() == list(range(7))
+    assert memory.rounds() == [1]
+
+
+def test_a_name_that_was_not_kept_is_refused(memory: NodeMemory, state: AdapterState) -> None:
+    memory.keep({PERSONAL: state}, 1, base=0)
+    with pytest.raises(NodeStateError, match=r"of round 1 \(residual\) in .*found versions: 1 \("):
+        memory.recall(RESIDUAL, state, 1)
+
+
+def test_a_memory_apart_has_versions_of_its_own(spec: AdapterSpec, state: AdapterState) -> None:
+    own, broadcast = memory_of("run-a", 0), memory_of("run-a", 0, BROADCAST)
+    own.keep({PERSONAL: state}, 2, base=1)
+    for version in (7, 8):
+        broadcast.keep({BROADCAST: state_of(spec, version)}, version, version)
+    assert (own.rounds(), broadcast.rounds()) == ([2], [8])
+    assert broadcast.recall(BROADCAST, state, 8).vector[0] == 8.0
 
 
 def test_nodes_and_experiments_do_not_share(state: AdapterState) -> None:
-    memory_of("run-a", 0).keep(state, 1, base=0)
+    memory_of("run-a", 0).keep({PERSONAL: state}, 1, base=0)
     assert memory_of("run-a", 0).rounds() == [1]
     assert memory_of("run-a", 1).rounds() == memory_of("run-b", 0).rounds() == []
 

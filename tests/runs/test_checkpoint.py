@@ -56,7 +56,7 @@ _SPEC = AdapterSpec.from_json(
     {
         "method": "lora",
         "backbone": "0" * 16,
-        "tensors": [{"name": "a", "shape": [7], "head": False}],
+        "tensors": [{"name": "a", "shape": [7], "head": False, "frozen": False}],
         "ranks": {},
         "scaling": 1.0,
     }

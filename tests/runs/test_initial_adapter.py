@@ -17,13 +17,14 @@ from fedpeft_app.methods.adapted import AdaptedModel, adapt
 from fedpeft_app.methods.catalogue import METHODS, find_method
 from fedpeft_app.methods.method import MethodSettings
 from fedpeft_app.runs.export import export
-from fedpeft_app.runs.initial import load_adapter, peft_key
+from fedpeft_app.runs.initial import load_adapter, peft_key, require_fitting
 
 _LABELS = ("crude", "grain", "money")
 _SETTINGS = {
     "lora": ("lora", MethodSettings(rank=2)),
     "dora": ("lora", MethodSettings(rank=2, options={"use_dora": True})),
     "rslora": ("lora", MethodSettings(rank=4, options={"use_rslora": True})),
+    "residual": ("lora-residual", MethodSettings(rank=2)),
     "embeddings": ("lora", MethodSettings(rank=2, targets="word_embeddings,query")),
     "head": ("head", MethodSettings()),
     "full": ("full", MethodSettings()),
@@ -45,7 +46,7 @@ def numbered(model: AdaptedModel) -> AdapterState:
     return state
 
 
-@pytest.mark.parametrize("kind", _SETTINGS)
+@pytest.mark.parametrize("kind", [kind for kind in _SETTINGS if kind != "residual"])
 def test_what_is_saved_comes_back_bit_for_bit(tiny_model: Path, tmp_path: Path, kind: str) -> None:
     model = adapted(tiny_model, kind)
     state = numbered(model)
@@ -62,6 +63,18 @@ def folder(tiny_model: Path, tmp_path: Path) -> tuple[Path, AdaptedModel]:
     model.model.save_pretrained(tmp_path, save_embedding_layers=False)
     (tmp_path / "labels.json").write_text(json.dumps(_LABELS), encoding="utf-8")
     return tmp_path, model
+
+
+def test_a_residual_starts_from_zero_beside_the_lora_that_is_read(
+    folder: tuple[Path, AdaptedModel], tiny_model: Path
+) -> None:
+    path, lora = folder
+    spec = adapted(tiny_model, "residual").spec
+    require_fitting(path, spec, _LABELS)
+    found, read = load_adapter(path, spec, _LABELS).tensors(), lora.read().tensors()
+    assert set(read) < set(found)
+    for name, value in found.items():
+        assert np.array_equal(value, read.get(name, np.zeros_like(value))), name
 
 
 def test_a_missing_tensor_is_named(folder: tuple[Path, AdaptedModel]) -> None:
@@ -144,7 +157,7 @@ def test_keys_are_pefts_own(parameter: str, key: str) -> None:
     assert peft_key(parameter) == key
 
 
-@pytest.mark.parametrize("method", ["lora-fa", "vera", "lora", "bias"])
+@pytest.mark.parametrize("method", ["lora-fa", "lora-sa", "vera", "lora", "bias"])
 @pytest.mark.parametrize("head", ["frozen", "personal"])
 def test_what_does_not_travel_is_no_hindrance(
     tiny_model: Path, tmp_path: Path, method: str, head: str

@@ -10,9 +10,21 @@ from flwr.serverapp import Grid
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.strategies.rounds import RoundPlan
-from fedpeft_app.strategies.strategy import Member, Reply
+from fedpeft_app.strategies.strategy import Decoded, Member, Reply
+from fedpeft_app.wire.codec import Codec
 from fedpeft_app.wire.ledger import Ledger
-from fedpeft_app.wire.record import Order, Update, read_order, write_facts, write_update
+from fedpeft_app.wire.payload import Section
+from fedpeft_app.wire.record import (
+    DELTA,
+    INCREMENT,
+    STATE,
+    Order,
+    Update,
+    read_order,
+    section_of,
+    write_facts,
+    write_update,
+)
 
 Node = Callable[[Message], Message | None]  # None = silence
 
@@ -55,16 +67,33 @@ def numbers(examples: float = 10, loss: float = 1.0) -> dict[str, float]:
 
 
 def reply_of(member: Member, delta: AdapterState, weight: float, **metrics: float) -> Reply:
-    """Make a good reply."""
-    return Reply(member=member, delta=delta, weight=weight, metrics={**numbers(weight), **metrics})
+    """Make a good reply of a node that set out from zeros."""
+    return Reply(
+        member=member,
+        start=state_of(delta.spec, 0.0),
+        update=Decoded(state=delta),
+        weight=weight,
+        metrics={**numbers(weight), **metrics},
+    )
 
 
 def update(
-    message: Message, delta: AdapterState, round_number: int, metrics: Mapping[str, float]
+    message: Message,
+    delta: AdapterState,
+    round_number: int,
+    metrics: Mapping[str, float],
+    *,
+    spec: AdapterSpec | None = None,
+    codec: Codec | None = None,
+    **extras: AdapterState,
 ) -> Message:
-    """Answer a train message."""
-    content = write_update(Update(delta=delta, round_number=round_number, metrics=metrics))
-    return Message(content, reply_to=message)
+    """Answer a train message; `spec` is the whole adapter's where the delta is of a part."""
+    sections = [section_of(DELTA, delta, codec)]
+    sections += [section_of(name, state) for name, state in extras.items()]
+    answer = Update(
+        spec=spec or delta.spec, sections=sections, round_number=round_number, metrics=metrics
+    )
+    return Message(write_update(answer), reply_to=message)
 
 
 def failure(message: Message, reason: str) -> Message:
@@ -72,26 +101,55 @@ def failure(message: Message, reason: str) -> Message:
     return Message(Error(code=0, reason=reason), reply_to=message)
 
 
+class Follower:
+    """A node's account of the global state: what it decoded last, and what came since.
+
+    Args:
+        initial: What it can draw for itself, version 0.
+
+    Attributes:
+        state: The global state as it has it.
+    """
+
+    def __init__(self, initial: AdapterState) -> None:
+        self.state = initial
+
+    def follow(self, sections: Sequence[Section]) -> AdapterState:
+        """Take the state, or add increments; extras are left out."""
+        for section in sections:
+            if section.name == STATE:
+                self.state = section.decode()
+            elif section.name.startswith(INCREMENT):
+                vector = self.state.vector + section.decode().vector
+                self.state = AdapterState(spec=self.state.spec, vector=vector)
+        return self.state
+
+
 class Learner:
     """A node whose training adds a constant, and whose loss is that constant.
 
     Attributes:
-        orders: Every order it got.
+        orders: Every order to train that it got.
+        starts: Every state that it trained from.
         evaluated: Every state it judged.
     """
 
     def __init__(self, spec: AdapterSpec, step: float, examples: float = 10) -> None:
         self._spec, self._step, self._examples = spec, step, examples
+        self._follower = Follower(state_of(spec, 0.0))
         self.orders: list[Order] = []
+        self.starts: list[AdapterState] = []
         self.evaluated: list[AdapterState] = []
 
     def __call__(self, message: Message) -> Message:
         order = read_order(message.content, self._spec)
+        state = self._follower.follow(order.sections)
         if message.metadata.message_type == "evaluate":
-            self.evaluated.append(order.state)
+            self.evaluated.append(state)
             judged = {"loss": 0.5, "accuracy": 0.75, "num-examples": 4}
             return Message(write_facts({}, judged), reply_to=message)
         self.orders.append(order)
+        self.starts.append(state)
         delta = state_of(self._spec, self._step)
         return update(message, delta, order.round_number, numbers(self._examples, self._step))
 

@@ -7,10 +7,11 @@ import pytest
 from strategy_samples import members, reply_of, state_of
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
-from fedpeft_app.errors import AdapterMismatchError
+from fedpeft_app.errors import AdapterMismatchError, RollCallError
 from fedpeft_app.strategies.alone import Alone
 from fedpeft_app.strategies.composition import Composition
 from fedpeft_app.strategies.server_optimizers import Sgd
+from fedpeft_app.strategies.strategy import Decoded, Reply, Strategy
 
 
 def test_deltas_are_weighted_by_examples(spec: AdapterSpec, state: AdapterState) -> None:
@@ -40,7 +41,10 @@ def test_the_state_given_is_left_alone(spec: AdapterSpec, state: AdapterState) -
 def test_fedavg_asks_the_whole_cohort_for_nothing_special(state: AdapterState) -> None:
     cohort = members(3)
     asked = Composition().configure(1, state, cohort)
-    assert asked == {member.node_id: {} for member in cohort}
+    assert sorted(asked) == sorted(member.node_id for member in cohort)
+    for one in asked.values():
+        assert one.state is state
+        assert (one.part, one.options, one.extras) == ("", {}, {})
 
 
 def test_an_optimiser_remembers_from_round_to_round(spec: AdapterSpec, state: AdapterState) -> None:
@@ -59,11 +63,44 @@ def test_deltas_of_another_adapter_are_refused(spec: AdapterSpec, state: Adapter
         Composition().aggregate(1, state, [reply_of(members(1)[0], state_of(other, 1.0), 1)])
 
 
+def test_what_a_node_did_not_train_counts_as_unmoved(
+    spec: AdapterSpec, state: AdapterState
+) -> None:
+    # Two nodes of one example each, one of which sends the head only: (1 + 3) / 2 and 1 / 2.
+    head = replace(spec, tensors=spec.tensors[-1:])
+    first, second = members(2)
+    part = Reply(
+        member=second,
+        start=state,
+        update=Decoded(state=state_of(head, 3.0)),
+        weight=1.0,
+        metrics={},
+    )
+    folded = Composition().aggregate(1, state, [reply_of(first, state_of(spec, 1.0), 1), part])
+    np.testing.assert_array_equal(folded.vector - state.vector, [0.5] * 4 + [2.0] * 3)
+
+
+@pytest.mark.parametrize("strategy", [Composition("fedadam"), Alone(epochs=2)])
+def test_nodes_of_their_own_rank_are_refused_by_number(
+    spec: AdapterSpec, strategy: Strategy
+) -> None:
+    cohort = members(4)
+    strategy.prepare(spec, cohort)
+    strategy.prepare(spec, ())
+    mixed = [replace(one, rank=rank) for one, rank in zip(cohort, (0, 4, 0, 2), strict=True)]
+    refusal = "folds adapters of one rank, but node 1 has rank 4, node 3 has rank 2. Use"
+    with pytest.raises(RollCallError, match=refusal):
+        strategy.prepare(spec, mixed)
+
+
 def test_alone_asks_for_all_epochs_and_keeps_the_state(
     spec: AdapterSpec, state: AdapterState
 ) -> None:
     cohort, strategy = members(2), Alone(epochs=6)
     asked = strategy.configure(1, state, cohort)
-    assert asked == {member.node_id: {"epochs": 6} for member in cohort}
+    assert {node: one.options for node, one in asked.items()} == {
+        member.node_id: {"epochs": 6} for member in cohort
+    }
+    assert all(one.state is state for one in asked.values())
     replies = [reply_of(member, state_of(spec, 1.0), 1) for member in cohort]
     assert strategy.aggregate(1, state, replies).vector.tobytes() == state.vector.tobytes()

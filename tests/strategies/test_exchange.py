@@ -1,6 +1,7 @@
 """The exchange: one arrival per message, whatever nodes and Flower do."""
 
 import time
+from typing import Any
 
 import pytest
 from flwr.app import Message, RecordDict
@@ -47,16 +48,17 @@ def send(
     timeout_s: float = 5.0,
     book: Ledger | None = None,
     arrived: list[Arrival] | None = None,
+    **over: Any,
 ) -> list[Arrival]:
-    """Exchange one message with each node."""
+    """Exchange one message with each node, in round 2."""
     return exchange(
         grid,
         messages(),
         ledger=book or ledger(),
-        round_number=2,
         kind="train",
         timeout_s=timeout_s,
         arrived=(arrived if arrived is not None else []).append,
+        **{"round_number": 2, **over},
     )
 
 
@@ -176,3 +178,152 @@ def test_an_order_is_weighed_once_nobody_reads_it_any_more(monkeypatch: pytest.M
     send(grid_of(echo, echo, echo), book=book)
     assert seen == ["reply"] * 3 + ["order"] * 3
     assert (book.total("down"), book.total("up")) == (3, 3)
+
+
+# ------------------------------------------------------------------ enough replies
+
+
+def unneeded(enough: int) -> str:
+    """Say what stands for a reply that came too late."""
+    return f"not needed: {enough} others were faster (strategy.over-selection)"
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave no time between those who are sent first and the reserve."""
+    monkeypatch.setattr("fedpeft_app.strategies.exchange._SWEEP_S", 0.0)
+
+
+def test_the_slowest_are_not_waited_for() -> None:
+    told: list[Arrival] = []
+    started = time.perf_counter()
+    arrivals = send(grid_of(echo, silent, echo), timeout_s=60.0, arrived=told, enough=2)
+    assert time.perf_counter() - started < 5.0
+    assert reasons(arrivals) == [None, unneeded(2), None]
+    assert told[-1].member.partition == 1
+
+
+def test_a_failed_node_does_not_count() -> None:
+    arrivals = send(grid_of(echo, broken, echo), enough=2)
+    assert reasons(arrivals) == [None, "disk on fire", None]
+
+
+def test_a_reply_that_is_no_good_does_not_count() -> None:
+    asked: list[int] = []
+
+    def good(arrival: Arrival) -> bool:
+        asked.append(arrival.member.partition)
+        return arrival.member.partition != 2
+
+    arrivals = send(grid_of(echo, broken, echo), enough=1, counts=good)
+    assert arrivals[2].message.has_content()  # came, and was judged by whoever counts
+    assert arrivals[0].message.has_content()
+    assert sorted(asked) == [0, 2]  # nobody is asked about an error
+
+
+def test_with_too_few_good_replies_everyone_is_waited_for() -> None:
+    arrivals = send(grid_of(echo, silent, echo), timeout_s=0.3, enough=3)
+    assert reasons(arrivals) == [None, "no reply within 0.3 s", None]
+
+
+def test_no_more_than_enough_are_used_even_if_they_come_together() -> None:
+    grid, book = grid_of(echo, echo, echo), ledger()
+    grid.per_pull = 3
+    arrivals = send(grid, book=book, enough=1)
+    assert sorted(reasons(arrivals), key=str) == [None, unneeded(1), unneeded(1)]
+    up = [entry.size for entry in book.entries if entry.direction == "up"]
+    assert len(up) == 3  # what was pulled was paid for
+    assert min(up) > 0
+
+
+def test_what_nobody_pulls_is_not_in_the_ledger() -> None:
+    book = ledger()
+    send(grid_of(echo, echo, echo), book=book, enough=1)  # the grid hands out one a pull
+    assert [sum(entry.direction == way for entry in book.entries) for way in ("down", "up")] == [
+        3,
+        1,
+    ]
+
+
+def test_late_replies_do_not_disturb_the_next_round() -> None:
+    late: list[Message] = []
+
+    def slow(message: Message) -> None:
+        late.append(echo(message))
+
+    grid = grid_of(echo, slow, echo)
+    assert reasons(send(grid, enough=2)) == [None, unneeded(2), None]
+    grid.also = [*late, *late]  # handed out at every pull from now on, and first
+    grid.nodes[THREE[1].node_id] = broken
+    arrivals = send(grid, round_number=3, enough=3)
+    assert reasons(arrivals) == [None, "disk on fire", None]
+
+
+def test_late_replies_stay_behind_when_flower_is_not_asked_for_them() -> None:
+    grid = grid_of(echo, echo, echo)
+    send(grid, enough=1)
+    book = ledger()
+    arrivals = send(grid, book=book, round_number=3)
+    ids = [arrival.message.metadata.reply_to_message_id for arrival in arrivals]
+    assert ids == [f"message-{number}" for number in (3, 4, 5)]  # the second three
+    assert {entry.round_number for entry in book.entries} == {3}
+
+
+def pushed(grid: ScriptedGrid) -> list[list[str]]:
+    """Watch which messages are pushed together."""
+    waves: list[list[str]] = []
+
+    def watch(ids: list[str]) -> list[str]:
+        waves.append(ids)
+        return ids
+
+    grid.pushed_ids = watch
+    return waves
+
+
+@pytest.mark.usefixtures("at_once")
+def test_as_many_as_are_needed_are_sent_first() -> None:
+    grid = grid_of(echo, echo, echo)
+    waves = pushed(grid)
+    send(grid, enough=2)
+    assert [len(wave) for wave in waves] == [2, 1]
+
+
+@pytest.mark.usefixtures("at_once")
+def test_everyone_is_in_the_reserve_in_some_round() -> None:
+    """Flower's simulation works by partition: the same nodes would be late in every round."""
+
+    def reserve(round_number: int, seed: int) -> int:
+        asked: list[int] = []
+
+        def note(message: Message) -> Message:
+            asked.append(message.metadata.dst_node_id)
+            return echo(message)
+
+        send(grid_of(note, note, note), enough=2, round_number=round_number, seed=seed)
+        return asked[-1]
+
+    drawn = [[reserve(number, seed) for number in range(1, 17)] for seed in (0, 0, 1)]
+    assert set(drawn[0]) == {member.node_id for member in THREE}
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_an_order_still_out_is_left_as_it_is() -> None:
+    """A silent node's thread may be pickling it; Flower notes ids in what it weighs."""
+    sent = messages()
+    book = ledger()
+    exchange(
+        grid_of(echo, silent, echo),
+        sent,
+        ledger=book,
+        round_number=1,
+        kind="train",
+        timeout_s=5.0,
+        enough=2,
+    )
+    still_out = sent[THREE[1]]
+    assert "_object_id" not in vars(still_out)
+    assert "_object_id" not in vars(still_out.content)
+    size = next(e.size for e in book.entries if (e.direction, e.node) == ("down", 1))
+    assert size == message_bytes(still_out)
+    assert "_object_id" in vars(still_out)  # weighing does leave a note

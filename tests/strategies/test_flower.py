@@ -2,11 +2,12 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord
 from flwr.serverapp import strategy as flower
 from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from strategy_samples import members, reply_of, state_of
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState, TensorSpec
-from fedpeft_app.errors import AdapterMismatchError, ConfigError, QuorumError
+from fedpeft_app.errors import AdapterMismatchError, ConfigError, QuorumError, RollCallError
 from fedpeft_app.strategies.composition import Composition
 from fedpeft_app.strategies.flower import FlowerAdapter, _CohortGrid, from_arrays, to_arrays
 from fedpeft_app.strategies.strategy import Reply
@@ -144,25 +145,43 @@ def test_it_is_left_alone_after_an_error_too() -> None:
     assert random.getstate() == before
 
 
-def test_options_for_the_nodes_come_through() -> None:
-    asked = FlowerAdapter(flower.FedAvg()).configure(7, state_of(SMALL, 0.0), members(2))
-    assert asked == {member.node_id: {"server-round": 7} for member in members(2)}
+@pytest.mark.parametrize(
+    ("strategy", "options"),
+    [(flower.FedAvg(), {}), (flower.FedProx(proximal_mu=0.25), {"proximal-mu": 0.25})],
+)
+def test_options_for_the_nodes_come_through(strategy: Any, options: dict[str, float]) -> None:
+    start = state_of(SMALL, 0.0)
+    asked = FlowerAdapter(strategy).configure(7, start, members(2))
+    assert {node: one.options for node, one in asked.items()} == {
+        member.node_id: options for member in members(2)
+    }
+    assert all(one.state is start and not one.part for one in asked.values())
+
+
+class Warming(flower.FedAvg):
+    """A strategy that tells nodes what ours do not know."""
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Any
+    ) -> Any:
+        config["warm-up"] = 0.1
+        return super().configure_train(server_round, arrays, config, grid)
 
 
 def test_an_option_on_which_no_node_acts_is_refused() -> None:
-    strategy = FlowerAdapter(flower.FedProx(proximal_mu=0.1))
-    with pytest.raises(ConfigError, match="FedProx tells nodes proximal-mu, on which fedpeft's"):
-        strategy.configure(1, state_of(SMALL, 0.0), members(2))
+    with pytest.raises(ConfigError, match="Warming tells nodes warm-up, on which fedpeft's"):
+        FlowerAdapter(Warming()).configure(1, state_of(SMALL, 0.0), members(2))
 
 
 def test_what_a_strategy_would_tell_nodes_is_known_before_a_run(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(TaskIdentity, "_run_id", None)  # as outside of a run
-    with pytest.raises(ConfigError, match="FedProx tells nodes proximal-mu"):
-        FlowerAdapter(flower.FedProx(proximal_mu=0.1)).rehearse()
+    with pytest.raises(ConfigError, match="Warming tells nodes warm-up"):
+        FlowerAdapter(Warming()).prepare(SMALL, ())
     caplog.clear()
-    FlowerAdapter(flower.FedAvg(min_available_nodes=1000)).rehearse()
+    FlowerAdapter(flower.FedAvg(min_available_nodes=1000)).prepare(SMALL, ())
+    FlowerAdapter(flower.FedProx(proximal_mu=0.1)).prepare(SMALL, ())
     assert caplog.messages == []
 
 
@@ -171,7 +190,13 @@ def test_a_strategy_that_cannot_be_rehearsed_is_left_to_the_run() -> None:
         def configure_train(self, *args: Any, **kwargs: Any) -> Any:
             raise KeyError("classifier.weight")
 
-    FlowerAdapter(Choosy()).rehearse()
+    FlowerAdapter(Choosy()).prepare(SMALL, ())
+
+
+def test_nodes_of_their_own_rank_are_refused_by_number() -> None:
+    mixed = [replace(member, rank=4 * member.partition) for member in members(2)]
+    with pytest.raises(RollCallError, match=r"strategy:?.*FedAvg' folds .* but node 1 has rank 4"):
+        FlowerAdapter(flower.FedAvg()).prepare(SMALL, mixed)
 
 
 def test_a_node_with_more_to_tell_does_not_stop_the_round() -> None:

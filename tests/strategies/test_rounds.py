@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,15 +23,13 @@ from strategy_samples import (
     update,
 )
 
-from fedpeft_app.adapters import AdapterSpec, AdapterState
-from fedpeft_app.errors import QuorumError, TrainingError
+from fedpeft_app.adapters import AdapterSpec, AdapterState, TensorSpec
+from fedpeft_app.errors import QuorumError, RollCallError, TrainingError
 from fedpeft_app.strategies.composition import Composition
-from fedpeft_app.strategies.orders import order_messages, train_messages
 from fedpeft_app.strategies.rounds import RoundPlan, RoundResult, run_rounds, train_loss
-from fedpeft_app.strategies.strategy import Member, Reply
-from fedpeft_app.strategies.versions import Versions
+from fedpeft_app.strategies.strategy import Assignment, Member, Reply
+from fedpeft_app.wire.catalogue import parse_codec
 from fedpeft_app.wire.ledger import Ledger
-from fedpeft_app.wire.record import Order, Scalar
 
 
 class Log:
@@ -93,8 +92,7 @@ def test_each_round_starts_from_the_last_ones_state(spec: AdapterSpec, state: Ad
     node = Learner(spec, 0.5)
     run([node], state, plan(rounds=3))
     assert [order.round_number for order in node.orders] == [1, 2, 3]
-    starts = [order.state.vector[0] for order in node.orders]
-    assert starts == [0.0, 0.5, 1.0]
+    assert [start.vector[0] for start in node.starts] == [0.0, 0.5, 1.0]
 
 
 def test_the_order_of_arrival_does_not_matter(spec: AdapterSpec, state: AdapterState) -> None:
@@ -180,8 +178,12 @@ class Picky(Composition):
 
     def configure(
         self, round_number: int, state: AdapterState, cohort: Sequence[Member]
-    ) -> Mapping[int, Mapping[str, Scalar]]:
-        return {m.node_id: {"epochs": m.partition} for m in cohort if m.partition}
+    ) -> Mapping[int, Assignment]:
+        return {
+            m.node_id: Assignment(state=state, options={"epochs": m.partition})
+            for m in cohort
+            if m.partition
+        }
 
 
 def test_the_strategy_chooses_whom_it_asks_for_what(spec: AdapterSpec, state: AdapterState) -> None:
@@ -266,11 +268,151 @@ def test_train_loss_is_weighted_by_examples(spec: AdapterSpec) -> None:
     assert train_loss(good) == 7.0
 
 
-def test_equal_orders_share_one_content(state: AdapterState) -> None:
-    cohort = members(3)
-    plain = order_messages("evaluate", dict.fromkeys(cohort, Order(state=state, round_number=4)))
-    assert len({id(message.content) for message in plain.values()}) == 1
-    assert [message.metadata.dst_node_id for message in plain.values()] == [9000, 8993, 8986]
-    assert {message.metadata.group_id for message in plain.values()} == {"4"}
-    different = train_messages(Picky(), 4, state, cohort, Versions())
-    assert len({id(message.content) for message in different.values()}) == 2
+# ------------------------------------------------------------------ who is asked, and who reports
+
+
+def test_who_drops_out_is_asked_for_nothing_and_named(
+    spec: AdapterSpec, state: AdapterState
+) -> None:
+    nodes, book = [Learner(spec, float(number)) for number in range(10)], ledger()
+    end, log = run(nodes, state, plan(dropout=0.5, rounds=2), book=book)
+    gone = [set(result.rejected) for result in log.results]
+    assert all(0 < len(dropped) < 10 for dropped in gone)
+    assert gone[0] != gone[1]
+    assert {why for r in log.results for why in r.rejected.values()} == {
+        "dropped out (strategy.dropout)"
+    }
+    for number, node in enumerate(nodes):
+        rounds = [order.round_number for order in node.orders]
+        assert rounds == [at for at, dropped in enumerate(gone, start=1) if number not in dropped]
+    assert [line[2] for line in log.lines if line[0] == "started"] == [list(range(10))] * 2
+    told = {(line[1], line[2]) for line in log.lines if line[0] == "reply" and line[3]}
+    assert told == {(at, node) for at, dropped in enumerate(gone, start=1) for node in dropped}
+    steps = [np.mean([n for n in range(10) if n not in dropped]) for dropped in gone]
+    np.testing.assert_allclose(end.vector - state.vector, sum(steps), rtol=1e-6)
+    assert sum(entry.direction == "down" for entry in book.entries) == 20 - sum(map(len, gone))
+
+
+def test_a_round_from_which_all_drop_out_fails(spec: AdapterSpec, state: AdapterState) -> None:
+    node = Learner(spec, 1.0)
+    with pytest.raises(QuorumError) as raised:
+        run([node], state, plan(dropout=0.999))
+    assert str(raised.value) == (
+        "Round 1: 0 of 1 replies were good, at least 1 (strategy.min-replies) must be. Rejected:\n"
+        "  node 0: dropped out (strategy.dropout)"
+    )
+    assert node.orders == []
+
+
+def test_of_more_than_are_needed_the_first_good_replies_count(
+    spec: AdapterSpec, state: AdapterState
+) -> None:
+    nodes = [fails, *(Learner(spec, 1.0) for _ in range(5))]
+    settings = plan(fraction_train=0.5, over_selection=2.0)
+    _, log = run(nodes, state, settings, order=lambda node_id: -node_id)
+    assert log.lines[0] == ("started", 1, [0, 1, 2, 3, 4, 5])
+    (result,) = log.results
+    assert len(result.good) == 3
+    surplus = "not needed: 3 others were faster (strategy.over-selection)"
+    assert sorted(map(str, result.rejected.values())) in (
+        ["No such file.", surplus, surplus],
+        [surplus] * 3,
+    )
+
+
+def test_strategies_that_fold_one_rank_refuse_others_before_anybody_is_asked(
+    spec: AdapterSpec, state: AdapterState
+) -> None:
+    first, second = members(2)
+    grid, log = ScriptedGrid({}), Log()
+    with pytest.raises(RollCallError, match="'fedavg' folds adapters of one rank, but node 1 has"):
+        run_rounds(
+            grid,
+            Composition(),
+            [first, replace(second, rank=4)],
+            state,
+            plan(),
+            ledger=ledger(),
+            watcher=log,
+        )
+    assert log.lines == []
+    assert grid.pulls == 0
+
+
+# ------------------------------------------------------------------ what rounds may cost
+
+
+def test_rounds_end_when_the_budget_is_spent(spec: AdapterSpec, state: AdapterState) -> None:
+    def ended(budget: int) -> tuple[list[bool], int]:
+        book = ledger()
+        nodes = [Learner(spec, 1.0), Learner(spec, 1.0)]
+        _, log = run(nodes, state, plan(rounds=4, uplink_budget=budget), book=book)
+        return [result.final for result in log.results], book.total("up", kind="train")
+
+    everything, spent = ended(0)
+    one = spent // 4
+    assert spent == 4 * one
+    assert everything == [False, False, False, True]
+    assert ended(2 * one) == ([False, True], 2 * one)
+    assert ended(2 * one + 1) == ([False, False, True], 3 * one)
+    assert ended(1) == ([True], one)
+    assert ended(100 * one) == (everything, spent)
+
+
+# ------------------------------------------------------------------ a downlink that loses something
+
+LARGE = AdapterSpec(
+    method="lora", backbone="x", tensors=(TensorSpec(name="w", shape=(400,)),), ranks={}
+)
+
+
+@pytest.mark.parametrize("codec", ["int8", "topk(0.1)+int8", "bfloat16"])
+def test_nodes_train_from_and_judge_the_state_of_record(codec: str) -> None:
+    class Trouble(Learner):
+        """Fails once in a while: before it has decoded anything, or after."""
+
+        def __call__(self, message: Message) -> Message:
+            number = int(message.metadata.group_id)
+            if number % 5 == 3:
+                return fails(message)
+            reply = super().__call__(message)
+            return fails(message) if number % 5 == 4 else reply
+
+    nodes = [Learner(LARGE, 0.1), Learner(LARGE, 0.25), Trouble(LARGE, 0.7), Learner(LARGE, -0.4)]
+    settings = plan(
+        rounds=12,
+        fraction_train=0.75,
+        fraction_evaluate=0.5,
+        downlink=parse_codec(codec),
+        experiment="run",
+        keeps=True,
+    )
+    end, log = run(nodes, state_of(LARGE, 0.0), settings)
+    held = [state_of(LARGE, 0.0), *(result.state for result in log.results)]
+    assert end is held[-1]
+    kinds = set()
+    for node in nodes:
+        assert node.orders
+        for order, start in zip(node.orders, node.starts, strict=True):
+            kinds |= {section.name.partition("-")[0] for section in order.sections} or {""}
+            assert start.vector.tobytes() == held[order.round_number - 1].vector.tobytes()
+        assert {state.vector.tobytes() for state in node.evaluated} <= {
+            state.vector.tobytes() for state in held
+        }
+    assert any(node.evaluated for node in nodes)
+    assert kinds == {"", "state", "increment"}
+
+
+def test_what_the_downlink_lost_reaches_nodes_later() -> None:
+    """One of ten values travels; all of a round's deltas are 1, and so add up to the round."""
+    nodes = [Learner(LARGE, 1.0)]
+    settings = plan(
+        rounds=20,
+        downlink=parse_codec("topk(0.1)+float32"),
+        experiment="run",
+        keeps=True,
+    )
+    end, _ = run(nodes, state_of(LARGE, 0.0), settings)
+    forgetful, _ = run(nodes, state_of(LARGE, 0.0), replace(settings, feedback=False))
+    assert (end.vector > 0).all()
+    assert np.count_nonzero(forgetful.vector) == 40

@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAvg
+from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from strategy_samples import members, reply_of, state_of
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
@@ -76,3 +78,13 @@ def test_parts_combine_by_options(spec: AdapterSpec, state: AdapterState) -> Non
     ]
     # The median 4, half of which is added to 0 … 6.
     assert made.aggregate(1, state, replies).vector.tolist() == [2, 3, 4, 5, 6, 7, 8]
+
+
+def test_a_function_may_wrap_a_strategy_of_flowers() -> None:
+    made = make_strategy(f"{__name__}:clipped_and_noised", {"clipping_norm": 2.0})
+    assert isinstance(made, FlowerAdapter)
+
+
+def clipped_and_noised(clipping_norm: float) -> FlowerStrategy:
+    """Make what has no arguments that JSON could name."""
+    return DifferentialPrivacyServerSideFixedClipping(FedAvg(), 0.1, clipping_norm, 4)

@@ -18,8 +18,9 @@ from strategy_samples import (
 )
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
+from fedpeft_app.strategies.broadcast import Broadcast
 from fedpeft_app.strategies.composition import Composition
-from fedpeft_app.strategies.orders import train_messages
+from fedpeft_app.strategies.orders import Courier
 from fedpeft_app.strategies.rounds import RoundPlan, run_round
 from fedpeft_app.strategies.versions import Versions
 from fedpeft_app.wire.record import Scalar, read_order
@@ -56,19 +57,18 @@ def run(nodes: list[Keeper], state: AdapterState, settings: RoundPlan, versions:
     """Run the plan's rounds over nodes, by partition."""
     everyone = members(len(nodes))
     grid = ScriptedGrid({m.node_id: node for m, node in zip(everyone, nodes, strict=True)})
+    courier = Courier(broadcast=Broadcast(state=state), versions=versions)
     for number in range(1, settings.rounds + 1):
-        result = run_round(
+        run_round(
             grid,
             Composition(),
             everyone,
-            state,
             settings,
             number,
-            versions=versions,
+            courier=courier,
             ledger=ledger(),
             watcher=Deaf(),
         )
-        state = result.state
 
 
 class Deaf:
@@ -88,27 +88,24 @@ def test_orders_say_nothing_where_nodes_keep_nothing(state: AdapterState) -> Non
     assert versions.options(member) == {}
 
 
+def test_a_node_that_keeps_the_counterpart_of_an_extra_is_told_where_to_go_on() -> None:
+    versions = Versions(experiment="run", accepted={0: 3})
+    (member,) = members(1)
+    assert versions.options(member) == {}
+    assert versions.options(member, extras=True) == {"experiment": "run", "base": 3}
+
+
+def test_only_parameters_of_ones_own_can_be_untrained() -> None:
+    assert Versions(personal=True, accepted={0: 1, 2: 4}).untrained([0, 1, 2, 3]) == (1, 3)
+    assert Versions(keeps=True, accepted={0: 1}).untrained([0, 1]) == ()
+
+
 def test_a_node_starts_at_0_and_goes_on_from_its_last_good_reply(state: AdapterState) -> None:
-    versions, (first, second) = Versions(experiment="run"), members(2)
+    versions, (first, second) = Versions(experiment="run", keeps=True), members(2)
     versions.advance(1, [reply_of(first, state, 1)])
     versions.advance(4, [reply_of(first, state, 1)])
     assert versions.options(first) == {"experiment": "run", "base": 4}
     assert versions.options(second) == {"experiment": "run", "base": 0}
-
-
-def test_versions_go_beside_the_strategys_own_options(state: AdapterState) -> None:
-    class Eager(Composition):
-        def configure(self, _: int, __: AdapterState, cohort: object) -> dict[int, dict[str, int]]:
-            return {member.node_id: {"epochs": 2} for member in cohort}  # type: ignore[attr-defined]
-
-    cohort = members(2)
-    versions = Versions(experiment="run", accepted={1: 3})
-    messages = train_messages(Eager(), 4, state, cohort, versions)
-    orders = [read_order(messages[member].content, state.spec) for member in cohort]
-    assert [order.options for order in orders] == [
-        {"epochs": 2, "experiment": "run", "base": 0},
-        {"epochs": 2, "experiment": "run", "base": 3},
-    ]
 
 
 @pytest.mark.parametrize("trouble", ["fails", "raves"])
@@ -116,7 +113,7 @@ def test_after_a_rejected_reply_a_node_goes_on_from_before_it(
     spec: AdapterSpec, state: AdapterState, trouble: str
 ) -> None:
     nodes = [Keeper(spec), Keeper(spec, **{trouble: 2})]
-    versions = Versions(experiment="run")
+    versions = Versions(experiment="run", keeps=True)
     run(nodes, state, plan(rounds=4, fraction_evaluate=1.0), versions)
     assert nodes[0].bases("train") == [0, 1, 2, 3]
     assert nodes[1].bases("train") == [0, 1, 1, 3]
@@ -127,7 +124,7 @@ def test_a_round_is_judged_with_what_it_made_of_each_node(
     spec: AdapterSpec, state: AdapterState
 ) -> None:
     nodes = [Keeper(spec), Keeper(spec, fails=2)]
-    run(nodes, state, plan(rounds=3, fraction_evaluate=1.0), Versions(experiment="run"))
+    run(nodes, state, plan(rounds=3, fraction_evaluate=1.0), Versions(experiment="run", keeps=True))
     assert nodes[0].bases("evaluate") == [1, 2, 3]
     assert nodes[1].bases("evaluate") == [1, 1, 3]
 
@@ -136,7 +133,7 @@ def test_nodes_that_were_not_asked_stay_where_they_were(
     spec: AdapterSpec, state: AdapterState
 ) -> None:
     nodes = [Keeper(spec) for _ in range(4)]
-    versions = Versions(experiment="run")
+    versions = Versions(experiment="run", keeps=True)
     run(nodes, state, plan(rounds=5, fraction_train=0.5), versions)
     trained = [[order.round_number for order in node.orders] for node in nodes]
     assert sum(map(len, trained)) == 10
@@ -145,7 +142,7 @@ def test_nodes_that_were_not_asked_stay_where_they_were(
         assert versions.accepted.get(partition, 0) == max(rounds, default=0)
 
 
-def test_without_an_experiment_no_order_names_a_version(
+def test_where_nodes_keep_nothing_no_order_names_a_version(
     spec: AdapterSpec, state: AdapterState
 ) -> None:
     node = Keeper(spec)

@@ -43,6 +43,7 @@ def test_means_differences_and_ratios_by_hand(study: tuple[Plan, Standing]) -> N
     assert full.difference is None  # a row is not compared with itself
     assert (lora.bytes_per_message, lora.times_fewer, full.times_fewer) == (40, 100, 1)
     assert (lora.trainable, lora.examples, lora.seconds) == (10, 100, 8)
+    assert lora.run_bytes == 18 + 12
     assert (lora.runs, lora.planned) == (3, 3)
 
 
@@ -60,12 +61,14 @@ def test_the_text_of_a_table(study: tuple[Plan, Standing]) -> None:
     ]
     assert text[7] == (
         "| method.name | data.dirichlet-alpha | test accuracy | runs | difference to full "
-        "| parameters | bytes per message | times fewer | examples trained | seconds |"
+        "| parameters | bytes per message | times fewer | bytes per run | examples trained "
+        "| seconds |"
     )
     assert text[11] == (
-        "| lora | 0.1 | 0.5800 ± 0.2236 | 3 of 3 | -0.0200 ± 0.0248 | 10 | 40 B | 100.0 | 100 | 8 |"
+        "| lora | 0.1 | 0.5800 ± 0.2236 | 3 of 3 | -0.0200 ± 0.0248 | 10 | 40 B | 100.0 | 30 B "
+        "| 100 | 8 |"
     )
-    assert text[8] == "| --- | --- | --: | --: | --: | --: | --: | --: | --: | --: |"
+    assert text[8] == "| --- | --- | --: | --: | --: | --: | --: | --: | --: | --: | --: |"
     assert text[-1] == "- made with fedpeft = 0 (12 runs)"
     assert not any("missing" in line for line in text)
 
@@ -92,8 +95,8 @@ def test_what_was_not_measured_is_a_dash_and_is_counted(tmp_path: Path) -> None:
     assert (lora.runs, lora.mean, lora.half_width) == (1, 0.5, None)
     assert (lora.difference, lora.times_fewer) == (None, None)  # nothing to compare with
     text = to_markdown(plan.study, now)
-    assert "| full | 0.1 | – | 0 of 3 | – | – | – | – | – | – |" in text
-    assert "| lora | 0.1 | 0.5000 | 1 of 3 | – | 10 | 40 B | – | 100 | 8 |" in text
+    assert "| full | 0.1 | – | 0 of 3 | – | – | – | – | – | – | – |" in text
+    assert "| lora | 0.1 | 0.5000 | 1 of 3 | – | 10 | 40 B | – | 30 B | 100 | 8 |" in text
     assert "- 10 of 12 runs missing:" in text
     assert missing(plan.study, now)[:2] == [
         "full / 0.1, seed 0: failed: no memory",

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from line_samples import Squares, line, points, state_of
 from training_samples import make_adapted, make_examples
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
@@ -49,23 +50,95 @@ def worker(adapted: AdaptedModel) -> Worker:
 
 
 def test_a_delta_is_local_minus_start(worker: Worker, start: AdapterState) -> None:
-    delta, report = worker.fit(start, round_number=1)
+    fitted = worker.fit(start, round_number=1)
     local = worker.adapted.read()
-    np.testing.assert_array_equal(delta.vector, local.vector - start.vector)
-    assert norm(delta) > 0.0
-    assert (report.steps, report.examples) == (2, 16)
+    np.testing.assert_array_equal(fitted.delta.vector, local.vector - start.vector)
+    assert norm(fitted.delta) > 0.0
+    assert (fitted.report.steps, fitted.report.examples) == (2, 16)
+
+
+def test_nothing_is_personal_or_measured_unless_asked_for(
+    worker: Worker, start: AdapterState
+) -> None:
+    fitted = worker.fit(start, round_number=1)
+    assert fitted.personal.spec.size == 0
+    assert fitted.control is None
+    again = worker.fit(start, round_number=1, personal=fitted.personal)
+    assert again.delta.vector.tobytes() == fitted.delta.vector.tobytes()
+
+
+def test_neither_a_pull_of_0_nor_a_control_of_zeros_changes_a_bit(
+    worker: Worker, start: AdapterState
+) -> None:
+    zeros = AdapterState(spec=start.spec, vector=np.zeros_like(start.vector))
+    plain = worker.fit(start, round_number=1).delta
+    found = worker.fit(start, round_number=1, proximal=0.0, control=zeros)
+    assert found.delta.vector.tobytes() == plain.vector.tobytes()
+    assert found.control is not None
+    assert norm(found.control) > 0.0
+
+
+def test_pull_and_control_change_where_a_node_ends(worker: Worker, start: AdapterState) -> None:
+    shift = AdapterState(spec=start.spec, vector=np.full_like(start.vector, 0.1))
+    ends = {
+        worker.fit(start, 1).delta.vector.tobytes(),
+        worker.fit(start, 1, proximal=10.0).delta.vector.tobytes(),
+        worker.fit(start, 1, control=shift).delta.vector.tobytes(),
+        worker.fit(start, 1, proximal=10.0, control=shift).delta.vector.tobytes(),
+    }
+    assert len(ends) == 4
+
+
+def test_the_pull_is_not_in_what_is_measured() -> None:
+    """The two steps that `test_corrections` takes by hand, with both terms."""
+    adapted = line()
+    worker = Worker(
+        adapted=adapted,
+        task=Squares(),
+        partition=0,
+        train=points((1, 2, 3)),
+        held_out=example_set([]),
+        test=example_set([]),
+        settings=replace(
+            SETTINGS,
+            batch_size=1,
+            optimizer="sgd",
+            learning_rate=0.1,
+            head_learning_rate=0.1,
+            schedule="constant",
+            max_grad_norm=0.0,
+        ),
+        evaluate_batch_size=1,
+    )
+    fitted = worker.fit(
+        adapted.initial,
+        1,
+        personal=adapted.personal.initial,
+        epochs=2,
+        proximal=10.0,
+        control=state_of(adapted.spec, [1.0, -1.0]),
+    )
+    assert fitted.delta.vector.tolist() == pytest.approx([0.19, 0.95])
+    assert fitted.personal.vector.tolist() == pytest.approx([0.68])
+    assert fitted.control is not None
+    assert fitted.control.vector.tolist() == pytest.approx([-2.05, -4.1])
+
+
+def test_a_negative_pull_is_refused(worker: Worker, start: AdapterState) -> None:
+    with pytest.raises(ValueError, match="Expected a proximal strength above 0"):
+        worker.fit(start, 1, proximal=-0.1)
 
 
 def test_what_ran_before_does_not_matter(worker: Worker, start: AdapterState) -> None:
-    first, _ = worker.fit(start, round_number=1)
+    first = worker.fit(start, round_number=1).delta
     worker.fit(start, round_number=2)
     worker.evaluate(start, 1)
-    again, _ = worker.fit(start, round_number=1)
+    again = worker.fit(start, round_number=1).delta
     assert first.vector.tobytes() == again.vector.tobytes()
 
 
 def test_an_order_may_ask_for_more_epochs(worker: Worker, start: AdapterState) -> None:
-    _, report = worker.fit(start, round_number=1, epochs=3)
+    report = worker.fit(start, round_number=1, epochs=3).report
     assert (report.steps, report.examples) == (6, 48)
 
 

@@ -9,19 +9,22 @@ from fedpeft_app.backbone.load import load_model
 from fedpeft_app.backbone.locate import locate
 from fedpeft_app.data.encoded import ExampleSet, example_set
 from fedpeft_app.methods.adapted import AdaptedModel, adapt
-from fedpeft_app.methods.lora import Lora
+from fedpeft_app.methods.catalogue import find_method
 from fedpeft_app.methods.method import MethodSettings
 
 PAD, CLS, SEP = 0, 2, 3
 FIRST_WORD = 5  # after the five special tokens
 
 
-def make_adapted(folder: Path, dropout: float = 0.0) -> AdaptedModel:
+def make_adapted(
+    folder: Path, dropout: float = 0.0, *, method: str = "lora", head: str = "train"
+) -> AdaptedModel:
     """Load the tiny BERT with LoRA of rank 2 and a head of three labels."""
     backbone = load_model(
         locate(str(folder), ""), kind="sequence-classification", labels=LABELS, dropout=dropout
     )
-    return adapt(backbone, Lora(), MethodSettings(rank=2, alpha=4.0), seed=0)
+    settings = MethodSettings(rank=2, alpha=4.0)
+    return adapt(backbone, find_method(method), settings, seed=0, head=head)
 
 
 def make_examples(count: int, seed: int = 0, words: int = 0) -> ExampleSet:

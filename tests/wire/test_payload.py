@@ -79,7 +79,7 @@ def embedding(**fields: object) -> dict[str, Any]:
 
 
 def tensor(**fields: object) -> list[dict[str, Any]]:
-    return [{"name": "w0", "shape": [7], "head": False, **fields}]
+    return [{"name": "w0", "shape": [7], "head": False, "frozen": False, **fields}]
 
 
 # ------------------------------------------------------------------ written and read

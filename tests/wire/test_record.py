@@ -26,8 +26,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState, TensorSpec
-from fedpeft_app.errors import AdapterMismatchError
+from fedpeft_app.adapters.parts import trained_spec
+from fedpeft_app.errors import AdapterMismatchError, WireError
+from fedpeft_app.wire.catalogue import parse_codec
+from fedpeft_app.wire.payload import Section, write
 from fedpeft_app.wire.record import (
+    DELTA,
+    INCREMENT,
+    MOST_INCREMENTS,
+    STATE,
     Order,
     Update,
     facts,
@@ -35,6 +42,7 @@ from fedpeft_app.wire.record import (
     metrics,
     read_order,
     read_update,
+    section_of,
     write_facts,
     write_order,
     write_update,
@@ -70,10 +78,29 @@ def travelled(content: RecordDict) -> RecordDict:
     return inflated.content
 
 
+def order_of(state: AdapterState, **changes: Any) -> Order:
+    """Make an order that carries a state."""
+    sections = [section_of(STATE, state)]
+    fields: dict[str, Any] = {"spec": state.spec, "sections": sections, "round_number": 1}
+    return Order(**{**fields, **changes})
+
+
 def update_of(state: AdapterState, **changes: Any) -> Update:
-    """Make an update."""
-    fields: dict[str, Any] = {"delta": state, "round_number": 3, "metrics": {"num-examples": 8.0}}
+    """Make an update that carries a delta."""
+    fields: dict[str, Any] = {
+        "spec": state.spec,
+        "sections": [section_of(DELTA, state)],
+        "round_number": 3,
+        "metrics": {"num-examples": 8.0},
+    }
     return Update(**{**fields, **changes})
+
+
+def bits(read: Order | Update, name: str) -> bytes:
+    """Decode the only section, of a name."""
+    (section,) = read.sections
+    assert section.name == name
+    return section.decode().vector.tobytes()
 
 
 def written(state: AdapterState) -> RecordDict:
@@ -102,9 +129,10 @@ scalars = (
 def test_an_order_arrives_as_it_was_sent(
     size: int, seed: int, round_number: int, options: dict[str, Any]
 ) -> None:
-    order = Order(state=random_state(size, seed), round_number=round_number, options=options)
-    read = read_order(travelled(write_order(order)), order.state.spec)
-    assert read.state.vector.tobytes() == order.state.vector.tobytes()
+    state = random_state(size, seed)
+    order = order_of(state, round_number=round_number, options=options)
+    read = read_order(travelled(write_order(order)), state.spec)
+    assert bits(read, STATE) == state.vector.tobytes()
     assert (read.round_number, read.options) == (round_number, options)
     assert [type(value) for value in read.options.values()] == [
         type(value) for value in options.values()
@@ -120,9 +148,10 @@ def test_an_order_arrives_as_it_was_sent(
 def test_an_update_arrives_as_it_was_sent(
     size: int, seed: int, numbers: dict[str, float], told: dict[str, Any]
 ) -> None:
-    update = update_of(random_state(size, seed), metrics=numbers, facts=told)
-    read = read_update(travelled(write_update(update)), update.delta.spec)
-    assert read.delta.vector.tobytes() == update.delta.vector.tobytes()
+    state = random_state(size, seed)
+    update = update_of(state, metrics=numbers, facts=told)
+    read = read_update(travelled(write_update(update)), state.spec)
+    assert bits(read, DELTA) == state.vector.tobytes()
     assert (read.round_number, read.metrics, read.facts) == (3, numbers, told)
 
 
@@ -132,14 +161,57 @@ def test_a_vector_of_equal_values_arrives_whole(value: float) -> None:
     spec = flat_spec(3 * 2**20)
     state = AdapterState(spec=spec, vector=np.full(spec.size, value, dtype=np.float32))
     read = read_update(travelled(written(state)), spec)
-    assert read.delta.vector.tobytes() == state.vector.tobytes()
+    assert bits(read, DELTA) == state.vector.tobytes()
 
 
-def test_the_payload_is_the_values_little_endian_and_nothing_else(state: AdapterState) -> None:
-    array = written(state).array_records["arrays"]["adapter"]
-    assert array.data == np.arange(7).astype("<f4").tobytes()
-    assert array.data[4:8] == b"\x00\x00\x80\x3f"  # 1.0 is 0x3f800000
-    assert (array.dtype, array.shape, array.stype) == ("float32", (7,), "fedpeft.f32le")
+def test_a_message_has_one_array_of_the_payloads_bytes(state: AdapterState) -> None:
+    (array,) = written(state).array_records["arrays"].values()
+    assert array.data == write([section_of(DELTA, state)], known={state.spec.fingerprint})
+    assert array.data[-32:-4] == np.arange(7).astype("<f4").tobytes()  # filled up to 32
+    assert array.data[-28:-24] == b"\x00\x00\x80\x3f"  # 1.0 is 0x3f800000
+    size = len(array.data)
+    assert (array.dtype, array.shape, array.stype) == ("uint8", (size,), "fedpeft.payload")
+
+
+def test_a_message_that_carries_nothing_has_no_array(spec: AdapterSpec) -> None:
+    content = write_order(Order(spec=spec, sections=(), round_number=2, options={"version": 7}))
+    assert list(content["arrays"]) == []
+    read = read_order(travelled(content), spec)
+    assert (read.sections, read.round_number, read.options) == ((), 2, {"version": 7})
+    assert read.section(STATE) is None
+
+
+@pytest.mark.parametrize("codec", ["bfloat16", "int8", "topk(0.5)+int4+zstd"])
+def test_encoded_sections_arrive_byte_by_byte_in_their_order(codec: str) -> None:
+    state = AdapterState(spec=flat_spec(50), vector=np.arange(50, dtype=np.float32))
+    sent = [
+        section_of(f"{INCREMENT}{number}", state, parse_codec(codec), np.random.default_rng(number))
+        for number in (3, 4)
+    ]
+    read = read_order(travelled(write_order(order_of(state, sections=sent))), state.spec)
+    assert [one.name for one in read.sections] == ["increment-3", "increment-4"]
+    assert [bytes(one.data) for one in read.sections] == [bytes(one.data) for one in sent]
+    assert {one.codec.name for one in read.sections} == {codec}
+    assert read.section("increment-4") is read.sections[1]
+
+
+def test_parts_of_the_adapter_are_known_to_both_sides() -> None:
+    tensors = (
+        TensorSpec(name="m.lora_A.default.weight", shape=(1, 2)),
+        TensorSpec(name="m.lora_B.default.weight", shape=(3, 1)),
+        TensorSpec(name="m.residual", shape=(4,), frozen=True),
+    )
+    spec = AdapterSpec(method="lora", backbone="x", tensors=tensors, ranks={"m": 1})
+    sizes = {}
+    for part in ("", "a", "b"):
+        own = trained_spec(spec, part)
+        sent = update_of(AdapterState(spec=own, vector=np.ones(own.size, np.float32)), spec=spec)
+        content = travelled(write_update(sent))
+        (section,) = read_update(content, spec).sections
+        assert section.spec == own
+        assert b"specs" not in content["arrays"]["adapter"].data  # none is embedded
+        sizes[part] = section.spec.size
+    assert sizes == {"": 5, "a": 2, "b": 3}
 
 
 def test_names_and_shapes_do_not_travel(state: AdapterState) -> None:
@@ -153,7 +225,7 @@ def test_names_and_shapes_do_not_travel(state: AdapterState) -> None:
 def test_what_is_read_cannot_be_written_to(state: AdapterState) -> None:
     read = read_update(travelled(written(state)), state.spec)
     with pytest.raises(ValueError, match="read-only"):
-        read.delta.vector[0] = 1.0
+        read.sections[0].decode().vector[0] = 1.0
 
 
 def test_whole_numbers_among_metrics_are_read_as_floats(state: AdapterState) -> None:
@@ -166,7 +238,7 @@ def test_whole_numbers_among_metrics_are_read_as_floats(state: AdapterState) -> 
 @pytest.mark.parametrize("name", ["spec", "round"])
 def test_options_cannot_replace_what_the_message_carries(state: AdapterState, name: str) -> None:
     with pytest.raises(ValueError, match=rf"got \['{name}'\]"):
-        write_order(Order(state=state, round_number=1, options={name: 7}))
+        write_order(order_of(state, options={name: 7}))
     with pytest.raises(ValueError, match=rf"got \['{name}'\]"):
         write_update(update_of(state, facts={name: 7}))
 
@@ -223,6 +295,17 @@ def with_array(**changes: Any) -> Callable[[RecordDict], None]:
     return change
 
 
+def with_data(change: Callable[[bytes], bytes]) -> Callable[[RecordDict], None]:
+    """Change the payload, and say so in the array's shape."""
+
+    def put(content: RecordDict) -> None:
+        array = content["arrays"]["adapter"]
+        array.data = change(array.data)
+        array.shape = (len(array.data),)
+
+    return put
+
+
 def with_records(**records: Any) -> Callable[[RecordDict], None]:
     """Replace whole records."""
     return lambda content: content.update(records)
@@ -235,7 +318,6 @@ DAMAGES: Mapping[str, tuple[Callable[[RecordDict], None], str]] = {
         with_records(config=MetricRecord({"round": 3})),
         "Expected the records",
     ),
-    "no array": (with_records(arrays=ArrayRecord()), "with one array 'adapter'"),
     "another array": (
         with_records(arrays=ArrayRecord({"other": Array(np.zeros(7, np.float32))})),
         "with one array 'adapter'",
@@ -246,9 +328,9 @@ DAMAGES: Mapping[str, tuple[Callable[[RecordDict], None], str]] = {
     ),
     "another fingerprint": (
         with_config(spec="0000000000000000"),
-        "for adapter '0000000000000000', round 3; this side has adapter '196581106b604328'",
+        "for adapter '0000000000000000', round 3; this side has adapter '236b6255ba52d372'",
     ),
-    "a fingerprint of bytes": (with_config(spec=b"196581106b604328"), "for adapter b'1965"),
+    "a fingerprint of bytes": (with_config(spec=b"236b6255ba52d372"), "for adapter b'236b"),
     "no scalars": (with_records(config=ConfigRecord()), "for adapter None, round None"),
     "round as text": (with_config(round="3"), "round '3'"),
     "round as float": (with_config(round=3.0), r"round 3\.0"),
@@ -256,11 +338,15 @@ DAMAGES: Mapping[str, tuple[Callable[[RecordDict], None], str]] = {
     "rounds as list": (with_config(round=[3]), r"round \[3\]"),
     "round zero": (with_config(round=0), "round 0.*count from 1"),
     "negative round": (with_config(round=-1), "round -1"),
-    "truncated": (with_array(data=lambda data: data[:-1]), "in 28 bytes; got .* in 27 bytes"),
-    "a value too few": (with_array(data=lambda data: data[:-4]), "got .* in 24 bytes"),
-    "a value too many": (with_array(data=lambda data: data + b"\0" * 4), "got .* in 32 bytes"),
-    "no payload": (with_array(data=b""), "got .* in 0 bytes"),
-    "packed by NumPy": (with_array(stype="numpy.ndarray"), "packed as numpy.ndarray"),
+    "truncated": (with_data(lambda data: data[:-1]), "body of 32 bytes, .* got 31"),
+    "a value too few": (with_data(lambda data: data[:-4]), "body of 32 bytes, .* got 28"),
+    "a value too many": (with_data(lambda data: data + b"\0" * 4), "body of 32 .* got 36"),
+    "no payload": (with_data(lambda data: b""), "at least 12 bytes in a payload, got 0"),
+    "bytes cut off on the way": (
+        with_array(data=lambda data: data[:-8]),
+        r"payload of 128 bytes .* got uint8 of shape \(136,\)",
+    ),
+    "packed by NumPy": (with_array(stype="numpy.ndarray"), r"\(numpy.ndarray\)"),
     "another dtype": (with_array(dtype="float64"), "got float64"),
     "another shape": (with_array(shape=(1, 7)), r"of shape \(1, 7\)"),
 }
@@ -273,12 +359,32 @@ def test_a_damaged_message_is_refused(
 ) -> None:
     content = written(state)
     damage(content)
-    with pytest.raises(AdapterMismatchError, match=message):
+    with pytest.raises((AdapterMismatchError, WireError), match=message):
         reader(travelled(content), state.spec)
 
 
+def carrying(size: int, count: int, make: Callable[..., Any]) -> Any:
+    """Make a message of so many sections that share their bytes."""
+    state = random_state(size)
+    one = section_of(DELTA, state)
+    sections = [replace(one, name=f"{INCREMENT}{number}") for number in range(count)]
+    return make(state, sections=sections)
+
+
+def test_values_beyond_what_a_message_may_have_are_refused() -> None:
+    update = travelled(write_update(carrying(9, 4, update_of)))
+    assert len(read_update(update, flat_spec(9)).sections) == 4
+    with pytest.raises(WireError, match="at most 36 values in a payload, got 45"):
+        read_update(travelled(write_update(carrying(9, 5, update_of))), flat_spec(9))
+    most = 4 + MOST_INCREMENTS
+    order = travelled(write_order(carrying(9, most, order_of)))
+    assert len(read_order(order, flat_spec(9)).sections) == most
+    with pytest.raises(WireError, match="at most 612 values in a payload, got 621"):
+        read_order(travelled(write_order(carrying(9, most + 1, order_of))), flat_spec(9))
+
+
 def test_an_update_without_metrics_is_refused(state: AdapterState) -> None:
-    order = travelled(write_order(Order(state=state, round_number=1)))
+    order = travelled(write_order(order_of(state)))
     with pytest.raises(AdapterMismatchError, match="Expected a metric record"):
         read_update(order, state.spec)
 
@@ -299,8 +405,8 @@ config_values = scalars | st.floats() | st.binary(max_size=8) | st.lists(st.inte
 
 
 ODD = {  # place → what may stand there instead of what belongs there
-    "dtype": st.sampled_from(["float64", "object", ""]),
-    "shape": st.lists(st.integers(-1, 4), max_size=3).map(tuple),
+    "dtype": st.sampled_from(["float32", "object", ""]),
+    "shape": st.lists(st.integers(-1, 4) | st.just(2**62), max_size=3).map(tuple),
     "stype": st.sampled_from(["numpy.ndarray", "pickle", ""]),
     "payload": st.binary(max_size=40) | st.just(NUMPY_BYTES),
     "spec": config_values,
@@ -312,6 +418,13 @@ ODD = {  # place → what may stand there instead of what belongs there
 }
 
 
+def packed(values: bytes) -> bytes:
+    """Make a payload of the bytes of float32 values."""
+    codec = parse_codec("float32")
+    section = Section(name=DELTA, spec=FUZZED, codec=codec, data=values)
+    return write([section], known={FUZZED.fingerprint})
+
+
 @st.composite
 def contents(draw: st.DrawFn) -> RecordDict:
     """Draw a message's content, odd in at most two places."""
@@ -320,8 +433,9 @@ def contents(draw: st.DrawFn) -> RecordDict:
     def at(place: str, usual: Any) -> Any:
         return draw(ODD[place]) if place in odd else usual
 
-    payload = at("payload", draw(st.binary(min_size=12, max_size=12)))
-    array = Array(at("dtype", "float32"), at("shape", (3,)), at("stype", "fedpeft.f32le"), payload)
+    payload = at("payload", packed(draw(st.binary(min_size=12, max_size=12))))
+    shape = at("shape", (len(payload),))
+    array = Array(at("dtype", "uint8"), shape, at("stype", "fedpeft.payload"), payload)
     config = ConfigRecord(draw(st.dictionaries(st.text(max_size=5), config_values, max_size=2)))
     config["spec"] = at("spec", FUZZED.fingerprint)
     config["round"] = at("round", draw(st.integers(1, 9)))
@@ -340,10 +454,11 @@ def contents(draw: st.DrawFn) -> RecordDict:
 def test_whatever_arrives_is_read_or_refused(reader: Reader, content: RecordDict) -> None:
     try:
         read = reader(content, FUZZED)
-    except AdapterMismatchError:
+    except (AdapterMismatchError, WireError):
         return
-    state = read.state if isinstance(read, Order) else read.delta
-    assert state.vector.tobytes() == content.array_records["arrays"]["adapter"].data
+    (section,) = read.sections
+    payload = content.array_records["arrays"]["adapter"].data
+    assert packed(section.decode().vector.tobytes()) == payload
     assert read.round_number == content.config_records["config"]["round"] >= 1
 
 
@@ -351,14 +466,13 @@ def test_whatever_arrives_is_read_or_refused(reader: Reader, content: RecordDict
 @given(payload=payloads)
 def test_any_bytes_of_the_right_length_are_values(reader: Reader, payload: bytes) -> None:
     content = written(random_state(3))
-    content["arrays"]["adapter"].data = payload
+    with_data(lambda data: data[:-16] + payload + bytes(4))(content)  # 12 bytes fill 16
     try:
-        read = reader(travelled(content), FUZZED)
-    except AdapterMismatchError:
+        (section,) = reader(travelled(content), FUZZED).sections
+    except WireError:
         assert len(payload) != 12
     else:
-        state = read.state if isinstance(read, Order) else read.delta
-        assert state.vector.tobytes() == payload
+        assert section.decode().vector.tobytes() == payload
 
 
 # ------------------------------------------------------------------ what it costs
@@ -422,11 +536,9 @@ def push(*messages: Message) -> tuple[Link, list[Message]]:
 
 ADAPTER_300_KB = 300_000 // 4
 MESSAGES = {
-    "order": lambda: addressed(write_order(Order(state=random_state(1000), round_number=1))),
+    "order": lambda: addressed(write_order(order_of(random_state(1000)))),
     "update of 300 kB": lambda: addressed(written(random_state(ADAPTER_300_KB))),
-    "order of many chunks": lambda: addressed(
-        write_order(Order(state=random_state(3 * 2**20), round_number=1))
-    ),
+    "order of many chunks": lambda: addressed(write_order(order_of(random_state(3 * 2**20)))),
     "zeros of equal chunks": lambda: addressed(
         written(
             AdapterState(spec=flat_spec(3 * 2**20), vector=np.zeros(3 * 2**20, dtype=np.float32))
@@ -462,7 +574,8 @@ def test_a_message_costs_the_same_on_both_sides(make: Callable[[], Message]) -> 
 
 def test_what_flower_pushes_is_what_is_read(state: AdapterState) -> None:
     _, (pulled,) = push(addressed(written(state)))
-    assert read_update(pulled.content, state.spec).delta.vector.tolist() == list(range(7))
+    (section,) = read_update(pulled.content, state.spec).sections
+    assert section.decode().vector.tolist() == list(range(7))
 
 
 def test_headers_are_below_two_percent_of_a_300_kb_adapter() -> None:
@@ -481,7 +594,7 @@ def test_the_requests_that_carry_a_message_add_below_two_percent() -> None:
 
 def test_a_cohort_shares_one_upload_of_the_state() -> None:
     # each node pulls the whole message, but the server pushes equal objects once
-    content = write_order(Order(state=random_state(ADAPTER_300_KB), round_number=1))
+    content = write_order(order_of(random_state(ADAPTER_300_KB)))
     messages = [Message(content, dst_node_id=node, message_type="train") for node in range(1, 9)]
     link, pulled = push(*messages)
     assert sum(map(message_bytes, pulled)) == sum(map(message_bytes, messages))

@@ -1,0 +1,223 @@
+"""A node's part in a round: what came in, what it kept, what it sends, and what it keeps now.
+
+What it keeps has the version that the server knows of (`node.memory`): its personal
+parameters, without which it cannot go on; what its codec left out so far, and its control
+variate, which start again from zero where they are lost; and the global state as it last
+decoded it, instead of which the server sends the whole state once.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedpeft_app.adapters import AdapterSpec, AdapterState
+from fedpeft_app.adapters.algebra import difference
+from fedpeft_app.adapters.parts import spread, taken, trained_spec
+from fedpeft_app.adapters.ranks import cut, padded
+from fedpeft_app.data.tasks.task import Metrics
+from fedpeft_app.errors import AdapterMismatchError, NodeStateError
+from fedpeft_app.node.memory import BROADCAST, PERSONAL, RESIDUAL, NodeMemory, memory_of
+from fedpeft_app.seeds import numpy_generator
+from fedpeft_app.training.worker import Fitted, Worker, process_facts
+from fedpeft_app.wire.codec import Codec
+from fedpeft_app.wire.feedback import encode_with_feedback
+from fedpeft_app.wire.payload import Section
+from fedpeft_app.wire.record import CONTROL, DELTA, INCREMENT, STATE, Order, Update, section_of
+
+_NODE_EXTRAS = frozenset({CONTROL})
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Participation:
+    """One node and one order.
+
+    Attributes:
+        worker: The node.
+        order: What the server asks of it.
+        uplink: How its update travels.
+        feedback: Whether what the uplink loses is sent in a later round.
+    """
+
+    worker: Worker
+    order: Order
+    uplink: Codec
+    feedback: bool
+
+    def train(self) -> Update:
+        """Train from the global state, and encode the delta.
+
+        Raises:
+            FedPeftError: If the order cannot be carried out; nothing is kept then.
+        """
+        worker, order = self.worker, self.order
+        part = str(order.options.get("trains", ""))
+        whole = trained_spec(order.spec)
+        extras = self._extras(whole)
+        start, own_control = self._start(), self._own_control(extras)
+        fitted = worker.fit(
+            padded(start, worker.adapted.spec),
+            order.round_number,
+            personal=self._personal(),
+            epochs=int(order.options.get("epochs", 0)),
+            part=part,
+            proximal=float(order.options.get("proximal-mu", 0.0)),
+            control=own_control
+            and taken(difference(extras[CONTROL], own_control), trained_spec(order.spec, part)),
+        )
+        delta = cut(fitted.delta, trained_spec(order.spec, part))
+        section, residual = self._encoded(delta)
+        kept = {PERSONAL: fitted.personal} if worker.adapted.personal.parameters else {}
+        if residual is not None:
+            kept[RESIDUAL] = residual
+        sections = [section]
+        if own_control is not None and fitted.control is not None:
+            kept[CONTROL] = _replaced(own_control, fitted.control)
+            sections.append(section_of(CONTROL, difference(kept[CONTROL], own_control)))
+        if kept:
+            self._memory().keep(kept, order.round_number, self._base)
+        return Update(
+            spec=order.spec,
+            sections=sections,
+            round_number=order.round_number,
+            metrics=_numbers(worker, fitted),
+            facts=process_facts(),
+        )
+
+    def evaluate(self, steps: int) -> Metrics:
+        """Judge the global state on what the node holds out.
+
+        Args:
+            steps: Optimizer steps for itself first.
+
+        Raises:
+            FedPeftError: If the order cannot be carried out.
+        """
+        start = padded(self._start(), self.worker.adapted.spec)
+        return self.worker.evaluate(
+            start, self.order.round_number, personal=self._personal(), steps=steps
+        )
+
+    # ------------------------------------------------------------ what comes in
+
+    def _start(self) -> AdapterState:
+        """Decode the global state, or bring the one that the node has up to date."""
+        if (whole := self.order.section(STATE)) is not None:
+            state = whole.decode()
+        else:
+            state = self._brought_up_to_date()
+        version = int(self.order.options.get("version", -1))
+        if version > 0:
+            self._memory(BROADCAST).keep({BROADCAST: state}, version, version)
+        return state
+
+    def _brought_up_to_date(self) -> AdapterState:
+        """Add the increments to the state that the node decoded last."""
+        increments = [one for one in self.order.sections if one.name.startswith(INCREMENT)]
+        version = int(self.order.options.get("version", -1))
+        first = version - len(increments) + 1
+        names = [f"{INCREMENT}{number}" for number in range(first, version + 1)]
+        if first < 1 or [one.name for one in increments] != names:
+            raise AdapterMismatchError(
+                f"Expected a state, or the increments that lead to version {version} of it, got "
+                f"{[one.name for one in self.order.sections]}."
+            )
+        memory, initial = self._memory(BROADCAST), self.worker.adapted.initial
+        state = memory.recall(BROADCAST, initial, first - 1)
+        for increment in increments:
+            state = AdapterState(spec=state.spec, vector=state.vector + increment.decode().vector)
+        return state
+
+    def _extras(self, spec: AdapterSpec) -> dict[str, AdapterState]:
+        """Decode what else the strategy sent, and refuse what this node cannot use."""
+        found = {
+            one.name: one.decode()
+            for one in self.order.sections
+            if one.name != STATE and not one.name.startswith(INCREMENT)
+        }
+        if wrong := {
+            name
+            for name, state in found.items()
+            if name not in _NODE_EXTRAS or state.spec.fingerprint != spec.fingerprint
+        }:
+            raise AdapterMismatchError(
+                f"The order carries {sorted(wrong)}, with which this node can do nothing. It "
+                f"knows: {', '.join(sorted(_NODE_EXTRAS))}, of the tensors that it trains."
+            )
+        return found
+
+    # ------------------------------------------------------------ what the node kept
+
+    @property
+    def _base(self) -> int:
+        """The round of the node's last reply that counted; 0 = none yet."""
+        return int(self.order.options.get("base", 0))
+
+    def _memory(self, kind: str = "") -> NodeMemory:
+        """Open the node's memory in the experiment that the order names."""
+        experiment = self.order.options.get("experiment")
+        if experiment is None:
+            raise NodeStateError(
+                "The order does not say under which name this node keeps what it has for itself; "
+                "the server runs another version of fedpeft, or another strategy loop."
+            )
+        return memory_of(str(experiment), self.worker.partition, kind)
+
+    def _personal(self) -> AdapterState | None:
+        """Recall the node's own parameters, if it has any."""
+        personal = self.worker.adapted.personal
+        if not personal.parameters:
+            return None
+        return self._memory().recall(PERSONAL, personal.initial, self._base)
+
+    def _own_control(self, extras: dict[str, AdapterState]) -> AdapterState | None:
+        """Recall the node's control variate c_i; None where the order carries no c."""
+        return self._recalled(CONTROL, extras[CONTROL].spec) if CONTROL in extras else None
+
+    def _recalled(self, name: str, spec: AdapterSpec) -> AdapterState:
+        """Recall what may be lost without harm: zeros stand for it then, as at the start."""
+        zeros = AdapterState(spec=spec, vector=np.zeros(spec.size, dtype=np.float32))
+        memory = self._memory()
+        try:
+            return memory.recall(name, zeros, self._base)
+        except NodeStateError as error:
+            _log.warning("Node %d starts again from zero: %s", self.worker.partition, error)
+            return zeros
+
+    # ------------------------------------------------------------ what goes out
+
+    def _encoded(self, delta: AdapterState) -> tuple[Section, AdapterState | None]:
+        """Encode a delta; give what is still to be sent of it and of earlier ones, if any."""
+        generator = numpy_generator(
+            self.worker.settings.seed,
+            "uplink",
+            round_number=self.order.round_number,
+            partition=self.worker.partition,
+        )
+        if not self.feedback:
+            return section_of(DELTA, delta, self.uplink, generator), None
+        residual = self._recalled(RESIDUAL, trained_spec(self.order.spec))
+        data, left = encode_with_feedback(
+            self.uplink, delta.vector, taken(residual, delta.spec).vector, generator
+        )
+        section = Section(name=DELTA, spec=delta.spec, codec=self.uplink, data=data)
+        return section, _replaced(residual, AdapterState(spec=delta.spec, vector=left))
+
+
+def _replaced(whole: AdapterState, part: AdapterState) -> AdapterState:
+    """Put a part in the place of what a state has there."""
+    before = spread(taken(whole, part.spec), whole.spec)
+    after = spread(part, whole.spec)
+    return AdapterState(spec=whole.spec, vector=whole.vector - before.vector + after.vector)
+
+
+def _numbers(worker: Worker, fitted: Fitted) -> dict[str, float]:
+    """Collect the metrics of a train reply."""
+    return {
+        "num-examples": len(worker.train),
+        "examples-trained": fitted.report.examples,
+        "steps": fitted.report.steps,
+        "loss": fitted.report.loss,
+        "seconds": fitted.report.seconds,
+    }

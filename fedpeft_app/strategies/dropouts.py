@@ -1,0 +1,45 @@
+"""Sampled clients that fail to report, on purpose: for studies of client stability."""
+
+from collections.abc import Iterable
+
+from fedpeft_app.seeds import numpy_generator
+from fedpeft_app.strategies.ranges import require_number
+from fedpeft_app.strategies.strategy import Member
+
+DROPPED_OUT = "dropped out (strategy.dropout)"
+
+
+def dropped(
+    cohort: Iterable[Member], probability: float, *, seed: int, round_number: int
+) -> set[Member]:
+    """Draw who of a cohort fails to report, each independently of the others.
+
+    They are not to be asked at all: they cost neither bytes nor time, and count as failed for
+    the reason `DROPPED_OUT`. Covered is what a missing update does to the model; not covered
+    is the traffic of a node that gets its order and then falls silent.
+
+    Args:
+        cohort: The sampled nodes.
+        probability: Of each to drop out, in [0, 1).
+        seed: The run's seed.
+        round_number: Round, from 1.
+
+    Raises:
+        ValueError: If the probability is out of its range.
+
+    Guarantee:
+        Depends on (seed, round, partition) only: neither on who else is in the cohort, nor
+        does anyone who drops out at one probability report at a higher one.
+    """
+    require_number("strategy.dropout", probability, 0, 1)
+    return {
+        member for member in cohort if _luck(seed, round_number, member.partition) < probability
+    }
+
+
+def _luck(seed: int, round_number: int, partition: int) -> float:
+    """Draw a node's number of a round, uniform in [0, 1)."""
+    generator = numpy_generator(
+        seed, "client-dropout", round_number=round_number, partition=partition
+    )
+    return generator.random()
