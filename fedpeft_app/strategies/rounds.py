@@ -204,7 +204,8 @@ def run_round(
     broadcast = courier.broadcast
     asked = _assignments(strategy, members, plan, round_number, broadcast.state)
     watcher.round_started(round_number, list(asked))
-    gone = dropped(asked, plan.dropout, seed=plan.seed, round_number=round_number)
+    out = dropped(asked, plan.dropout, seed=plan.seed, round_number=round_number)
+    gone = [member for member in asked if member in out]  # by partition
     for member in gone:
         watcher.reply_arrived(round_number, member, DROPPED_OUT)
     reporting = {member: asked[member] for member in asked if member not in gone}

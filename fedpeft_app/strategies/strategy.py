@@ -87,7 +87,7 @@ class Reply:
 
     @property
     def delta(self) -> AdapterState:
-        """Decode local − start, with zeros for what did not train; a new vector each time."""
+        """Decode local − start, with zeros for what did not train; often a read-only view."""
         return spread(self.update.decode(), self.start.spec)
 
 

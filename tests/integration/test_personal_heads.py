@@ -1,5 +1,6 @@
 """Heads that stay: whole federations in which every node keeps a head of its own."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,12 +60,16 @@ def rounds_of(folder: RunFolder) -> list[dict[str, Any]]:
 
 
 def payloads(messages: list[Message], kind: str) -> set[int]:
-    """Bytes of the tensors in messages of a kind."""
-    return {
-        sum(len(array.data) for array in message.content["arrays"].values())
-        for message in messages
-        if message.metadata.message_type == kind
-    }
+    """Bytes of the values in messages of a kind, by the header of their payload."""
+    found = set()
+    for message in messages:
+        if message.metadata.message_type == kind:
+            (array,) = message.content["arrays"].values()
+            end = 12 + int.from_bytes(array.data[8:12], "little")
+            sections = json.loads(array.data[12:end])["sections"]
+            assert 0 <= len(array.data) - end - sum(one["bytes"] for one in sections) < 8
+            found.add(sum(one["bytes"] for one in sections))
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +232,7 @@ def test_what_a_node_lost_fails_its_rounds_by_name(tiny_settings: dict[str, Any]
     assert rejected[0] == {}
     for reasons in rejected[1:]:
         assert list(reasons) == ["1"]
-        assert "parameters of round 1" in reasons["1"]
+        assert "kept of round 1 (personal)" in reasons["1"]
         assert "What only this node had is lost" in reasons["1"]
 
 

@@ -42,21 +42,29 @@ def roster(*answers: Presence | str, minimum: int = 1, **settings: Any) -> Roste
     st.integers(1, 10**9),
     st.lists(st.text(min_size=1), min_size=2, max_size=5),
     st.dictionaries(st.text(min_size=1), st.text()),
+    st.integers(0, 512),
 )
 def test_a_presence_survives_the_wire(
-    partition: int, examples: int, labels: list[str], agreed: dict[str, str]
+    partition: int, examples: int, labels: list[str], agreed: dict[str, str], rank: int
 ) -> None:
-    presence = Presence(partition=partition, examples=examples, labels=tuple(labels), agreed=agreed)
+    presence = Presence(
+        partition=partition, examples=examples, labels=tuple(labels), agreed=agreed, rank=rank
+    )
     assert Presence.from_facts(facts(write_facts(presence.to_facts()))) == presence
 
 
-@pytest.mark.parametrize("name", ["partition", "examples", "labels"])
+@pytest.mark.parametrize("name", ["partition", "examples", "rank", "labels"])
 def test_a_presence_without_a_field_is_refused(name: str) -> None:
     values = {key: value for key, value in present(0).to_facts().items() if key != name}
-    with pytest.raises(RollCallError, match="Expected partition, examples and labels"):
+    with pytest.raises(RollCallError, match="Expected partition, examples, rank and labels"):
         Presence.from_facts(values)
-    with pytest.raises(RollCallError, match="Expected partition, examples and labels"):
+    with pytest.raises(RollCallError, match="Expected partition, examples, rank and labels"):
         Presence.from_facts({**values, name: "text"})
+
+
+def test_members_have_the_ranks_they_state() -> None:
+    found = roster(replace(present(0), rank=4), present(1))
+    assert [member.rank for member in found.members] == [4, 0]
 
 
 def test_members_are_ordered_by_partition() -> None:
@@ -153,7 +161,7 @@ def test_nodes_answer_in_the_order_asked() -> None:
     grid, book = ScriptedGrid(dict.fromkeys((5, 6, 7), answer)), ledger()
     answers = call_roll(grid, [7, 5, 6], ledger=book, timeout_s=5.0)
     assert answers[:2] == [(7, "No such file."), (5, present(5))]
-    assert answers[2] == (6, "Expected partition, examples and labels, got [].")
+    assert answers[2] == (6, "Expected partition, examples, rank and labels, got [].")
     assert book.total("down", kind="roll-call", round_number=0) > 0
 
 
