@@ -11,6 +11,7 @@ from typing import Any
 
 from fedpeft_app import __version__
 from fedpeft_app.adapters import AdapterSpec
+from fedpeft_app.adapters.algebra import digest_of
 from fedpeft_app.adapters.lora import pairs, resized_spec
 from fedpeft_app.backbone.load import load_model
 from fedpeft_app.backbone.positions import require_positions, require_whole_patches
@@ -180,12 +181,14 @@ def own_rank(config: RunConfig, node_config: Mapping[str, Any], spec: AdapterSpe
         spec: The run's adapter.
 
     Returns:
-        The rank; 0 for that of the run.
+        The rank; 0 for that of the run, which all have in baselines.
 
     Raises:
         DataError: If it is no rank, or higher than the run's.
         BackboneError: If the method has no ranks.
     """
+    if config.mode != "federated":
+        return 0  # one model for all that is compared
     partition = int(node_config.get("partition-id", 0))
     usual = planned_ranks(config.method.node_ranks, config.method.rank)
     chosen = usual[partition % len(usual)]
@@ -213,12 +216,16 @@ def make_presence(config: RunConfig, node_config: Mapping[str, Any]) -> Presence
         partition=worker.partition,
         examples=len(worker.train),
         labels=node_data(config, node_config).labels,
-        agreed=agreement(worker.adapted),
+        agreed=agreement(config, worker.adapted),
     )
 
 
-def agreement(adapted: AdaptedModel) -> dict[str, str]:
-    """Say what server and nodes must have in common: versions, weights, and how data is read."""
+def agreement(config: RunConfig, adapted: AdaptedModel) -> dict[str, str]:
+    """Say what server and nodes must have in common: versions, weights, and how data is read.
+
+    Where increments are sent, everyone must also draw the first state alike, to the last bit.
+    """
+    drawn = "" if is_exact(codecs(config)[1]) else digest_of(adapted.initial)
     packages = {name: ".".join(version(name).split(".")[:2]) for name in _AGREEING_PACKAGES}
     return {
         "fedpeft": __version__,
@@ -228,4 +235,5 @@ def agreement(adapted: AdaptedModel) -> dict[str, str]:
         "adapter": adapted.spec.fingerprint,
         "personal": adapted.personal.spec.fingerprint,
         "frozen": adapted.frozen,
+        "start": drawn,
     }

@@ -140,7 +140,9 @@ def _call_roll(grid: Grid, config: RunConfig, ledger: Ledger) -> tuple[AdaptedMo
     answers = call_roll(grid, nodes, ledger=ledger, timeout_s=config.strategy.round_timeout)
     labels = _labels(config, answers)
     adapted = adapted_model(config, labels)
-    roster = make_roster(answers, expected=agreement(adapted), minimum=minimum, labels=labels)
+    roster = make_roster(
+        answers, expected=agreement(config, adapted), minimum=minimum, labels=labels
+    )
     if config.mode == "central":
         roster = replace(roster, members=roster.members[:1])
     return adapted, roster

@@ -49,13 +49,14 @@ class Participation:
         """Train from the global state, and encode the delta.
 
         Raises:
-            FedPeftError: If the order cannot be carried out; nothing is kept then.
+            FedPeftError: If the order cannot be carried out; nothing of its training is kept.
         """
         worker, order = self.worker, self.order
         part = str(order.options.get("trains", ""))
         whole = trained_spec(order.spec)
         extras = self._extras(whole)
         start, own_control = self._start(), self._own_control(extras)
+        residual = self._recalled(RESIDUAL, whole) if self.feedback else None
         fitted = worker.fit(
             padded(start, worker.adapted.spec),
             order.round_number,
@@ -67,7 +68,7 @@ class Participation:
             and taken(difference(extras[CONTROL], own_control), trained_spec(order.spec, part)),
         )
         delta = cut(fitted.delta, trained_spec(order.spec, part))
-        section, residual = self._encoded(delta)
+        section, residual = self._encoded(delta, residual)
         kept = {PERSONAL: fitted.personal} if worker.adapted.personal.parameters else {}
         if residual is not None:
             kept[RESIDUAL] = residual
@@ -187,7 +188,9 @@ class Participation:
 
     # ------------------------------------------------------------ what goes out
 
-    def _encoded(self, delta: AdapterState) -> tuple[Section, AdapterState | None]:
+    def _encoded(
+        self, delta: AdapterState, residual: AdapterState | None
+    ) -> tuple[Section, AdapterState | None]:
         """Encode a delta; give what is still to be sent of it and of earlier ones, if any."""
         generator = numpy_generator(
             self.worker.settings.seed,
@@ -195,9 +198,8 @@ class Participation:
             round_number=self.order.round_number,
             partition=self.worker.partition,
         )
-        if not self.feedback:
+        if residual is None:
             return section_of(DELTA, delta, self.uplink, generator), None
-        residual = self._recalled(RESIDUAL, trained_spec(self.order.spec))
         data, left = encode_with_feedback(
             self.uplink, delta.vector, taken(residual, delta.spec).vector, generator
         )

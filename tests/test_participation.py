@@ -194,7 +194,7 @@ def test_rounding_depends_on_seed_round_and_node_alone(worker: Worker, start: Ad
     def encoded(node: Worker, number: int) -> bytes:
         delta = like(node, np.linspace(-1, 1, start.spec.size))
         order = part_of(node, round_number=number)
-        section, _ = takes_part(node, order, "int4")._encoded(delta)
+        section, _ = takes_part(node, order, "int4")._encoded(delta, None)
         return bytes(section.data)
 
     other = replace(worker, partition=2)

@@ -280,7 +280,18 @@ def test_nodes_agree_on_the_tokenizer(tiny_model: Path, tmp_path: Path) -> None:
     facts = []
     for folder in (tiny_model, same, other):
         config = parse({"model.name": str(folder), "method.rank": 2})
-        facts.append(agreement(adapted_model(config, ("a", "b"))))
+        facts.append(agreement(config, adapted_model(config, ("a", "b"))))
     assert facts[0] == facts[1]
     assert {key for key in facts[0] if facts[0][key] != facts[2][key]} == {"processor"}
     assert len(facts[0]["processor"]) == 16
+
+
+def test_nodes_agree_on_the_first_state_where_they_are_sent_increments(tiny_model: Path) -> None:
+    starts = []
+    for seed, codec in ((0, "int8"), (0, "int8"), (1, "int8"), (0, "float32"), (1, "float32")):
+        wire = {"wire.downlink": codec, "seed": seed}
+        config = parse({"model.name": str(tiny_model), "method.rank": 2, **wire})
+        starts.append(agreement(config, adapted_model(config, ("a", "b")))["start"])
+    assert starts[0] == starts[1] != starts[2]
+    assert len(starts[0]) == 16
+    assert starts[3] == starts[4] == ""  # the whole state is sent

@@ -1,5 +1,7 @@
 """The only arithmetic on adapter states: differences, sums, norms."""
 
+import hashlib
+
 import numpy as np
 import numpy.typing as npt
 
@@ -63,6 +65,11 @@ def shifted(state: AdapterState, delta: npt.NDArray[np.floating]) -> AdapterStat
 def norm(state: AdapterState) -> float:
     """Give the Euclidean norm over all tensors jointly, accumulated in float64."""
     return float(np.linalg.norm(state.vector.astype(np.float64)))
+
+
+def digest_of(state: AdapterState) -> str:
+    """Give sixteen hex digits over every bit of the values."""
+    return hashlib.sha256(state.vector.tobytes()).hexdigest()[:16]
 
 
 def is_finite(state: AdapterState) -> bool:

@@ -24,7 +24,7 @@ from fedpeft_app.errors import AdapterMismatchError
 Array = npt.NDArray[np.float64]
 Split = Literal["left", "balanced"]
 
-_EPSILON = float(np.finfo(np.float64).eps)
+_NOISE = 4 * float(np.finfo(np.float64).eps)  # of two QRs, a product and an SVD, per component
 _NAME = re.compile(  # PEFT: layers keep a module with a weight, embeddings a bare parameter
     r"(?P<module>.+)\.lora_(?:embedding_)?(?P<factor>[AB])\.default(?:\.weight)?"
 )
@@ -293,7 +293,7 @@ def truncated(
     q_right, r_right = np.linalg.qr(tall.a.T)
     u, values, vt = np.linalg.svd(r_left @ r_right.T, full_matrices=False)
     largest = float(np.linalg.norm(r_left) * np.linalg.norm(r_right))  # what may have cancelled
-    kept = _components(values, _EPSILON * tall.rank * largest, rank, energy)
+    kept = _components(values, _NOISE * tall.rank * largest, rank, energy)
     a, b = vt[:kept] @ q_right.T, q_left @ u[:, :kept]
     signs, roots = _signs(a), np.sqrt(values[:kept])
     on_a, on_b = (roots, roots) if split == "balanced" else (np.ones(kept), values[:kept])

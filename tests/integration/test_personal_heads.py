@@ -347,7 +347,8 @@ def test_a_node_with_another_frozen_head_is_refused(tiny_settings: dict[str, Any
     facts = []
     for seed in (0, 1):
         settings = {**tiny_settings, "method.head": "frozen", "seed": seed}
-        facts.append(agreement(adapted_model(parse(settings), LABELS)))
+        config = parse(settings)
+        facts.append(agreement(config, adapted_model(config, LABELS)))
     same, other = (
         Presence(partition=number, examples=9, labels=LABELS, agreed=fact)
         for number, fact in enumerate(facts)
