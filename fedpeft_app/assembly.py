@@ -163,7 +163,7 @@ def make_participation(
     worker = make_worker(config, node_config)
     uplink, _ = codecs(config)
     spec = worker.adapted.spec
-    rank = own_rank(config, node_config, spec)
+    rank = own_rank(config, node_config, worker.adapted)
     return Participation(
         worker=worker,
         order=read(resized_spec(spec, rank) if rank else spec),
@@ -172,20 +172,20 @@ def make_participation(
     )
 
 
-def own_rank(config: RunConfig, node_config: Mapping[str, Any], spec: AdapterSpec) -> int:
+def own_rank(config: RunConfig, node_config: Mapping[str, Any], adapted: AdaptedModel) -> int:
     """Give the rank that a node trains in, where it is lower than the run's.
 
     Args:
         config: The run's configuration.
         node_config: The node's own.
-        spec: The run's adapter.
+        adapted: The run's model.
 
     Returns:
         The rank; 0 for that of the run, which all have in baselines.
 
     Raises:
         DataError: If it is no rank, or higher than the run's.
-        BackboneError: If the method has no ranks.
+        BackboneError: If the method's adapter cannot be cut to it.
     """
     if config.mode != "federated":
         return 0  # one model for all that is compared
@@ -195,12 +195,25 @@ def own_rank(config: RunConfig, node_config: Mapping[str, Any], spec: AdapterSpe
     rank = int(own_setting(node_config, "rank", chosen, least=1, below=config.method.rank + 1))
     if rank == config.method.rank:
         return 0
-    if not all(pair.whole for pair in pairs(spec)) or not spec.ranks:
+    if problem := _uncut(adapted):
         raise BackboneError(
-            f"Node {partition} has rank {rank} of its own, but adapters of method.name = "
-            f"'{config.method.name}' have no factors A and B that could be cut to it."
+            f"Node {partition} has rank {rank} of its own, but an adapter of method.name = "
+            f"'{config.method.name}' {problem}."
         )
     return rank
+
+
+def _uncut(adapted: AdaptedModel) -> str:
+    """Say why an adapter cannot be cut to a lower rank; empty if it can."""
+    found = pairs(adapted.spec)
+    if not found or not all(pair.whole for pair in found):
+        return "has no factors A and B that could be cut to it"
+    if len(set(adapted.spec.ranks.values())) > 1:
+        return "has modules of different ranks"
+    start = adapted.initial.tensors()
+    if any(start[pair.b].any() for pair in found if pair.b):
+        return "sets out from factors that are not zero, of which it would lack a part"
+    return ""
 
 
 def make_presence(config: RunConfig, node_config: Mapping[str, Any]) -> Presence:
@@ -210,7 +223,7 @@ def make_presence(config: RunConfig, node_config: Mapping[str, Any]) -> Presence
         FedPeftError: If its model or data cannot be had.
     """
     worker = make_worker(config, node_config)
-    rank = own_rank(config, node_config, worker.adapted.spec)
+    rank = own_rank(config, node_config, worker.adapted)
     return Presence(
         rank=rank,
         partition=worker.partition,

@@ -1,6 +1,7 @@
 """The server's side of a run, from roll call to export, for every mode."""
 
 import logging
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,6 +27,7 @@ from fedpeft_app.errors import AdapterMismatchError, FedPeftError
 from fedpeft_app.facts import run_facts
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.methods.method import as_saved
+from fedpeft_app.node.memory import forget
 from fedpeft_app.observe.journal import Journal
 from fedpeft_app.observe.lines import describe
 from fedpeft_app.recorder import Examiner, Recorder
@@ -37,6 +39,8 @@ from fedpeft_app.runs.initial import load_adapter
 from fedpeft_app.session import Session, run_alone
 from fedpeft_app.strategies.broadcast import is_exact
 from fedpeft_app.strategies.catalogue import make_strategy
+from fedpeft_app.strategies.composition import Composition
+from fedpeft_app.strategies.ranks import rank_objection
 from fedpeft_app.strategies.roll_call import (
     Presence,
     Roster,
@@ -45,6 +49,7 @@ from fedpeft_app.strategies.roll_call import (
     wait_for_nodes,
 )
 from fedpeft_app.strategies.rounds import RoundPlan, run_rounds
+from fedpeft_app.strategies.strategy import Strategy
 from fedpeft_app.wire.ledger import Ledger
 
 _flower_log = logging.getLogger("flwr").getChild("fedpeft")  # has Flower's handlers
@@ -94,7 +99,7 @@ def _open_session(grid: Grid, config: RunConfig, folder: RunFolder, journal: Jou
     )
     located = find_model(config.model.name, config.model.revision)
     ledger = Ledger(backbone_bytes=located.weight_bytes, full_parameters=0)
-    adapted, roster = _call_roll(grid, config, ledger)
+    adapted, roster = _call_roll(grid, config, strategy, ledger)
     ledger.full_parameters = adapted.backbone.parameters
     journal.note(
         "run_started",
@@ -133,7 +138,9 @@ def _open_session(grid: Grid, config: RunConfig, folder: RunFolder, journal: Jou
     )
 
 
-def _call_roll(grid: Grid, config: RunConfig, ledger: Ledger) -> tuple[AdaptedModel, Roster]:
+def _call_roll(
+    grid: Grid, config: RunConfig, strategy: Strategy, ledger: Ledger
+) -> tuple[AdaptedModel, Roster]:
     """Find out who is there, and keep those who hold what the server holds."""
     minimum = 1 if config.mode == "central" else config.strategy.min_nodes
     nodes = wait_for_nodes(grid, minimum, _NODES_TIMEOUT_S)
@@ -141,7 +148,17 @@ def _call_roll(grid: Grid, config: RunConfig, ledger: Ledger) -> tuple[AdaptedMo
     labels = _labels(config, answers)
     adapted = adapted_model(config, labels)
     roster = make_roster(
-        answers, expected=agreement(config, adapted), minimum=minimum, labels=labels
+        answers,
+        expected=agreement(config, adapted),
+        minimum=minimum,
+        labels=labels,
+        objection=lambda member: rank_objection(
+            strategy,
+            adapted.spec,
+            member,
+            highest=config.method.rank,
+            exact_downlink=is_exact(codecs(config)[1]),
+        ),
     )
     if config.mode == "central":
         roster = replace(roster, members=roster.members[:1])
@@ -214,13 +231,14 @@ def _run_together(grid: Grid, session: Session) -> None:
     )
     run_rounds(
         grid,
-        session.strategy,
+        session.strategy if config.mode == "federated" else Composition(),
         session.roster.members,
         session.initial,
         _plan(session),
         ledger=session.ledger,
         watcher=recorder,
     )
+    forget(session.folder.path.name, personal=bool(session.adapted.personal.parameters))
     if recorder.last and recorder.last.round_number < config.rounds:
         session.journal.note(
             "budget_spent",
@@ -262,7 +280,7 @@ def _plan(session: Session) -> RoundPlan:
         downlink=downlink,
         feedback=config.wire.feedback,
         drawn=not config.method.init_from,
-        uplink_budget=round(config.budget.uplink_mib * _BYTES_PER_MIB) if together else 0,
+        uplink_budget=math.ceil(config.budget.uplink_mib * _BYTES_PER_MIB) if together else 0,
     )
 
 

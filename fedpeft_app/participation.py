@@ -104,18 +104,18 @@ class Participation:
 
     def _start(self) -> AdapterState:
         """Decode the global state, or bring the one that the node has up to date."""
+        increments = [one for one in self.order.sections if one.name.startswith(INCREMENT)]
         if (whole := self.order.section(STATE)) is not None:
             state = whole.decode()
         else:
-            state = self._brought_up_to_date()
+            state = self._brought_up_to_date(increments)
         version = int(self.order.options.get("version", -1))
-        if version > 0:
+        if version > 0 and (whole or increments):  # otherwise it lies there already
             self._memory(BROADCAST).keep({BROADCAST: state}, version, version)
         return state
 
-    def _brought_up_to_date(self) -> AdapterState:
+    def _brought_up_to_date(self, increments: list[Section]) -> AdapterState:
         """Add the increments to the state that the node decoded last."""
-        increments = [one for one in self.order.sections if one.name.startswith(INCREMENT)]
         version = int(self.order.options.get("version", -1))
         first = version - len(increments) + 1
         names = [f"{INCREMENT}{number}" for number in range(first, version + 1)]

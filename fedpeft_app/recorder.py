@@ -63,13 +63,17 @@ class Examiner:
             precision: "fp32", "bf16" or "fp16".
 
         Returns:
-            Metric → value; empty where there are no examples.
+            Metric → value; empty where there are no examples. What a task gives as NaN or
+            infinite is left out, as what is not defined.
+
+        Raises:
+            TrainingError: If the model's outputs for that state are not finite.
         """
         if not self.holds(split):
             return {}
         examples: ExampleSet = getattr(self._splits, split)
         self._adapted.pour(state)
-        return evaluate(
+        measured = evaluate(
             self._adapted.model,
             self.task,
             examples,
@@ -77,6 +81,7 @@ class Examiner:
             precision=precision,
             progress=self._progress(split),
         )
+        return {name: value for name, value in measured.items() if math.isfinite(value)}
 
     def holds(self, split: str) -> bool:
         """Say whether there are examples of "validation" or "test"."""
@@ -214,10 +219,11 @@ class Recorder:
             down=self._ledger.total("down", round_number=round_number),
             up=self._ledger.total("up", round_number=round_number),
             nodes={
-                str(reply.member.partition): {**reply.metrics, **reply.facts}
+                str(reply.member.partition): {**reply.facts, **reply.metrics}
                 for reply in result.good
             },
             bytes_by_node=self._ledger.by_node(round_number),
+            **({"notes": dict(result.notes)} if result.notes else {}),
             **measured,
         )
         self._journal.sync()
@@ -269,7 +275,7 @@ def spread(values: Mapping[int, float], rule: Criterion = _ACCURACY) -> dict[str
 
 
 def _pooled(client_metrics: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
-    """Average node metrics, weighted by the examples they were measured on."""
+    """Average node metrics, weighted by the examples that the guard lets each node count."""
     if not client_metrics:
         return {}
     weights = np.array([values["num-examples"] for values in client_metrics.values()])

@@ -26,6 +26,13 @@ def dense(weighted: Sequence[tuple[float, Factors]]) -> np.ndarray:
     return np.sum([weight * product(update) for weight, update in weighted], axis=0)
 
 
+def missed(weighted: Sequence[tuple[float, Factors]], *results: Factors) -> float:
+    """Give ‖ΔW − Σ results‖_F / ‖ΔW‖_F, where ΔW = Σ w·b@a is not zero."""
+    wanted = dense(weighted)
+    found = np.sum([product(result) for result in results], axis=0)
+    return float(np.linalg.norm(wanted - found) / np.linalg.norm(wanted))
+
+
 def random_factors(out: int, inputs: int, rank: int, seed: int) -> Factors:
     """Draw factors of full rank, with float32 values as states have."""
     generator = np.random.default_rng(seed)

@@ -58,7 +58,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {  # third-party library → rooms and m
     "safetensors": ("runs", "node"),
     "scipy": ("studies.intervals",),
     "matplotlib": ("studies.plot",),
-    "threadpoolctl": ("strategies.low_rank",),
+    "threadpoolctl": ("strategies.low_rank", "strategies.residual_lora"),
     "huggingface_hub": ("backbone.locate", "cli.doctor"),
     "pydantic": ("config",),
     "pydantic_core": ("config",),

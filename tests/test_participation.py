@@ -268,6 +268,29 @@ def test_increments_lead_from_what_the_node_decoded_last(
     assert bits(sent(update)) == bits(sent(trained(worker, expected, 1, base=0)))
 
 
+def test_a_state_that_the_node_has_is_not_written_again(
+    worker: Worker, start: AdapterState
+) -> None:
+    followed(worker, section_of(STATE, start), version=4)
+    (path,) = memory_of(RUN, worker.partition, BROADCAST).folder.glob("round-*")
+    written = path.stat().st_ino  # another file replaces it where it is written
+    followed(worker, version=4)
+    assert path.stat().st_ino == written
+    other = like(worker, 0.5)  # what the server sends whole counts more than what lies there
+    assert bits(followed(worker, section_of(STATE, other), version=4)) == bits(other)
+    assert bits(kept(worker, BROADCAST, 4)) == bits(other)
+
+
+def test_an_order_that_comes_late_leaves_the_newer_state(
+    worker: Worker, start: AdapterState
+) -> None:
+    followed(worker, section_of(STATE, start), version=6)
+    followed(worker, section_of(STATE, like(worker, 0.5)), version=5)
+    chain = increments(start, 7, 7)
+    assert bits(followed(worker, *chain, version=7)) == bits(added(start, chain))
+    assert memory_of(RUN, worker.partition, BROADCAST).rounds() == [7]
+
+
 def test_whoever_judges_a_state_has_it(worker: Worker, start: AdapterState) -> None:
     judge = replace(worker, held_out=worker.train)
     order = part_of(worker, section_of(STATE, start), version=4)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,22 @@ def result(
         seconds=1.5,
         client_metrics=clients,
         final=final,
+    )
+
+
+def recorder(folder: RunFolder, journal: Journal) -> Recorder:
+    """Make the recorder of a run of one round, without validation data."""
+    return Recorder(
+        folder=folder,
+        journal=journal,
+        ledger=ledger(1),
+        examiner=Judge([]),
+        rounds=1,
+        every=1,
+        precision="fp32",
+        criterion=going_by("accuracy"),
+        test_rounds=True,
+        keep_all=False,
     )
 
 
@@ -276,6 +293,15 @@ def test_the_journal_has_a_rounds_numbers(record: Record, folder: RunFolder) -> 
     assert event["precision"] == "fp32"
 
 
+def test_what_a_node_says_of_itself_hides_no_metric(folder: RunFolder, state: AdapterState) -> None:
+    sound = result(state, 1, {}, final=True)
+    told = [replace(reply, facts={"loss": 0.0, "threads": 2}) for reply in sound.good]
+    with closing(Journal(folder.journal)) as journal:
+        recorder(folder, journal).round_finished(replace(sound, good=told))
+    (event,) = read_events(folder.journal)
+    assert event["nodes"]["5"] == {"loss": 2.0, "examples-trained": 30, "threads": 2}
+
+
 def test_the_test_set_may_wait_for_the_end(record: Record) -> None:
     judge = Judge([{"accuracy": 0.5}, {"accuracy": 0.25}])
     recorder = record(judge, 2, test_rounds=False)
@@ -286,21 +312,10 @@ def test_the_test_set_may_wait_for_the_end(record: Record) -> None:
 
 def test_starts_and_replies_are_noted_by_partition(folder: RunFolder) -> None:
     journal = Journal(folder.journal)
-    recorder = Recorder(
-        folder=folder,
-        journal=journal,
-        ledger=ledger(1),
-        examiner=Judge([]),
-        rounds=1,
-        every=1,
-        precision="fp32",
-        criterion=going_by("accuracy"),
-        test_rounds=True,
-        keep_all=False,
-    )
+    watching = recorder(folder, journal)
     members = [Member(node_id=70 + node, partition=node, examples=1) for node in (3, 5)]
-    recorder.round_started(1, members)
-    recorder.reply_arrived(1, members[1], "disk on fire")
+    watching.round_started(1, members)
+    watching.reply_arrived(1, members[1], "disk on fire")
     journal.close()
     started, reply = read_events(folder.journal)
     assert (started["round"], started["rounds"], started["cohort"]) == (1, 1, [3, 5])

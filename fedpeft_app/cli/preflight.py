@@ -29,11 +29,12 @@ from fedpeft_app.methods.catalogue import find_method
 from fedpeft_app.mirrors import cache_dir
 from fedpeft_app.names import REGISTRIES
 from fedpeft_app.runs.directory import runs_parent
-from fedpeft_app.strategies.catalogue import make_strategy
+from fedpeft_app.strategies.catalogue import STRATEGIES, make_strategy
 from fedpeft_app.strategies.composition import Composition
 from fedpeft_app.strategies.flower import FlowerAdapter
 from fedpeft_app.strategies.strategy import Member
 
+_RESIDUAL_WRITERS = {"fedex", "flora"}
 _ANY = AdapterSpec(method="any", backbone="", tensors=(), ranks={})
 _NOT_LOOKED_AT = (
     "seed",
@@ -43,7 +44,6 @@ _NOT_LOOKED_AT = (
     "evaluate.batch-size",
     "evaluate.personal-steps",
     "strategy.fraction-train",
-    "strategy.cohort",
     "strategy.dropout",
     "strategy.over-selection",
     "strategy.min-replies",
@@ -193,6 +193,9 @@ def _try_strategy(config: RunConfig, located: LocatedModel | None) -> None:
     """
     with contextlib.suppress(UnknownNameError):  # _import_plugins says so already
         strategy = make_strategy(config.strategy.name, options(config.strategy.options))
+        if config.mode != "federated":
+            return  # a baseline has its own
+        _require_written_residuals(config)
         ranks = planned_ranks(config.method.node_ranks, config.method.rank)
         members = [
             Member(node_id=node, partition=node, examples=1, rank=rank % config.method.rank)
@@ -202,6 +205,18 @@ def _try_strategy(config: RunConfig, located: LocatedModel | None) -> None:
             strategy.prepare(_ANY, members)
         elif located is not None:
             strategy.prepare(tried_spec(config, located), members)
+
+
+def _require_written_residuals(config: RunConfig) -> None:
+    """Refuse residuals that travel in every order, and into which nobody writes."""
+    name = config.strategy.name
+    idle = name in STRATEGIES.builtin and name not in _RESIDUAL_WRITERS
+    if config.method.name == "lora-residual" and idle:
+        problem = (
+            f"strategy.name = '{name}' writes nothing into its residuals. Use "
+            f"{' or '.join(sorted(_RESIDUAL_WRITERS))}, or method.name = 'lora'."
+        )
+        raise ConfigError([Fault(key="method.name", value="lora-residual", problem=problem)])
 
 
 def _require_gpu_for_fp16(config: RunConfig) -> None:

@@ -1,6 +1,5 @@
 """Finished runs: list, remove, export, predict."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from rich.table import Table
 from fedpeft_app.config import RunConfig, parse
 from fedpeft_app.errors import RunFolderError
 from fedpeft_app.facts import run_facts
-from fedpeft_app.node.memory import experiment_folder
+from fedpeft_app.node.memory import forget
 from fedpeft_app.observe.journal import is_being_written
 from fedpeft_app.observe.lines import headline
 from fedpeft_app.runs.directory import RunFolder, find_run, list_runs, remove_run, runs_parent
@@ -102,7 +101,7 @@ def clean_runs(references: list[str], *, everything: bool, unfinished: bool, ask
         typer.confirm(f"Remove {len(chosen)} run folder{'s' * (len(chosen) > 1)}?", abort=True)
     for run in chosen.values():
         remove_run(run)
-        shutil.rmtree(experiment_folder(run.path.name), ignore_errors=True)
+        forget(run.path.name, personal=False)
 
 
 def export_adapter(

@@ -1,6 +1,6 @@
 """Rules that join several keys: combinations that are refused before a run, and why."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from fedpeft_app.config.schema import RunConfig, needed_precision, planned_ranks
 from fedpeft_app.errors import Fault
@@ -159,14 +159,41 @@ def _ranks_of_nodes_are_ranks(config: RunConfig) -> Iterator[Fault]:
 
 
 def _feedback_keeps_its_meaning(config: RunConfig) -> Iterator[Fault]:
-    lossy = [key for key in ("uplink", "downlink") if _loses(getattr(config.wire, key))]
-    if config.strategy.name in _NEW_BASIS and config.wire.feedback and lossy:
+    wire, turning = config.wire, _TURNING.get(config.strategy.name, ())
+    lossy = [way for way in turning if _loses(getattr(wire, way))]
+    if wire.feedback and lossy:
         yield Fault(
             key="wire.feedback",
             value=True,
-            problem=f"strategy.name = '{config.strategy.name}' gives the factors a new basis in "
+            problem=f"strategy.name = '{config.strategy.name}' gives factors a new basis in "
             f"every round, in which what the {lossy[0]} left out before means nothing. Set it to "
             f"false, or use 'float32'.",
+        )
+    if turning and wire.downlink.startswith(_SPARSE):
+        yield Fault(
+            key="wire.downlink",
+            value=wire.downlink,
+            problem=f"strategy.name = '{config.strategy.name}' gives factors a new basis in "
+            f"every round, most of which this leaves out. Use it for the uplink alone.",
+        )
+
+
+def _a_reserve_is_there(config: RunConfig) -> Iterator[Fault]:
+    if config.strategy.over_selection > 1 and config.strategy.fraction_train == 1:
+        yield Fault(
+            key="strategy.over-selection",
+            value=config.strategy.over_selection,
+            problem="strategy.fraction-train = 1 asks every node already; lower that.",
+        )
+
+
+def _ranks_can_be_cut(config: RunConfig) -> Iterator[Fault]:
+    if config.method.node_ranks and config.method.name in _STARTED_FROM_FACTORS:
+        yield Fault(
+            key="method.node-ranks",
+            value=config.method.node_ranks,
+            problem=f"method.name = '{config.method.name}' sets out from factors that are not "
+            f"zero, of which a lower rank would lack a part. Use 'lora'.",
         )
 
 
@@ -175,7 +202,15 @@ def _loses(codec: str) -> bool:
 
 
 _WITH_PERSONAL_PARTS = ("lora-sa",)
-_NEW_BASIS = ("flexlora", "fedsvd", "flora")
+_STARTED_FROM_FACTORS = ("pissa", "olora", "lora-orthogonal")
+_SPARSE = ("topk", "threshold")
+_BOTH_WAYS = ("uplink", "downlink")
+_TURNING: Mapping[str, tuple[str, ...]] = {  # strategy → ways on which a basis changes
+    "flexlora": _BOTH_WAYS,
+    "fedsvd": _BOTH_WAYS,
+    "flora": _BOTH_WAYS,
+    "fedex": ("downlink",),  # that of its residual
+}
 _RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (  # the keys a rule reads, the rule
     (("data.partitioner", "data.partition-column"), _natural_needs_a_column),
     (("data.partitioner", "data.partition-column"), _a_column_of_nodes_is_read),
@@ -197,6 +232,8 @@ _RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (  # the keys a rule reads, t
         ("strategy.name", "wire.uplink", "wire.downlink", "wire.feedback"),
         _feedback_keeps_its_meaning,
     ),
+    (("strategy.over-selection", "strategy.fraction-train"), _a_reserve_is_there),
+    (("method.node-ranks", "method.name"), _ranks_can_be_cut),
     (("model.quantization", "method.name"), _quantized_weights_stay_frozen),
     (
         ("evaluate.personal-steps", "strategy.fraction-evaluate"),

@@ -7,6 +7,7 @@ knows of, and both sides stay in step.
 
 import hashlib
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,10 @@ class NodeMemory:
             ) from error
 
     def keep(self, states: Mapping[str, AdapterState], version: int, base: int) -> None:
-        """Write what the node has after a round, and forget all but that and its base.
+        """Write what the node has after a round, and forget what is older, but for its base.
+
+        What is newer stays: a node that comes late, in a round that the server has closed, must
+        not take away what a later one kept. The next version removes both of them.
 
         Args:
             states: Name → what it has.
@@ -90,8 +94,9 @@ class NodeMemory:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_bytes(self._path(version), save(vectors, metadata=meta))
-            for other in set(self.rounds()) - {version, base}:
-                self._path(other).unlink(missing_ok=True)
+            for other in self.rounds():
+                if other < version and other != base:
+                    self._path(other).unlink(missing_ok=True)
         except OSError as error:
             raise NodeStateError(
                 f"Cannot keep what this node has for itself in {self.folder}: {error}. "
@@ -129,6 +134,22 @@ def memory_of(experiment: str, partition: int, kind: str = "") -> NodeMemory:
         NodeStateError: If the name is none.
     """
     return NodeMemory(folder=experiment_folder(experiment) / f"node-{partition:04d}" / kind)
+
+
+def forget(experiment: str, *, personal: bool) -> None:
+    """Remove, on this machine, what nodes keep only to go on with an experiment that is over.
+
+    Args:
+        experiment: As for `experiment_folder`.
+        personal: Whether they have parameters of their own, which are wanted ever after; with
+            these lie residuals and control variates, so they stay too.
+
+    Raises:
+        NodeStateError: If the name is none.
+    """
+    folder = experiment_folder(experiment)
+    for gone in folder.glob(f"node-*/{BROADCAST}") if personal else [folder]:
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def _require_sound(

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import sys
 import time
@@ -36,7 +37,7 @@ class Journal:
 
         Args:
             event: Its name.
-            fields: What it says, JSON values.
+            fields: What it says, JSON values; numbers that are not finite become null.
 
         Returns:
             The event as it was written.
@@ -45,9 +46,9 @@ class Journal:
             "event": event,
             "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "clock": round(time.monotonic(), 4),
-            **fields,
+            **_finite(fields),
         }
-        self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        self._file.write(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n")
         self._file.flush()
         self._listener(entry)
         return entry
@@ -72,6 +73,17 @@ def is_being_written(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return not _lock(file.fileno(), shared=False)
+
+
+def _finite(value: Any) -> Any:
+    """Put null where JSON has no word for a number; Python's own, NaN, is none to other readers."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return value
 
 
 def _lock(descriptor: int, *, shared: bool) -> bool:

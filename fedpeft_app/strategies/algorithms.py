@@ -9,15 +9,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from fedpeft_app.adapters.lora import Factors, widened
+from fedpeft_app.adapters.lora import Factors
 from fedpeft_app.registry import Registry
 from fedpeft_app.strategies import exact_lora, hetero_lora
 from fedpeft_app.strategies.aggregators import Aggregator, Mean, NormBounded
 from fedpeft_app.strategies.alternating import Alternating
 from fedpeft_app.strategies.composition import Composition
 from fedpeft_app.strategies.exact_lora import Contributions
-from fedpeft_app.strategies.low_rank import FedEx, Flora, LowRank
+from fedpeft_app.strategies.low_rank import FedSvd, LowRank
 from fedpeft_app.strategies.ranges import require_number
+from fedpeft_app.strategies.residual_lora import FedEx, Flora
 from fedpeft_app.strategies.robust import Krum, Median, MultiKrum, TrimmedMean
 from fedpeft_app.strategies.scaffold import Scaffold
 from fedpeft_app.strategies.server_optimizers import Adagrad, Adam, ServerOptimizer, Sgd, Yogi
@@ -160,36 +161,32 @@ def flexlora(energy: float = 1.0) -> LowRank:
     if energy != 1:
         require_number("energy", energy, 0, 1, or_low=False)
 
-    def rule(contributions: Contributions, rank: int) -> Factors:
-        return widened(exact_lora.florist(contributions, energy, rank=rank), rank)
+    def rule(contributions: Contributions, server: Factors) -> Factors:
+        return exact_lora.flexlora(contributions, server.rank, energy if energy < 1 else None)
 
     return LowRank(name="flexlora", rule=rule, serve=hetero_lora.served)
 
 
-def fedsvd() -> LowRank:
+def fedsvd() -> FedSvd:
     """Train B alone, average it, and turn the product into factors with an orthonormal A."""
-
-    def rule(contributions: Contributions, _: int) -> Factors:
-        return exact_lora.fedsvd(exact_lora.fedit(contributions))
-
-    return LowRank(name="fedsvd", rule=rule, part="b")
+    return FedSvd(Composition("fedsvd"))
 
 
 def lora_fair(ridge: float = 0.01) -> LowRank:
     """Average A; correct the mean of B so that the product comes near the mean of products."""
     require_number("ridge", ridge, 0, math.inf)
 
-    def rule(contributions: Contributions, _: int) -> Factors:
+    def rule(contributions: Contributions, _: Factors) -> Factors:
         return exact_lora.lora_fair(contributions, ridge)
 
     return LowRank(name="lora-fair", rule=rule)
 
 
 def hetlora() -> LowRank:
-    """Pad factors to one rank and average them, weighted by their products' norms."""
+    """Average each component over those who have it, weighted by their products' norms."""
 
-    def rule(contributions: Contributions, rank: int) -> Factors:
-        return hetero_lora.hetlora([update for _, update in contributions], rank)
+    def rule(contributions: Contributions, server: Factors) -> Factors:
+        return hetero_lora.hetlora([update for _, update in contributions], server)
 
     return LowRank(name="hetlora", rule=rule, serve=hetero_lora.cut)
 
@@ -201,7 +198,7 @@ def fedex() -> FedEx:
 
 def flora(seed: int = 0) -> Flora:
     """Add what nodes learnt to the frozen weights; nodes start afresh in every round."""
-    return Flora(seed=seed)
+    return Flora(seed)
 
 
 def _read(part: Part, kind: str) -> tuple[str, dict[str, Any]]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.strategies.ranks import require_one_rank
-from fedpeft_app.strategies.strategy import Assignment, Member, Reply
+from fedpeft_app.strategies.strategy import Assignment, Member, Reply, everyone
 
 
 class Alone:
@@ -27,8 +27,7 @@ class Alone:
         self, round_number: int, state: AdapterState, cohort: Sequence[Member]
     ) -> Mapping[int, Assignment]:
         """Ask the whole cohort."""
-        task = Assignment(state=state, options={"epochs": self._epochs})
-        return {member.node_id: task for member in cohort}
+        return everyone(cohort, Assignment(state=state, options={"epochs": self._epochs}))
 
     def aggregate(
         self, round_number: int, state: AdapterState, replies: Sequence[Reply]

@@ -11,7 +11,7 @@ from fedpeft_app.errors import AdapterMismatchError
 from fedpeft_app.strategies.aggregators import Aggregator, Mean
 from fedpeft_app.strategies.ranks import require_one_rank
 from fedpeft_app.strategies.server_optimizers import Moments, ServerOptimizer, Sgd
-from fedpeft_app.strategies.strategy import Assignment, Member, Reply
+from fedpeft_app.strategies.strategy import Assignment, Member, Reply, everyone
 from fedpeft_app.wire.record import Scalar
 
 
@@ -52,8 +52,7 @@ class Composition:
         self, round_number: int, state: AdapterState, cohort: Sequence[Member]
     ) -> Mapping[int, Assignment]:
         """Ask the whole cohort alike."""
-        task = Assignment(state=state, options=self._options)
-        return {member.node_id: task for member in cohort}
+        return everyone(cohort, Assignment(state=state, options=self._options))
 
     def aggregate(
         self, round_number: int, state: AdapterState, replies: Sequence[Reply]

@@ -16,7 +16,8 @@ def dropped(
 
     They are not to be asked at all: they cost neither bytes nor time, and count as failed for
     the reason `DROPPED_OUT`. Covered is what a missing update does to the model; not covered
-    is the traffic of a node that gets its order and then falls silent.
+    is the traffic of a node that gets its order and then falls silent. If all would drop out,
+    the one with the best luck reports.
 
     Args:
         cohort: The sampled nodes.
@@ -28,13 +29,13 @@ def dropped(
         ValueError: If the probability is out of its range.
 
     Guarantee:
-        Depends on (seed, round, partition) only: neither on who else is in the cohort, nor
-        does anyone who drops out at one probability report at a higher one.
+        Depends on (seed, round, partition) only: not on who else is in the cohort, but for
+        the last one left. Nobody who drops out at one probability reports at a higher one.
     """
     require_number("strategy.dropout", probability, 0, 1)
-    return {
-        member for member in cohort if _luck(seed, round_number, member.partition) < probability
-    }
+    luck = {member: _luck(seed, round_number, member.partition) for member in cohort}
+    gone = {member for member in luck if luck[member] < probability}
+    return gone if len(gone) < len(luck) else gone - {max(luck, key=luck.__getitem__, default=None)}
 
 
 def _luck(seed: int, round_number: int, partition: int) -> float:

@@ -48,7 +48,7 @@ def fedit(contributions: Contributions) -> Factors:
     if len(shapes := {(part.a.shape, part.b.shape) for _, part in contributions}) > 1:
         raise AdapterMismatchError(
             f"Expected factors of one shape to average, got A and B of {sorted(shapes)}. Use "
-            f"'flora', 'flexlora', 'florist' or 'hetlora' where ranks differ."
+            f"'flora', 'flexlora' or 'hetlora' where ranks differ."
         )
     return Factors(
         a=np.sum([share * part.a for share, part in contributions], axis=0),
@@ -77,48 +77,31 @@ def flora(contributions: Contributions) -> Factors:
     return stack(contributions)
 
 
-def flexlora(contributions: Contributions, rank: int) -> Factors:
+def flexlora(contributions: Contributions, rank: int, energy: float | None = None) -> Factors:
     """Give the best approximation of ΔW of a given rank: B = U·S, A = Vᵀ.
 
     Exact if ΔW has no higher rank; else the error is the least possible, √Σ_{i>r} σᵢ². Where
     ΔW has a lower rank, A gets further orthonormal rows and B zero columns, which can learn.
 
+    With an energy τ, as FLoRIST, only the first p components stay, with the least p for which
+    Σ_{i≤p} σᵢ² ≥ τ·Σ σᵢ²: if the rank has room for p, the relative error is at most √(1 − τ).
+    FLoRIST sends these alone; here the rank stays, and the others can be learnt anew.
+
     Args:
         contributions: (share > 0, factors) of any ranks; shares sum to 1.
         rank: Of the result, from 1.
-
-    Raises:
-        ValueError: If there are none, the shares are no shares, or the rank is below 1.
-        AdapterMismatchError: If sizes differ.
-
-    Reference:
-        Bai et al. 2024, arXiv 2402.11505 (FlexLoRA), which decomposes ΔW itself.
-    """
-    _require_shares(contributions)
-    return widened(truncated(contributions, rank=rank)[0], rank)
-
-
-def florist(contributions: Contributions, energy: float, rank: int | None = None) -> Factors:
-    """Give ΔW's first components, as many as hold a share of its energy: B = U·S, A = Vᵀ.
-
-    The least p with Σ_{i≤p} σᵢ² ≥ τ·Σ σᵢ²; the relative error is at most √(1 − τ). The rank
-    is ΔW's to choose, differs between modules, and is at least 1.
-
-    Args:
-        contributions: (share > 0, factors) of any ranks; shares sum to 1.
-        energy: τ in (0, 1]; 1 is exact, at ΔW's own rank.
-        rank: The highest allowed, from 1.
+        energy: τ in (0, 1]; None keeps whatever there is room for.
 
     Raises:
         ValueError: If there are none, the shares are no shares, or a number is out of range.
         AdapterMismatchError: If sizes differ.
 
-    Reference:
-        Ramesh and Dass 2025, arXiv 2506.09199 (FLoRIST), section 3.
+    References:
+        Bai et al. 2024, arXiv 2402.11505 (FlexLoRA), which decomposes ΔW itself.
+        Ramesh and Dass 2025, arXiv 2506.09199 (FLoRIST), section 3: its factors, and τ.
     """
     _require_shares(contributions)
-    kept = truncated(contributions, energy=energy, rank=rank)[0]
-    return widened(kept, max(1, kept.rank))
+    return widened(truncated(contributions, rank=rank, energy=energy)[0], rank)
 
 
 def fedex(contributions: Contributions, rank: int | None = None) -> tuple[Factors, Factors]:
@@ -198,28 +181,6 @@ def lora_fair(contributions: Contributions, ridge: float = 0.01) -> Factors:
     wanted: Array = np.sum([p * (part.b @ (part.a @ vt.T)) for p, part in contributions], axis=0)
     missing = wanted - mean.b @ (u * s)
     return Factors(a=mean.a, b=mean.b + (missing * gain) @ u.T)
-
-
-def aggregation_error(contributions: Contributions, *results: Factors) -> float:
-    """Give ‖ΔW − Σ results‖_F / ‖ΔW‖_F.
-
-    Args:
-        contributions: (share > 0, factors) of any ranks; shares sum to 1.
-        results: What stands for ΔW: its products are added up (FedEx has two).
-
-    Returns:
-        The relative error; for ΔW = 0, either 0 or infinity.
-
-    Raises:
-        ValueError: If there are none, or the shares are no shares.
-        AdapterMismatchError: If sizes differ.
-    """
-    _require_shares(contributions)
-    wanted = product_norm(contributions)
-    missing = product_norm([*contributions, *((-1.0, result) for result in results)])
-    if wanted == 0:
-        return 0.0 if missing == 0 else math.inf
-    return missing / wanted
 
 
 def _require_shares(contributions: Contributions) -> None:

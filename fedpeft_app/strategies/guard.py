@@ -4,18 +4,24 @@ import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
 from flwr.app import Message
 
-from fedpeft_app.adapters import AdapterSpec
-from fedpeft_app.adapters.algebra import is_finite
+from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.adapters.parts import trained_spec
 from fedpeft_app.errors import AdapterMismatchError, QuorumError, WireError
 from fedpeft_app.strategies.strategy import Assignment, Member, Reply
 from fedpeft_app.wire.payload import Section
-from fedpeft_app.wire.record import DELTA, metrics, read_update
+from fedpeft_app.wire.record import DELTA, Scalar, metrics, read_update
 
+LARGEST = 1e5  # of a value in one round: see docs/wire-format.md, "What a server accepts"
+_LARGEST_METRIC = 1e100  # sums of these, weighted by examples, are finite for any number of nodes
 _TRAINED = ("loss", "examples-trained")  # what the rounds and the journal read of a train reply
+_NUMBERS = frozenset({"num-examples", "steps", "seconds", *_TRAINED})  # what is kept of its metrics
+_FACTS = {"process": str, "backbone-loads": int, "threads": int}  # and of its facts, by type
+_LONGEST_FACT = 64  # characters, or digits; a process is named by twelve
 _JUDGED = ("loss", "accuracy")  # what every task measures
+_METRIC_NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
 _WRAPPED = re.compile(r"<class '(?P<kind>[^']*)'>:<'(?P<text>.*)'>", re.DOTALL)  # Flower's form
 _OCCURRED = re.compile(r"Exception \w+ occurred\. Message: ?")  # flwr's; Ray cuts a last blank
 _CAUSE = "The above exception was the direct cause of the following exception:"
@@ -36,7 +42,8 @@ def admit(
         round_number: The round it must answer.
 
     Returns:
-        The reply, or the reason why it is rejected.
+        The reply, with those of its metrics and facts that nodes are known to send; or the
+        reason why it is rejected.
     """
     if message.has_error():
         return short_reason(message.error.reason)
@@ -46,33 +53,38 @@ def admit(
         update = read_update(message.content, assignment.state.spec)
         wrong = _wrong_sections(update.sections, expected)
     except (AdapterMismatchError, WireError) as error:
-        return str(error)
+        return _line(str(error))
+    numbers = {name: update.metrics[name] for name in update.metrics if name in _NUMBERS}
     problem = (
         _wrong_round(update.round_number, round_number)
-        or _wrong_weight(update.metrics, member)
-        or _unusable(update.metrics, _TRAINED)
+        or _wrong_weight(numbers, member)
+        or _missing(numbers, _TRAINED)
+        or _unusable(numbers)
         or wrong
     )
     extras = {section.name: section for section in update.sections}
-    return problem or Reply(
+    return _line(problem) or Reply(
         member=member,
         start=assignment.state,
         update=extras.pop(DELTA),
-        weight=update.metrics["num-examples"],
-        metrics=update.metrics,
-        facts=update.facts,
+        weight=numbers["num-examples"],
+        metrics=numbers,
+        facts=_known_facts(update.facts),
         extras=extras,
     )
 
 
-def admit_metrics(message: Message) -> dict[str, float] | str:
+def admit_metrics(message: Message, member: Member) -> dict[str, float] | str:
     """Check one reply to an evaluate order.
 
     Args:
         message: What came back from the node.
+        member: Who was asked.
 
     Returns:
-        Its metrics, with at least loss, accuracy and num-examples; or why it is rejected.
+        Its metrics, with at least loss, accuracy and num-examples, which is a weight: no more
+        than the node trains on, whatever it holds out. Others that are no plain numbers are
+        left out, as those that are not defined. Or why the reply is rejected.
     """
     if message.has_error():
         return short_reason(message.error.reason)
@@ -80,7 +92,15 @@ def admit_metrics(message: Message) -> dict[str, float] | str:
     weight = values.get("num-examples", 0.0)
     if not (math.isfinite(weight) and weight > 0):
         return f"states {weight:g} validation examples"
-    return _unusable(values, _JUDGED) or values
+    judged = {name: values[name] for name in _JUDGED if name in values}
+    if problem := _missing(judged, _JUDGED) or _unusable(judged):
+        return problem
+    others = {
+        name: value
+        for name, value in values.items()
+        if _METRIC_NAME.fullmatch(name) and not _unusable({name: value})
+    }
+    return {**others, "num-examples": min(weight, float(member.examples))}
 
 
 def require_quorum(
@@ -132,7 +152,7 @@ def _listed(reasons: Mapping[int, str]) -> str:
 
 
 def _wrong_sections(sections: Sequence[Section], expected: Mapping[str, AdapterSpec]) -> str:
-    """Say which section is missing, too many, of another part, or not finite; empty if none is."""
+    """Say which section is missing, too many, of another part or too large; empty if none is."""
     names = sorted(section.name for section in sections)
     if names != sorted(expected):
         return f"sent {', '.join(names) or 'nothing'} instead of {', '.join(sorted(expected))}"
@@ -140,9 +160,26 @@ def _wrong_sections(sections: Sequence[Section], expected: Mapping[str, AdapterS
         wanted = expected[section.name].fingerprint
         if section.spec.fingerprint != wanted:
             return f"sent a {section.name} of {section.spec.fingerprint} instead of {wanted}"
-        if not is_finite(section.decode()):
-            return "sent values that are not finite"
+        if problem := _too_large(section.name, section.decode()):
+            return problem
     return ""
+
+
+def _too_large(name: str, state: AdapterState) -> str:
+    """Say that values are not finite, or that one is too large; empty if all are fine.
+
+    No value is larger than the root of the sum of squares: one pass, where all is well.
+    """
+    values = state.vector
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.vdot(values, values)
+    if squares <= LARGEST**2:
+        return ""
+    largest = max(float(values.max()), -float(values.min()))  # NaN if one of them is
+    if not math.isfinite(largest):
+        return "sent values that are not finite"
+    fine = largest <= LARGEST
+    return "" if fine else f"sent a {name} with values up to {largest:.3g}, beyond {LARGEST:g}"
 
 
 def _wrong_round(answered: int, asked: int) -> str:
@@ -160,14 +197,27 @@ def _wrong_weight(values: Mapping[str, float], member: Member) -> str:
     return ""
 
 
-def _unusable(values: Mapping[str, float], needed: tuple[str, ...]) -> str:
-    """Name the first metric that is missing or no plain number; empty if there is none."""
-    for name in needed:
-        if name not in values:
-            return f"sent no metric '{name}'"
-        if not math.isfinite(values[name]):
-            return f"sent metric '{name}' = {values[name]}"
+def _missing(values: Mapping[str, float], needed: tuple[str, ...]) -> str:
+    """Name the first metric that is missing; empty if there is none."""
+    absent = next((name for name in needed if name not in values), None)
+    return f"sent no metric '{absent}'" if absent else ""
+
+
+def _unusable(values: Mapping[str, float]) -> str:
+    """Name the first metric that is no number to reckon with; empty if there is none."""
+    for name, value in values.items():
+        if not abs(value) <= _LARGEST_METRIC:  # also NaN
+            return f"sent metric '{name}' = {value}"
     return ""
+
+
+def _known_facts(facts: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Keep what nodes say of their process; nothing depends on it, so the rest is left out."""
+    return {
+        name: facts[name]
+        for name, kind in _FACTS.items()
+        if type(facts.get(name)) is kind and len(str(facts[name])) <= _LONGEST_FACT
+    }
 
 
 def short_reason(reason: str | None) -> str:
@@ -187,9 +237,13 @@ def short_reason(reason: str | None) -> str:
         kind, text = _kind_of_cause(parts[0], parts[1].strip()), parts[1]
     elif '\n  File "' in text:  # a traceback; its last line says what happened
         kind, text = "", text.rstrip().rpartition("\n")[2]
-    words = " ".join(text.split())
     name = "" if kind.startswith(_OWN_ERRORS) else kind.rpartition(".")[2]
-    line = ": ".join(part for part in (name, words) if part) or "no reason given"
+    return _line(": ".join(part for part in (name, text.strip()) if part)) or "no reason given"
+
+
+def _line(text: str) -> str:
+    """Write a text that a node may have had a hand in as one line that is not too long."""
+    line = " ".join(text.split())
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
 
 

@@ -16,7 +16,7 @@ from fedpeft_app.strategies.exact_lora import fedit
 def padded(update: Factors, rank: int) -> Factors:
     """Add rows of zeros to A and columns of zeros to B; the product stays.
 
-    For averaging only: where both factors are zero, neither has a gradient. What a node is to
+    For sums only: where both factors are zero, neither has a gradient. What a node is to
     train is `widened` or `served`.
 
     Args:
@@ -83,28 +83,35 @@ def norm_shares(updates: Sequence[Factors]) -> tuple[float, ...]:
     return tuple(norm / total if total else 1 / len(norms) for norm in norms)
 
 
-def hetlora(updates: Sequence[Factors], rank: int) -> Factors:
-    """Pad all factors to one rank, and average A and B apart, weighted by the products' norms.
+def hetlora(updates: Sequence[Factors], server: Factors) -> Factors:
+    """Average A and B apart, each component over the nodes that have it, weighted by norms.
 
-    Not exact: it has FedIT's cross terms, and the zeros dilute rows that few nodes have. A
-    node without any update has weight 0. The shares are the norms', not the examples'.
+    Row j of A and column j of B are Σ p_k·x_k / Σ p_k over the nodes of rank j or more; where
+    there is none, they stay the server's. Not exact: it has FedIT's cross terms. A node without
+    any update has weight 0. The shares p_k are the norms', not the examples'.
+
+    The paper pads with zeros and divides by Σ p_k over all nodes. Then the upper components
+    shrink in every round, and one round without a node that has them makes both factors zero:
+    they have no gradient from then on. Dividing by the shares of those who have a component is
+    ours; where all have it, both rules agree.
 
     Args:
-        updates: The nodes' factors, at least one, of any ranks.
-        rank: Of the result, from the highest of theirs.
+        updates: The nodes' factors, at least one, each of the server's rank at most.
+        server: The factors from which they were cut.
 
     Raises:
-        ValueError: If there are none, or the rank is too small.
+        ValueError: If there are none, or a rank is too high.
         AdapterMismatchError: If sizes differ.
 
     Reference:
         Cho et al. 2024, arXiv 2401.06432 (HetLoRA: sparsity-weighted aggregation).
     """
-    shares = norm_shares(updates)
-    return fedit(
-        [
-            (share, padded(update, rank))
-            for share, update in zip(shares, updates, strict=True)
-            if share > 0
-        ]
+    counted = [(p, one) for p, one in zip(norm_shares(updates), updates, strict=True) if p > 0]
+    mean = fedit([(share, padded(update, server.rank)) for share, update in counted])
+    has = [share * (np.arange(server.rank) < update.rank) for share, update in counted]
+    total = np.sum(has, axis=0)
+    known, divisor = total > 0, np.where(total > 0, total, 1.0)
+    return Factors(
+        a=np.where(known[:, None], mean.a / divisor[:, None], server.a),
+        b=np.where(known, mean.b / divisor, server.b),
     )

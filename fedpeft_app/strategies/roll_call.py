@@ -1,7 +1,7 @@
 """Who is there, and does everyone hold the same model and adapter? Asked before round 1."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flwr.app import Message, RecordDict
@@ -158,6 +158,7 @@ def make_roster(
     expected: Mapping[str, str],
     minimum: int,
     labels: tuple[str, ...] = (),
+    objection: Callable[[Member], str] = lambda member: "",
 ) -> Roster:
     """Keep the nodes that agree with the server, refuse the others by name.
 
@@ -166,6 +167,7 @@ def make_roster(
         expected: What the server has for each name a presence must agree on.
         minimum: Fewest nodes that must pass.
         labels: The server's label names; empty = those of the first node that passes.
+        objection: Says why else a node cannot take part; empty if it can.
 
     Raises:
         RollCallError: If too few pass; the message says which node differs in what.
@@ -177,14 +179,16 @@ def make_roster(
             refused[f"node {node_id}"] = answer
             continue
         number = answer.partition
-        if reason := _difference(answer, expected, labels) or _taken(number, members):
+        member = Member(
+            node_id=node_id, partition=number, examples=answer.examples, rank=answer.rank
+        )
+        reason = _difference(answer, expected, labels) or _taken(number, members)
+        if reason := reason or objection(member):
             known = number in members or f"node {number}" in refused
             refused[f"node {number} (Flower id {node_id})" if known else f"node {number}"] = reason
             continue
         labels = answer.labels
-        members[number] = Member(
-            node_id=node_id, partition=number, examples=answer.examples, rank=answer.rank
-        )
+        members[number] = member
     _require(minimum, len(members), len(answers), refused)
     ordered = tuple(members[number] for number in sorted(members))
     return Roster(members=ordered, labels=labels, refused=refused)

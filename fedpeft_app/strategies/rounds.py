@@ -16,7 +16,7 @@ from fedpeft_app.strategies.exchange import Arrival, exchange
 from fedpeft_app.strategies.guard import admit, admit_metrics, require_judges, require_quorum
 from fedpeft_app.strategies.orders import Courier
 from fedpeft_app.strategies.sampling import cohort_size, sample_cohort
-from fedpeft_app.strategies.strategy import Assignment, Member, Reply, Strategy, name_of
+from fedpeft_app.strategies.strategy import Assignment, Member, Reply, Strategy, name_of, notes_of
 from fedpeft_app.strategies.versions import Versions
 from fedpeft_app.wire.cast import float32
 from fedpeft_app.wire.codec import Codec
@@ -79,6 +79,7 @@ class RoundResult:
         client_metrics: Partition → metrics of the nodes that evaluated the new state.
         untrained: Those of them whose own parameters are still as they were drawn.
         final: Whether no further round follows.
+        notes: What the strategy notes of its aggregation, by name.
     """
 
     round_number: int
@@ -89,6 +90,7 @@ class RoundResult:
     client_metrics: Mapping[int, Mapping[str, float]]
     untrained: tuple[int, ...] = ()
     final: bool = False
+    notes: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def train_loss(self) -> float:
@@ -213,7 +215,8 @@ def run_round(
         grid, reporting, members, plan, round_number, courier, ledger, watcher
     )
     rejected |= {member.partition: DROPPED_OUT for member in gone}
-    require_quorum(round_number, good, rejected, plan.min_replies)
+    quorum = min(plan.min_replies, len(reporting))  # who dropped out on purpose is not missed
+    require_quorum(round_number, good, rejected, quorum)
     target = strategy.aggregate(round_number, broadcast.state, good)
     _require_finite(target, strategy, round_number)
     broadcast.advance(target)
@@ -229,6 +232,7 @@ def run_round(
         client_metrics=judged,
         untrained=courier.versions.untrained(judged),
         final=round_number == plan.rounds or 0 < plan.uplink_budget <= spent,
+        notes=notes_of(strategy),
     )
 
 
@@ -342,7 +346,12 @@ def _evaluate_on_nodes(
         purpose="evaluation-cohort",
     )
     state = courier.broadcast.state
-    asked = {member: _to_judge(strategy, state, member, round_number) for member in cohort}
+    ranked = [member for member in cohort if member.rank]
+    served = strategy.configure(round_number, state, ranked) if ranked else {}
+    asked = {
+        member: Assignment(state=served[member.node_id].state if member.rank else state)
+        for member in cohort
+    }
     arrivals = exchange(
         grid,
         courier.messages("evaluate", round_number, asked),
@@ -354,7 +363,7 @@ def _evaluate_on_nodes(
     measured: dict[int, dict[str, float]] = {}
     failed: dict[int, str] = {}
     for arrival in arrivals:
-        outcome = admit_metrics(arrival.message)
+        outcome = admit_metrics(arrival.message, arrival.member)
         if isinstance(outcome, str):
             node = arrival.member.partition
             failed[node] = outcome
@@ -364,13 +373,3 @@ def _evaluate_on_nodes(
     courier.note_arrivals({a.member: a.member.partition in measured for a in arrivals})
     require_judges(round_number, measured, failed)
     return measured
-
-
-def _to_judge(
-    strategy: Strategy, state: AdapterState, member: Member, round_number: int
-) -> Assignment:
-    """Give a node the state as it would train from it: in its own rank, if it has one."""
-    if not member.rank:
-        return Assignment(state=state)
-    served = strategy.configure(round_number, state, [member])[member.node_id]
-    return Assignment(state=served.state)

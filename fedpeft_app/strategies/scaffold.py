@@ -8,7 +8,7 @@ from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.adapters.parts import trained_spec
 from fedpeft_app.strategies.aggregators import fold_mean
 from fedpeft_app.strategies.composition import Composition
-from fedpeft_app.strategies.strategy import Assignment, Member, Reply
+from fedpeft_app.strategies.strategy import Assignment, Member, Reply, everyone
 from fedpeft_app.wire.record import CONTROL
 
 
@@ -19,6 +19,11 @@ class Scaffold:
     in float32: a message is twice as long. x moves by the uniform mean of the deltas, and
     c by Σ (c_i⁺ − c_i) / N over all N nodes, also those that were not asked. What c_i⁺ is under
     adaptive optimizers: `training.corrections`.
+
+    c is the mean of all c_i only while nodes keep theirs. One that lost its disk starts again
+    from c_i = 0 and sends its whole new one, so c keeps the lost c_i / N for the rest of the
+    run. To take it out, the server would have to remember what each of N nodes sent. Nor does
+    anything but the guard bound what a node sends: this is no strategy for nodes that lie.
 
     Args:
         inner: Folds the deltas.
@@ -50,7 +55,7 @@ class Scaffold:
             spec = trained_spec(state.spec)
             self.control = AdapterState(spec=spec, vector=np.zeros(spec.size, dtype=np.float32))
         task = Assignment(state=state, extras={CONTROL: self.control})
-        return {member.node_id: task for member in cohort}
+        return everyone(cohort, task)
 
     def aggregate(
         self, round_number: int, state: AdapterState, replies: Sequence[Reply]

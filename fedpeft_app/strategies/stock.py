@@ -2,8 +2,9 @@
 
 For those who bring their own ServerApp. Our ClientApp is what runs on the nodes, so the roll
 is called first, and orders and updates have our form on the wire; the arrays that `start`
-takes and returns are plain float32, one per tensor. Covered: sampling, guard, quorum,
-aggregation. Not covered: byte ledger, journal, checkpoints and evaluation by the nodes.
+takes and returns are plain float32, one per tensor. Covered: sampling (uniform), guard, quorum,
+aggregation. Not covered: byte ledger, journal, checkpoints, evaluation by the nodes, and whatever
+nodes keep from round to round: personal parameters, error feedback, SCAFFOLD's control variates.
 """
 
 import logging
@@ -66,7 +67,8 @@ class StockStrategy(FlowerStrategy):
 
         Raises:
             AdapterMismatchError: If the arrays are no state of this adapter.
-            ValueError: If there is a train_config: nodes take options from our strategy only.
+            ValueError: If there is a train_config: nodes take options from our strategy only;
+                or the strategy counts on what nodes keep.
         """
         if config:
             raise ValueError(f"Expected no train_config, got {sorted(config)}.")
@@ -79,6 +81,11 @@ class StockStrategy(FlowerStrategy):
         )
         self._state = from_arrays(self._spec, arrays)
         self._assigned = self._strategy.configure(server_round, self._state, cohort)
+        if any(task.extras for task in self._assigned.values()):
+            raise ValueError(
+                f"{name_of(self._strategy)} counts on what nodes keep from round to round, which "
+                f"they do in fedpeft's own loop only."
+            )
         courier = Courier(broadcast=Broadcast(state=self._state), versions=Versions())
         asked = {m: self._assigned[m.node_id] for m in cohort if m.node_id in self._assigned}
         self._asked = courier.messages("train", server_round, asked)

@@ -1,6 +1,6 @@
 """The protocol of a strategy: who gets what, and how replies become the next state."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -137,6 +137,29 @@ class Strategy(Protocol):
         ...
 
 
+def everyone(cohort: Sequence[Member], task: Assignment) -> dict[int, Assignment]:
+    """Ask the whole cohort to do the same, as `Strategy.configure` says it."""
+    return {member.node_id: task for member in cohort}
+
+
+def in_own_ranks(
+    cohort: Sequence[Member], state_of: Callable[[int], AdapterState]
+) -> dict[int, Assignment]:
+    """Ask the whole cohort, each in its own rank; what is equal is made, and encoded, once.
+
+    Args:
+        cohort: Who is asked.
+        state_of: Makes the state of a rank; 0 = the run's.
+    """
+    tasks = {rank: Assignment(state=state_of(rank)) for rank in {one.rank for one in cohort}}
+    return {member.node_id: tasks[member.rank] for member in cohort}
+
+
 def name_of(strategy: Strategy) -> str:
     """Name a strategy for messages: its own name if it has one, else its class's."""
     return str(getattr(strategy, "name", "") or type(strategy).__name__)
+
+
+def notes_of(strategy: Strategy) -> dict[str, float]:
+    """Read what a strategy notes of its last `aggregate` in its `notes`, if it has any."""
+    return dict(getattr(strategy, "notes", {}))

@@ -7,6 +7,7 @@ import torch
 
 from fedpeft_app.data.encoded import ExampleSet
 from fedpeft_app.data.tasks.task import Metrics, Outputs, Task
+from fedpeft_app.errors import TrainingError
 from fedpeft_app.training.batches import sorted_batches
 from fedpeft_app.training.precision import arithmetic, autocast
 
@@ -37,6 +38,7 @@ def outputs(
 
     Raises:
         ValueError: If there is no example.
+        TrainingError: If an output is NaN or infinite, as those of a state that diverged.
 
     Guarantee:
         In "fp32", a stock library that loads the exported adapter computes the same.
@@ -57,7 +59,20 @@ def outputs(
             progress(done / len(examples))
     if rows is None:
         raise ValueError("Expected at least one example to evaluate, got none.")
+    _require_finite(rows, precision)
     return rows
+
+
+def _require_finite(rows: Outputs, precision: str) -> None:
+    """Refuse outputs that say nothing, and name their cause: what was poured into the model."""
+    if broken := int((~np.isfinite(rows)).any(axis=1).sum()):
+        raise TrainingError(
+            f"Expected finite outputs of the model, got NaN or infinity for {broken} of "
+            f"{len(rows)} examples: the state that it was given has values too large for "
+            f"{precision}, because training diverged or a node sent such. Lower "
+            f"train.learning-rate, use train.precision = 'fp32', or take a strategy that bounds "
+            f"what single nodes can do (docs/strategies.md)."
+        )
 
 
 def evaluate(

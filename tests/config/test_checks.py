@@ -129,6 +129,54 @@ CLASHES = [  # what is given, the key to blame, what to change instead
         {"mode": "federated"},
         id="alone there are no rounds after which nodes evaluate",
     ),
+    pytest.param(
+        {"method.name": "lora-sa", "strategy.fraction-evaluate": 0.5},
+        "evaluate.server",
+        {"evaluate.server": False},
+        id="nobody but the nodes has a personal B",
+    ),
+    pytest.param(
+        {"method.node-ranks": "2,9"},
+        "method.node-ranks",
+        {"method.node-ranks": "2,8"},
+        id="ranks of nodes are below the run's",
+    ),
+    pytest.param(
+        {"method.node-ranks": "2", "wire.downlink": "int8"},
+        "wire.downlink",
+        {"wire.downlink": "float32"},
+        id="increments lead to one state",
+    ),
+    pytest.param(
+        {"method.node-ranks": "2", "method.name": "pissa"},
+        "method.node-ranks",
+        {"method.name": "lora"},
+        id="a start that is not zero cannot be cut",
+    ),
+    pytest.param(
+        {"strategy.name": "fedsvd", "wire.uplink": "int8"},
+        "wire.feedback",
+        {"wire.feedback": False},
+        id="feedback needs one basis",
+    ),
+    pytest.param(
+        {"strategy.name": "fedex", "wire.downlink": "int8"},
+        "wire.feedback",
+        {"wire.uplink": "int8", "wire.downlink": "float32"},
+        id="residuals have a new basis on the way down",
+    ),
+    pytest.param(
+        {"strategy.name": "flora", "wire.downlink": "topk(0.1)+int8", "wire.feedback": False},
+        "wire.downlink",
+        {"wire.downlink": "int8"},
+        id="a new basis is not sparse",
+    ),
+    pytest.param(
+        {"strategy.over-selection": 1.5, "strategy.fraction-train": 1.0},
+        "strategy.over-selection",
+        {"strategy.fraction-train": 0.5},
+        id="over-selection needs a reserve",
+    ),
 ]
 Flat = dict[str, object]
 

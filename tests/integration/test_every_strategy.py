@@ -1,5 +1,6 @@
 """Every strategy through a whole run: real apps, real messages, a tiny model that must learn."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,3 +55,19 @@ def test_lossy_messages_still_teach(tiny_settings: dict[str, Any], codecs: tuple
     wire = dict(zip(("wire.uplink", "wire.downlink"), codecs, strict=True))
     finished = run({**tiny_settings, "rounds": 6, **wire, "strategy.fraction-train": 0.5})
     assert finished["test"]["accuracy"] > 0.5
+
+
+@pytest.mark.parametrize("name", ["krum", "rolora", "fedsvd", "fedadam"])
+def test_the_central_baseline_is_the_same_under_every_strategy(
+    tiny_settings: dict[str, Any], name: str
+) -> None:
+    central = {**tiny_settings, "rounds": 2, "mode": "central"}
+    plain, other = run(central), run({**central, "strategy.name": name, "output.name": "other"})
+    assert other["test"] == plain["test"]
+
+
+def test_the_budget_ends_a_run_with_what_there_is(tiny_settings: dict[str, Any]) -> None:
+    finished = run({**tiny_settings, "rounds": 5, "budget.uplink-mib": 0.01})
+    assert finished["round"] <= 2
+    assert finished["test"]
+    assert Path(finished["adapter"], "adapter_model.safetensors").exists()

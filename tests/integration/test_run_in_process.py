@@ -10,7 +10,7 @@ from fedpeft_app.config import parse
 from fedpeft_app.coordinator import coordinate
 from fedpeft_app.errors import QuorumError, RollCallError
 from fedpeft_app.methods.catalogue import METHODS
-from fedpeft_app.node.memory import BROADCAST, memory_of
+from fedpeft_app.node.memory import BROADCAST, experiment_folder, memory_of
 from fedpeft_app.runs.checkpoint import kept_rounds, load_checkpoint
 from fedpeft_app.wire.catalogue import parse_codec
 
@@ -165,7 +165,10 @@ def test_a_second_run_in_one_process_starts_afresh(
 LOSSY = {"wire.uplink": "int8", "wire.downlink": "topk(0.2)+int8"}
 
 
-def test_the_state_that_is_kept_is_the_one_that_nodes_hold(tiny_settings: dict[str, Any]) -> None:
+def test_the_state_that_is_kept_is_the_one_that_nodes_hold(
+    tiny_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedpeft_app.coordinator.forget", lambda *_, **__: None)
     folder = run({**tiny_settings, **LOSSY, "rounds": 5, "output.keep": "all"})
     started = [e for e in read_events(folder.journal) if e["event"] == "round_started"]
     for node in range(4):
@@ -247,3 +250,8 @@ def test_who_drops_out_is_named_and_the_run_goes_on(tiny_settings: dict[str, Any
     assert set(reasons) == {"dropped out (strategy.dropout)"}
     sent = [message for message in grid.sent if message.metadata.message_type == "train"]
     assert len(sent) + len(reasons) == 16
+
+
+def test_nodes_forget_what_only_served_the_run(tiny_settings: dict[str, Any]) -> None:
+    folder = run({**tiny_settings, **LOSSY})
+    assert not experiment_folder(folder.path.name).exists()

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fedpeft_app.observe.journal import Journal, is_being_written
@@ -65,6 +66,20 @@ def test_what_is_no_json_leaves_no_trace(journal: Journal, path: Path) -> None:
         journal.note("bad", value=object())
     journal.note("good")
     assert [event["event"] for event in lines(path)] == ["good"]
+
+
+def test_what_is_not_finite_is_null(path: Path) -> None:
+    heard: list[Any] = []
+    journal = Journal(path, heard.append)
+    nan, infinity = float("nan"), np.float64("inf")
+    journal.note("round", loss=nan, nodes={"3": {"seconds": infinity, "steps": 2}}, rows=[nan, 0.5])
+    journal.close()
+    (event,) = [
+        json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines()
+    ]
+    assert [event] == heard
+    assert (event["loss"], event["rows"]) == (None, [None, 0.5])
+    assert event["nodes"] == {"3": {"seconds": None, "steps": 2}}
 
 
 def test_a_journal_goes_on_after_a_half_written_line(path: Path) -> None:

@@ -16,11 +16,24 @@ probabilities = st.floats(0, 1, exclude_max=True)
 
 
 @given(st.sets(st.sampled_from(TWENTY)), probabilities, st.integers(0, 2**63 - 1))
-def test_nobody_s_luck_depends_on_the_others(
+def test_nobody_s_luck_depends_on_the_others_but_one_always_reports(
     cohort: set[Member], probability: float, seed: int
 ) -> None:
     of_all = dropped(TWENTY, probability, seed=seed, round_number=4)
-    assert dropped(cohort, probability, seed=seed, round_number=4) == of_all & cohort
+    found = dropped(cohort, probability, seed=seed, round_number=4)
+    if cohort - of_all:
+        assert found == of_all & cohort
+    else:
+        assert len(cohort - found) == min(1, len(cohort))
+
+
+def test_the_luckiest_is_the_one_that_is_left() -> None:
+    left = {
+        probability: set(TWENTY) - dropped(TWENTY, probability, seed=0, round_number=1)
+        for probability in (0.5, 0.9, 0.999999)
+    }
+    (last,) = left[0.999999]
+    assert last in left[0.9] <= left[0.5]
 
 
 @given(probabilities, probabilities, st.integers(1, 50))

@@ -13,6 +13,7 @@ from low_rank_samples import (
     contributions,
     dense,
     equal_shares,
+    missed,
     pair,
     product,
     random_factors,
@@ -21,13 +22,11 @@ from low_rank_samples import (
 from fedpeft_app.adapters.lora import Factors
 from fedpeft_app.errors import AdapterMismatchError
 from fedpeft_app.strategies.exact_lora import (
-    aggregation_error,
     fedex,
     fedit,
     fedsvd,
     flexlora,
     flora,
-    florist,
     lora_fair,
 )
 
@@ -38,7 +37,7 @@ RULES: dict[str, Callable[[Weighted], Sequence[Factors]]] = {
     "fedit": lambda parts: (fedit(parts),),
     "flora": lambda parts: (flora(parts),),
     "flexlora": lambda parts: (flexlora(parts, rank=2),),
-    "florist": lambda parts: (florist(parts, energy=0.9),),
+    "flexlora, as FLoRIST": lambda parts: (flexlora(parts, rank=2, energy=0.9),),
     "fedex": fedex,
     "fedex truncated": lambda parts: fedex(parts, rank=1),
     "lora_fair": lambda parts: (lora_fair(parts, ridge=0.0),),
@@ -68,7 +67,7 @@ def test_fedit_weighs_both_factors() -> None:
 
 def test_fedit_misses_by_its_cross_terms() -> None:
     # I/2 − ((1, 1), (1, 1))/4 = ((1, −1), (−1, 1))/4 has norm 1/2; I/2 has norm 1/√2
-    assert aggregation_error(CROSSED, fedit(CROSSED)) == pytest.approx(1 / math.sqrt(2))
+    assert missed(CROSSED, fedit(CROSSED)) == pytest.approx(1 / math.sqrt(2))
 
 
 def test_flora_by_hand() -> None:
@@ -82,7 +81,7 @@ def test_flexlora_by_hand() -> None:
     np.testing.assert_allclose(best.a, [[1, 0]], atol=1e-15)
     np.testing.assert_allclose(best.b, [[0.75], [0]], atol=1e-15)
     # 1/4 is lost of a norm of √(9 + 1)/4
-    assert aggregation_error(UNEVEN, best) == pytest.approx(1 / math.sqrt(10))
+    assert missed(UNEVEN, best) == pytest.approx(1 / math.sqrt(10))
 
 
 def test_flexlora_has_the_rank_it_was_asked_for() -> None:
@@ -94,16 +93,17 @@ def test_flexlora_has_the_rank_it_was_asked_for() -> None:
     np.testing.assert_allclose(wider.a @ wider.a.T, np.eye(3), atol=1e-12)
 
 
-@pytest.mark.parametrize(("energy", "rank"), [(0.89, 1), (0.91, 2), (1.0, 2)])
-def test_florist_by_hand(energy: float, rank: int) -> None:
+@pytest.mark.parametrize(("energy", "kept"), [(0.89, 1), (0.91, 2), (1.0, 2), (None, 2)])
+def test_florists_energy_by_hand(energy: float | None, kept: int) -> None:
     # 9 of 9 + 1 is 0.9
-    assert florist(UNEVEN, energy=energy).rank == rank
-    assert florist(UNEVEN, energy=energy, rank=1).rank == 1
+    found = flexlora(UNEVEN, rank=2, energy=energy)
+    assert np.count_nonzero(found.b.any(axis=0)) == kept
+    np.testing.assert_allclose(found.a @ found.a.T, np.eye(2), atol=1e-12)
+    assert flexlora(UNEVEN, rank=1, energy=energy).rank == 1
 
 
-def test_florist_of_nothing_is_a_fresh_adapter() -> None:
-    fresh = florist([(1.0, pair([[0], [0]], [[0, 0, 0]]))], energy=0.9)
-    assert fresh.rank == 1
+def test_flexlora_of_nothing_is_a_fresh_adapter() -> None:
+    fresh = flexlora([(1.0, pair([[0], [0]], [[0, 0, 0]]))], rank=1, energy=0.9)
     assert np.linalg.norm(fresh.a) == pytest.approx(1)
     assert not fresh.b.any()
 
@@ -136,21 +136,7 @@ def test_lora_fair_by_hand() -> None:
 def test_lora_fair_cannot_reach_what_the_mean_rows_do_not_span() -> None:
     # the residual's rows, (1, −1), are orthogonal to Ā = (1, 1)/2: nothing to correct
     np.testing.assert_allclose(lora_fair(CROSSED, ridge=0.0).b, fedit(CROSSED).b)
-    assert aggregation_error(CROSSED, lora_fair(CROSSED)) == pytest.approx(1 / math.sqrt(2))
-
-
-def test_an_error_by_hand() -> None:
-    # I/2 − diag(1, 0)/2 has norm 1/2
-    half = pair([[0.5], [0]], [[1, 0]])
-    assert aggregation_error(CROSSED, half) == pytest.approx(1 / math.sqrt(2))
-    assert aggregation_error(CROSSED, half, pair([[0], [1]], [[0, 0.5]])) == pytest.approx(0)
-    assert aggregation_error(CROSSED) == pytest.approx(1)
-
-
-def test_an_error_of_nothing_is_nothing_or_infinite() -> None:
-    nothing = [(1.0, pair([[0]], [[0]]))]
-    assert aggregation_error(nothing, pair([[0]], [[5]])) == 0
-    assert aggregation_error(nothing, pair([[1]], [[1]])) == math.inf
+    assert missed(CROSSED, lora_fair(CROSSED)) == pytest.approx(1 / math.sqrt(2))
 
 
 # ---------------------------------------------------------------- against dense products
@@ -178,11 +164,12 @@ def test_flexlora_is_the_dense_decomposition_cut(parts: Weighted, rank: int) -> 
 
 
 @given(parts=contributions(), energy=st.floats(0.01, 1.0))
-def test_florist_loses_no_more_than_it_may(parts: Weighted, energy: float) -> None:
-    found = florist(parts, energy=energy)
+def test_an_energy_loses_no_more_than_it_may(parts: Weighted, energy: float) -> None:
+    room = min(dense(parts).shape)
+    found = flexlora(parts, room, energy)
     lost = np.linalg.norm(dense(parts) - product(found))
     assert lost <= math.sqrt(1 - energy) * np.linalg.norm(dense(parts)) + 1e-7
-    assert found.rank >= 1
+    assert found.rank == room
 
 
 @given(parts=contributions(one_rank=True))
@@ -265,14 +252,6 @@ def test_lora_fair_is_never_further_off_than_fedit(parts: Weighted, ridge: float
     assert after <= before + 1e-9
 
 
-@given(parts=contributions(one_rank=True))
-def test_errors_are_those_of_dense_products(parts: Weighted) -> None:
-    mean, wanted = fedit(parts), dense(parts)
-    if np.linalg.norm(wanted) > 1e-6:
-        expected = np.linalg.norm(wanted - product(mean)) / np.linalg.norm(wanted)
-        assert aggregation_error(parts, mean) == pytest.approx(expected, abs=1e-10)
-
-
 # ---------------------------------------------------------------- laws
 
 
@@ -343,8 +322,6 @@ def test_shares_are_positive_and_sum_to_one(
     parts = [(share, random_factors(5, 7, 2, k)) for k, share in enumerate(shares)]
     with pytest.raises(ValueError, match="Expected positive shares that sum to 1, got"):
         rule(parts)
-    with pytest.raises(ValueError, match="Expected positive shares that sum to 1, got"):
-        aggregation_error(parts)
 
 
 @pytest.mark.parametrize("rule", [fedit, fedex, lora_fair])

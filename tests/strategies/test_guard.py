@@ -14,7 +14,9 @@ from strategy_samples import failure, members, numbers, reply_of, state_of, upda
 from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.errors import DataError, QuorumError
 from fedpeft_app.strategies.guard import admit, admit_metrics, require_quorum, short_reason
+from fedpeft_app.strategies.rounds import train_loss
 from fedpeft_app.strategies.strategy import Assignment, Reply
+from fedpeft_app.training.worker import process_facts
 from fedpeft_app.wire.record import write_facts
 
 MEMBER = members(1, examples=10)[0]
@@ -89,6 +91,64 @@ def test_what_is_read_later_must_be_finite(
     assert judged(spec, state, {**numbers(), name: value}) == f"sent metric '{name}' = {value}"
 
 
+@pytest.mark.parametrize("name", ["loss", "examples-trained", "steps", "seconds"])
+@pytest.mark.parametrize("value", [math.nan, -math.inf, 1.1e100, -1.1e100])
+def test_every_number_that_is_kept_can_be_reckoned_with(
+    spec: AdapterSpec, state: AdapterState, name: str, value: float
+) -> None:
+    assert judged(spec, state, {**numbers(), name: value}) == f"sent metric '{name}' = {value}"
+
+
+def test_sums_of_the_largest_numbers_stay_finite(spec: AdapterSpec, state: AdapterState) -> None:
+    reply = judged(spec, state, numbers(10, loss=1e100))
+    assert isinstance(reply, Reply)
+    assert math.isfinite(train_loss([reply] * 1000))
+
+
+def test_numbers_that_no_node_sends_are_left_out(spec: AdapterSpec, state: AdapterState) -> None:
+    reply = judged(spec, state, {**numbers(), "process": 7.0, "accuracy": math.nan})
+    assert isinstance(reply, Reply)
+    assert reply.metrics == numbers()
+
+
+def told(spec: AdapterSpec, state: AdapterState, facts: dict[str, Any]) -> Mapping[str, Any]:
+    """Let the guard look at facts; give those that pass."""
+    content = update(asked(), state, ROUND, numbers()).content
+    content["config"].update(facts)
+    reply = admit(Message(content, reply_to=asked()), MEMBER, task(spec), ROUND)
+    assert isinstance(reply, Reply)
+    return reply.facts
+
+
+KNOWN = {"process": "0123456789ab", "backbone-loads": 1, "threads": 2}
+
+
+def test_what_a_node_says_of_its_process_is_kept(spec: AdapterSpec, state: AdapterState) -> None:
+    assert told(spec, state, KNOWN) == told(spec, state, process_facts() | KNOWN) == KNOWN
+    assert set(process_facts()) == set(KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("loss", 0.0),
+        ("num-examples", 1),
+        ("hostname", "node-7"),
+        ("process", "x" * 5_000_000),
+        ("process", "x" * 65),
+        ("process", 7),
+        ("threads", "many"),
+        ("threads", 2.5),
+        ("threads", True),
+    ],
+)
+def test_facts_of_another_name_type_or_length_are_left_out(
+    spec: AdapterSpec, state: AdapterState, name: str, value: Any
+) -> None:
+    rest = {key: known for key, known in KNOWN.items() if key != name}
+    assert told(spec, state, {**KNOWN, name: value}) == rest
+
+
 @pytest.mark.parametrize("round_number", [2, 4])
 def test_a_reply_to_another_round_is_rejected(
     spec: AdapterSpec, state: AdapterState, round_number: int
@@ -106,6 +166,25 @@ def test_one_value_that_is_not_finite_rejects(
     vector[place] = value
     reason = judged(spec, AdapterState(spec=spec, vector=vector), numbers())
     assert reason == "sent values that are not finite"
+
+
+@pytest.mark.parametrize("place", [0, 6])
+@pytest.mark.parametrize(
+    ("value", "named"), [(1e25, "1e+25"), (-1e25, "1e+25"), (100_000.01, "1e+05"), (3e38, "3e+38")]
+)
+def test_one_value_beyond_what_training_reaches_rejects(
+    spec: AdapterSpec, state: AdapterState, value: float, named: str, place: int
+) -> None:
+    vector = state.vector.copy()
+    vector[place] = value
+    reason = judged(spec, AdapterState(spec=spec, vector=vector), numbers())
+    assert reason == f"sent a delta with values up to {named}, beyond 100000"
+
+
+@pytest.mark.parametrize("value", [100_000.0, -100_000.0])
+def test_values_up_to_the_bound_pass_however_many(spec: AdapterSpec, value: float) -> None:
+    # Their squares add up to more than the square of the bound, so each one is looked at.
+    assert isinstance(judged(spec, state_of(spec, value), numbers()), Reply)
 
 
 def test_another_adapter_is_rejected(spec: AdapterSpec, state: AdapterState) -> None:
@@ -141,9 +220,28 @@ def test_an_error_is_rejected_in_the_nodes_words(spec: AdapterSpec) -> None:
 GOOD = {"loss": 0.5, "accuracy": 0.75, "num-examples": 4.0}
 
 
+def measured(**changes: float) -> dict[str, float] | str:
+    """Let the guard look at measurements."""
+    return admit_metrics(Message(write_facts({}, {**GOOD, **changes}), reply_to=asked()), MEMBER)
+
+
 def test_good_measurements_pass() -> None:
-    found = admit_metrics(Message(write_facts({}, {**GOOD, "auroc": 0.8}), reply_to=asked()))
-    assert found == {**GOOD, "auroc": 0.8}
+    assert measured(auroc=0.8) == {**GOOD, "auroc": 0.8}
+
+
+@pytest.mark.parametrize(("stated", "counted"), [(9, 9), (10, 10), (11, 10), (1e308, 10)])
+def test_an_evaluation_weighs_no_more_than_the_node_has(stated: float, counted: float) -> None:
+    assert measured(**{"num-examples": stated}) == {**GOOD, "num-examples": counted}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1.1e100])
+def test_another_measurement_that_is_no_number_counts_as_undefined(value: float) -> None:
+    assert measured(auroc=value) == GOOD
+
+
+@pytest.mark.parametrize("name", ["", "x" * 65, "Loss", "two words", "a\nb", ".x"])
+def test_a_measurement_without_a_plain_name_is_left_out(name: str) -> None:
+    assert measured(**{name: 0.5, "test.hits@10": 0.5}) == {**GOOD, "test.hits@10": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -153,19 +251,21 @@ def test_good_measurements_pass() -> None:
         ({"num-examples": math.nan}, "states nan validation examples"),
         ({"loss": math.nan}, "sent metric 'loss' = nan"),
         ({"accuracy": math.inf}, "sent metric 'accuracy' = inf"),
+        ({"accuracy": 1.7e308}, "sent metric 'accuracy' = 1.7e+308"),
     ],
 )
 def test_bad_measurements_are_rejected(changes: dict[str, float], reason: str) -> None:
-    assert admit_metrics(Message(write_facts({}, {**GOOD, **changes}), reply_to=asked())) == reason
+    assert measured(**changes) == reason
 
 
 @pytest.mark.parametrize("name", ["loss", "accuracy"])
 def test_missing_measurements_are_rejected(name: str) -> None:
     rest = {key: value for key, value in GOOD.items() if key != name}
-    found = admit_metrics(Message(write_facts({}, rest), reply_to=asked()))
+    found = admit_metrics(Message(write_facts({}, rest), reply_to=asked()), MEMBER)
     assert found == f"sent no metric '{name}'"
-    assert admit_metrics(Message(RecordDict(), reply_to=asked())) == "states 0 validation examples"
-    assert admit_metrics(failure(asked(), "no data")) == "no data"
+    nothing = Message(RecordDict(), reply_to=asked())
+    assert admit_metrics(nothing, MEMBER) == "states 0 validation examples"
+    assert admit_metrics(failure(asked(), "no data"), MEMBER) == "no data"
 
 
 def test_enough_good_replies_make_a_quorum(spec: AdapterSpec) -> None:
@@ -280,6 +380,18 @@ def test_a_page_of_text_is_cut() -> None:
     line = short_reason("word " * 1000)
     assert len(line) == 600
     assert line.endswith("…")
+
+
+@pytest.mark.parametrize("field", ["spec", "round"])
+def test_a_node_does_not_write_pages_into_its_own_rejection(
+    spec: AdapterSpec, state: AdapterState, field: str
+) -> None:
+    content = update(asked(), state, ROUND, numbers()).content
+    content["config"][field] = "a line\n" * 100_000
+    reason = admit(Message(content, reply_to=asked()), MEMBER, task(spec), ROUND)
+    assert isinstance(reason, str)
+    assert reason.startswith("The message is for adapter ")
+    assert len(reason) == 600
 
 
 def test_no_error_is_taken_for_success() -> None:

@@ -68,48 +68,69 @@ def test_norm_shares_see_products_not_factors() -> None:
 def test_without_any_update_shares_are_equal() -> None:
     nothing = pair([[0], [0]], [[1, 2, 3]])
     assert norm_shares([nothing] * 4) == (0.25,) * 4
-    assert hetlora([nothing] * 4, 2).a[0].tolist() == [1, 2, 3]
+    server = pair(np.zeros((2, 2)), [[7, 8, 9], [4, 5, 6]])
+    assert hetlora([nothing] * 4, server).a.tolist() == [[1, 2, 3], [4, 5, 6]]
 
 
 def test_hetlora_by_hand() -> None:
-    # products (3, 0; 0, 0) and diag(0, 1): shares 3/4 and 1/4
+    # products (3, 0; 0, 0) and diag(0, 1): shares 3/4 and 1/4; only one has the second component
     low = pair([[3], [0]], [[1, 0]])
     high = pair([[0, 0], [0, 1]], [[1, 1], [0, 1]])
-    mean = hetlora([low, high], 2)
-    np.testing.assert_allclose(mean.a, [[1, 0.25], [0, 0.25]])
-    np.testing.assert_allclose(mean.b, [[2.25, 0], [0, 0.25]])
+    mean = hetlora([low, high], pair(np.full((2, 2), 9), np.full((2, 2), 9)))
+    np.testing.assert_allclose(mean.a, [[1, 0.25], [0, 1]])
+    np.testing.assert_allclose(mean.b, [[2.25, 0], [0, 1]])
 
 
 def test_hetlora_of_one_rank_and_equal_norms_is_fedit() -> None:
     updates = [pair([[2], [0]], [[1, 0]]), pair([[0], [1]], [[0, 2]])]
-    mean, expected = hetlora(updates, 1), fedit(equal_shares(updates))
+    mean, expected = hetlora(updates, updates[0]), fedit(equal_shares(updates))
     np.testing.assert_allclose(mean.a, expected.a)
     np.testing.assert_allclose(mean.b, expected.b)
 
 
-def test_hetlora_dilutes_what_only_some_nodes_have() -> None:
+def test_a_component_is_averaged_over_those_who_have_it() -> None:
     low, high = random_factors(5, 7, 1, seed=0), random_factors(5, 7, 3, seed=1)
-    share = norm_shares([low, high])[1]
-    mean = hetlora([low, high], 4)
-    np.testing.assert_allclose(mean.a[1:3], share * high.a[1:])
-    assert not mean.a[3].any()
+    mean = hetlora([low, high], random_factors(5, 7, 3, seed=2))
+    np.testing.assert_allclose(mean.a[1:], high.a[1:])
+    np.testing.assert_allclose(mean.b[:, 1:], high.b[:, 1:])
+    first, second = norm_shares([low, high])
+    np.testing.assert_allclose(mean.a[0], first * low.a[0] + second * high.a[0])
+
+
+def test_what_nobody_has_stays_the_servers() -> None:
+    server = random_factors(5, 7, 4, seed=2)
+    for low in (random_factors(5, 7, 1, seed=0), cut(server, 1)):
+        mean = hetlora([low, low], server)
+        np.testing.assert_array_equal(mean.a[1:], server.a[1:])
+        np.testing.assert_array_equal(mean.b[:, 1:], server.b[:, 1:])
+        np.testing.assert_allclose(mean.a[0], low.a[0])
+
+
+def test_what_all_have_is_folded_as_in_the_paper() -> None:
+    updates = [random_factors(5, 7, 2, seed) for seed in (0, 1)]
+    mean = hetlora(updates, random_factors(5, 7, 2, seed=2))
+    expected = fedit(list(zip(norm_shares(updates), updates, strict=True)))
+    np.testing.assert_allclose(mean.a, expected.a)
+    np.testing.assert_allclose(mean.b, expected.b)
 
 
 def test_a_node_without_an_update_does_not_count_in_hetlora() -> None:
     updates = [random_factors(5, 7, 2, seed) for seed in (0, 1)]
     idle = pair(np.zeros((5, 2)), np.ones((2, 7)))
-    mean, expected = hetlora([updates[0], idle, updates[1]], 2), hetlora(updates, 2)
+    server = random_factors(5, 7, 2, seed=2)
+    mean, expected = hetlora([updates[0], idle, updates[1]], server), hetlora(updates, server)
     np.testing.assert_allclose(mean.a, expected.a)
     np.testing.assert_allclose(mean.b, expected.b)
 
 
 def test_hetlora_refuses_what_does_not_fit() -> None:
+    server = random_factors(5, 7, 2, seed=2)
     with pytest.raises(ValueError, match="positive shares that sum to 1, got 0"):
-        hetlora([], 2)
+        hetlora([], server)
     with pytest.raises(ValueError, match="a rank from 3 to pad to, got 2"):
-        hetlora([random_factors(5, 7, 3, seed=0)], 2)
+        hetlora([random_factors(5, 7, 3, seed=0)], server)
     with pytest.raises(AdapterMismatchError, match="factors of one shape"):
-        hetlora([random_factors(5, 7, 2, seed=0), random_factors(5, 8, 2, seed=0)], 2)
+        hetlora([random_factors(5, 7, 2, seed=0), random_factors(5, 8, 2, seed=0)], server)
 
 
 @given(parts=contributions(), rank=st.integers(1, 6))

@@ -67,6 +67,16 @@ def test_members_have_the_ranks_they_state() -> None:
     assert [member.rank for member in found.members] == [4, 0]
 
 
+def test_who_is_objected_to_is_refused_and_the_others_go_on() -> None:
+    found = roster(
+        replace(present(0), rank=4),
+        present(1),
+        objection=lambda member: f"has rank {member.rank}" if member.rank else "",
+    )
+    assert [member.partition for member in found.members] == [1]
+    assert found.refused == {"node 0": "has rank 4"}
+
+
 def test_members_are_ordered_by_partition() -> None:
     found = roster(present(2), present(0, examples=7), present(1))
     assert [(m.node_id, m.partition, m.examples) for m in found.members] == [

@@ -8,8 +8,10 @@ import pytest
 import torch
 from training_samples import PAD, make_adapted, make_examples
 
+from fedpeft_app.adapters import AdapterState
 from fedpeft_app.data.encoded import example_set
 from fedpeft_app.data.tasks.text_classification import TextClassification
+from fedpeft_app.errors import TrainingError
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.training.evaluate import evaluate, outputs
 
@@ -67,6 +69,18 @@ def test_evaluation_leaves_weights_and_gradients_alone(adapted: AdaptedModel) ->
     outputs(adapted.model, TASK, make_examples(4), batch_size=4)
     assert adapted.read().vector.tobytes() == before.vector.tobytes()
     assert all(parameter.grad is None for parameter in adapted.model.parameters())
+
+
+@pytest.mark.parametrize("value", [1e30, float("nan")])
+def test_a_state_that_overflows_is_named_as_the_cause(adapted: AdaptedModel, value: float) -> None:
+    before = adapted.read()
+    broken = AdapterState(spec=before.spec, vector=np.full_like(before.vector, value))
+    adapted.pour(broken)
+    try:
+        with pytest.raises(TrainingError, match=r"for 4 of 4 examples: the state .* for fp32, bec"):
+            evaluate(adapted.model, TASK, make_examples(4), batch_size=4)
+    finally:
+        adapted.pour(before)
 
 
 def test_no_examples_are_refused(adapted: AdaptedModel) -> None:
