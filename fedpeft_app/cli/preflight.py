@@ -24,7 +24,14 @@ from fedpeft_app.data_plan import (
     splits,
     unencoded,
 )
-from fedpeft_app.errors import ConfigError, Fault, FedPeftError, RunFolderError, UnknownNameError
+from fedpeft_app.errors import (
+    ConfigError,
+    Fault,
+    FedPeftError,
+    QuorumError,
+    RunFolderError,
+    UnknownNameError,
+)
 from fedpeft_app.methods.catalogue import find_method
 from fedpeft_app.mirrors import cache_dir
 from fedpeft_app.names import REGISTRIES
@@ -32,6 +39,7 @@ from fedpeft_app.runs.directory import runs_parent
 from fedpeft_app.strategies.catalogue import STRATEGIES, make_strategy
 from fedpeft_app.strategies.composition import Composition
 from fedpeft_app.strategies.flower import FlowerAdapter
+from fedpeft_app.strategies.sampling import cohort_size
 from fedpeft_app.strategies.strategy import Member
 
 _RESIDUAL_WRITERS = {"fedex", "flora"}
@@ -43,10 +51,8 @@ _NOT_LOOKED_AT = (
     "evaluate.test",
     "evaluate.batch-size",
     "evaluate.personal-steps",
-    "strategy.fraction-train",
     "strategy.dropout",
     "strategy.over-selection",
-    "strategy.min-replies",
     "strategy.round-timeout",
     "wire.uplink",
     "wire.downlink",
@@ -130,7 +136,7 @@ def _look(
         ("strategy.min-nodes", lambda: _require_nodes(config, nodes)),
         ("data.name", lambda: _share_data(config, nodes, model())),
         ("method.name", lambda: try_method(config, model())),
-        ("strategy.name", lambda: _try_strategy(config, model())),
+        ("strategy.name", lambda: _try_strategy(config, nodes, model())),
         ("method.init-from", lambda: try_initial(config, model())),
     )
     for key, step in steps:
@@ -186,7 +192,7 @@ def _require_writable(folder: Path, setting: str) -> None:
         ) from error
 
 
-def _try_strategy(config: RunConfig, located: LocatedModel | None) -> None:
+def _try_strategy(config: RunConfig, nodes: int, located: LocatedModel | None) -> None:
     """Show the strategy the adapter and ranks, so that what it cannot fold surfaces now.
 
     Most strategies fold any adapter, and putting one on a model without weights takes seconds.
@@ -203,8 +209,22 @@ def _try_strategy(config: RunConfig, located: LocatedModel | None) -> None:
         ]
         if isinstance(strategy, Composition | FlowerAdapter):
             strategy.prepare(_ANY, members)
+            if isinstance(strategy, Composition):
+                _require_enough_replies(config, nodes, strategy)
         elif located is not None:
             strategy.prepare(tried_spec(config, located), members)
+
+
+def _require_enough_replies(config: RunConfig, nodes: int, strategy: Composition) -> None:
+    """Refuse a cohort of which the aggregator could make nothing though everyone replied."""
+    chosen = config.strategy
+    size = cohort_size(nodes, fraction=chosen.fraction_train, minimum=chosen.min_replies)
+    try:
+        strategy.rehearse(size)
+    except QuorumError as error:
+        problem = f"asks {size} of {nodes} nodes. {error}"
+        fault = Fault(key="strategy.fraction-train", value=chosen.fraction_train, problem=problem)
+        raise ConfigError([fault]) from error
 
 
 def _require_written_residuals(config: RunConfig) -> None:

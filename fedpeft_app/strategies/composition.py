@@ -48,6 +48,17 @@ class Composition:
         """Refuse nodes of their own rank."""
         require_one_rank(self.name, members)
 
+    def rehearse(self, replies: int) -> None:
+        """Fold so many deltas of nothing, to see before a run whether that is enough.
+
+        Args:
+            replies: How many a round has if nobody fails.
+
+        Raises:
+            QuorumError: If they are too few for the aggregator.
+        """
+        self._aggregator([(np.zeros(1, dtype=np.float32), 1.0)] * replies)
+
     def configure(
         self, round_number: int, state: AdapterState, cohort: Sequence[Member]
     ) -> Mapping[int, Assignment]:

@@ -291,3 +291,20 @@ def test_a_policy_for_a_head_that_is_not_there_is_refused(
 def test_a_rank_that_no_layer_has_is_refused(sound: dict[str, Any]) -> None:
     with pytest.raises(FedPeftError, match=r"method\.rank to be at most 32 for .*got 1000000"):
         preflight(parse({**sound, "method.rank": 1_000_000}), 4)
+
+
+def test_a_cohort_too_small_for_its_aggregator_is_refused(sound: dict[str, Any]) -> None:
+    krum = {**sound, "strategy.name": "krum", "data.min-examples": 1}
+    preflight(parse({**krum, "strategy.fraction-train": 0.6}), 8)
+    with pytest.raises(ConfigError, match=r"fraction-train = 0\.5: asks 4 of 8 nodes"):
+        preflight(parse({**krum, "strategy.fraction-train": 0.5}), 8)
+
+
+@pytest.mark.parametrize("mode", ["federated", "central"])
+def test_residuals_that_nobody_writes_are_refused(sound: dict[str, Any], mode: str) -> None:
+    config = parse({**sound, "mode": mode, "method.name": "lora-residual"})
+    if mode == "central":
+        preflight(config, 4)
+    else:
+        with pytest.raises(ConfigError, match="'fedavg' writes nothing into its residuals"):
+            preflight(config, 4)
