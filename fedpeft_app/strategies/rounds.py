@@ -215,7 +215,8 @@ def run_round(
         grid, reporting, members, plan, round_number, courier, ledger, watcher
     )
     rejected |= {member.partition: DROPPED_OUT for member in gone}
-    quorum = min(plan.min_replies, len(reporting))  # who dropped out on purpose is not missed
+    # Who dropped out on purpose is not missed.
+    quorum = min(plan.min_replies, len(reporting)) if gone else plan.min_replies
     require_quorum(round_number, good, rejected, quorum)
     target = strategy.aggregate(round_number, broadcast.state, good)
     _require_finite(target, strategy, round_number)

@@ -300,6 +300,18 @@ def test_dropouts_alone_never_fail_a_round(spec: AdapterSpec, state: AdapterStat
     np.testing.assert_array_equal(end.vector, state.vector + 4)
 
 
+class Nobody(Composition):
+    """A strategy that asks nobody."""
+
+    def configure(self, *_: object) -> dict[int, Assignment]:  # type: ignore[override]
+        return {}
+
+
+def test_a_round_that_asks_nobody_fails(spec: AdapterSpec, state: AdapterState) -> None:
+    with pytest.raises(QuorumError, match="Round 1: 0 of 0 replies were good, at least 1"):
+        run([Learner(spec, 1.0)], state, strategy=Nobody())
+
+
 def test_who_fails_beside_dropouts_still_counts(spec: AdapterSpec, state: AdapterState) -> None:
     with pytest.raises(QuorumError, match="Round 1: 0 of 3 replies were good, at least 1"):
         run([fails, fails, fails], state, plan(dropout=0.999, min_replies=2))
