@@ -207,7 +207,7 @@ def run_round(
     asked = _assignments(strategy, members, plan, round_number, broadcast.state)
     watcher.round_started(round_number, list(asked))
     out = dropped(asked, plan.dropout, seed=plan.seed, round_number=round_number)
-    gone = [member for member in asked if member in out]  # by partition
+    gone = sorted(out, key=lambda member: member.partition)
     for member in gone:
         watcher.reply_arrived(round_number, member, DROPPED_OUT)
     reporting = {member: asked[member] for member in asked if member not in gone}
@@ -223,7 +223,6 @@ def run_round(
     broadcast.advance(target)
     courier.versions.advance(round_number, good)
     judged = _evaluate_on_nodes(grid, strategy, members, plan, round_number, courier, ledger)
-    spent = ledger.total("up", kind="train")
     return RoundResult(
         round_number=round_number,
         state=broadcast.state,
@@ -232,9 +231,14 @@ def run_round(
         seconds=seconds,
         client_metrics=judged,
         untrained=courier.versions.untrained(judged),
-        final=round_number == plan.rounds or 0 < plan.uplink_budget <= spent,
+        final=round_number == plan.rounds or _is_spent(plan, ledger),
         notes=notes_of(strategy),
     )
+
+
+def _is_spent(plan: RoundPlan, ledger: Ledger) -> bool:
+    """Say whether nodes have sent as much as they may."""
+    return 0 < plan.uplink_budget <= ledger.total("up", kind="train")
 
 
 def _assignments(

@@ -1,6 +1,7 @@
 """What a cell of a study left behind: one JSON file, never a number that was not measured."""
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -182,8 +183,8 @@ def measure(events: Sequence[Mapping[str, Any]]) -> Measured:
         alone = [event for event in events if event["event"] == "node_finished"]
         rounds = [event for event in events if event["event"] == "round_finished"]
         return Measured(
-            test=_mean(node["test"] for node in alone) if alone else finished["test"],
-            validation=_validation(alone, rounds, finished["round"]),
+            test=_mean(node["test"] for node in alone) if alone else _as_measured(finished["test"]),
+            validation=_as_measured(_validation(alone, rounds, finished["round"])),
             round=finished["round"],
             chosen=f"mean over {len(alone)} nodes" if alone else finished["chosen"],
             rounds=[{k: event[k] for k in _KEPT_OF_A_ROUND if k in event} for event in rounds],
@@ -325,6 +326,11 @@ def _only(events: Iterable[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
     if not found:
         raise KeyError(name)
     return found[-1]
+
+
+def _as_measured(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    """Read what was no number back as NaN: the journal has null for it."""
+    return {name: math.nan if value is None else value for name, value in metrics.items()}
 
 
 def _mean(measured: Iterable[Mapping[str, float]]) -> dict[str, float]:
