@@ -147,6 +147,7 @@ def _call_roll(
     answers = call_roll(grid, nodes, ledger=ledger, timeout_s=config.strategy.round_timeout)
     labels = _labels(config, answers)
     adapted = adapted_model(config, labels)
+    exact = is_exact(codecs(config)[1])
     roster = make_roster(
         answers,
         expected=agreement(config, adapted),
@@ -157,7 +158,7 @@ def _call_roll(
             adapted.spec,
             member,
             highest=config.method.rank,
-            exact_downlink=is_exact(codecs(config)[1]),
+            exact_downlink=exact,
         ),
     )
     if config.mode == "central":

@@ -9,11 +9,9 @@ decoded it, instead of which the server sends the whole state once.
 import logging
 from dataclasses import dataclass
 
-import numpy as np
-
 from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.adapters.algebra import difference
-from fedpeft_app.adapters.parts import spread, taken, trained_spec
+from fedpeft_app.adapters.parts import replaced, taken, trained_spec
 from fedpeft_app.adapters.ranks import cut, padded
 from fedpeft_app.data.tasks.task import Metrics
 from fedpeft_app.errors import AdapterMismatchError, NodeStateError
@@ -74,7 +72,7 @@ class Participation:
             kept[RESIDUAL] = residual
         sections = [section]
         if own_control is not None and fitted.control is not None:
-            kept[CONTROL] = _replaced(own_control, fitted.control)
+            kept[CONTROL] = replaced(own_control, fitted.control)
             sections.append(section_of(CONTROL, difference(kept[CONTROL], own_control)))
         if kept:
             self._memory().keep(kept, order.round_number, self._base)
@@ -109,20 +107,18 @@ class Participation:
             state = whole.decode()
         else:
             state = self._brought_up_to_date(increments)
-        version = int(self.order.options.get("version", -1))
-        if version > 0 and (whole or increments):  # otherwise it lies there already
-            self._memory(BROADCAST).keep({BROADCAST: state}, version, version)
+        if self._version > 0 and (whole or increments):  # otherwise it lies there already
+            self._memory(BROADCAST).keep({BROADCAST: state}, self._version, self._version)
         return state
 
     def _brought_up_to_date(self, increments: list[Section]) -> AdapterState:
         """Add the increments to the state that the node decoded last."""
-        version = int(self.order.options.get("version", -1))
-        first = version - len(increments) + 1
-        names = [f"{INCREMENT}{number}" for number in range(first, version + 1)]
+        first = self._version - len(increments) + 1
+        names = [f"{INCREMENT}{number}" for number in range(first, self._version + 1)]
         if first < 1 or [one.name for one in increments] != names:
             raise AdapterMismatchError(
-                f"Expected a state, or the increments that lead to version {version} of it, got "
-                f"{[one.name for one in self.order.sections]}."
+                f"Expected a state, or the increments that lead to version {self._version} of it, "
+                f"got {[one.name for one in self.order.sections]}."
             )
         memory, initial = self._memory(BROADCAST), self.worker.adapted.initial
         state = memory.recall(BROADCAST, initial, first - 1)
@@ -149,6 +145,11 @@ class Participation:
         return found
 
     # ------------------------------------------------------------ what the node kept
+
+    @property
+    def _version(self) -> int:
+        """The version of the global state that the order leads to; -1 = versions do not count."""
+        return int(self.order.options.get("version", -1))
 
     @property
     def _base(self) -> int:
@@ -178,7 +179,7 @@ class Participation:
 
     def _recalled(self, name: str, spec: AdapterSpec) -> AdapterState:
         """Recall what may be lost without harm: zeros stand for it then, as at the start."""
-        zeros = AdapterState(spec=spec, vector=np.zeros(spec.size, dtype=np.float32))
+        zeros = AdapterState.zeros(spec)
         memory = self._memory()
         try:
             return memory.recall(name, zeros, self._base)
@@ -204,14 +205,7 @@ class Participation:
             self.uplink, delta.vector, taken(residual, delta.spec).vector, generator
         )
         section = Section(name=DELTA, spec=delta.spec, codec=self.uplink, data=data)
-        return section, _replaced(residual, AdapterState(spec=delta.spec, vector=left))
-
-
-def _replaced(whole: AdapterState, part: AdapterState) -> AdapterState:
-    """Put a part in the place of what a state has there."""
-    before = spread(taken(whole, part.spec), whole.spec)
-    after = spread(part, whole.spec)
-    return AdapterState(spec=whole.spec, vector=whole.vector - before.vector + after.vector)
+        return section, replaced(residual, AdapterState(spec=delta.spec, vector=left))
 
 
 def _numbers(worker: Worker, fitted: Fitted) -> dict[str, float]:

@@ -164,9 +164,8 @@ class Recorder:
         """Evaluate, checkpoint and journal the new state, in this order."""
         round_number = result.round_number
         due = self._every and (round_number % self._every == 0 or result.final)
-        precision = (
-            "fp32" if result.final else self._precision
-        )  # the last round's figures are final
+        # The last round's figures are final.
+        precision = "fp32" if result.final else self._precision
         measured: dict[str, Any] = {"precision": precision}
         if due:  # validation is judged alike in every round, for it decides among them
             examine = self._examiner.examine

@@ -7,12 +7,13 @@ after round, the mean of what the nodes' weights gained.
 from collections.abc import Sequence
 
 import numpy as np
+from decoded import Decoded
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState, TensorSpec
 from fedpeft_app.adapters.lora import factors
 from fedpeft_app.adapters.parts import trained_spec
 from fedpeft_app.adapters.residuals import residual_factors
-from fedpeft_app.strategies.strategy import Assignment, Decoded, Member, Reply, Strategy
+from fedpeft_app.strategies.strategy import Assignment, Member, Reply, Strategy
 
 OUT, INPUTS, RANK, SCALING, NODES, ROUNDS = 12, 20, 3, 2.0, 4, 4
 ROOM = min(OUT, INPUTS)  # whatever is added to the weights fits into a residual of this rank

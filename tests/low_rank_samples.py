@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedpeft_app.adapters.lora import Factors
+from fedpeft_app.adapters.products import Factors
 
 Weighted = list[tuple[float, Factors]]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import read_events
+from decoded import Decoded
 
 from fedpeft_app.adapters import AdapterState
 from fedpeft_app.config import defaults
@@ -18,7 +19,7 @@ from fedpeft_app.recorder import Recorder, spread
 from fedpeft_app.runs.checkpoint import kept_rounds, load_checkpoint
 from fedpeft_app.runs.directory import RunFolder, create_run
 from fedpeft_app.strategies.rounds import RoundResult
-from fedpeft_app.strategies.strategy import Decoded, Member, Reply
+from fedpeft_app.strategies.strategy import Member, Reply
 from fedpeft_app.wire.ledger import Entry, Ledger
 
 Values = Mapping[str, float]

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 
-import numpy as np
-
 from fedpeft_app.adapters.lora import pairs
 from fedpeft_app.adapters.state import AdapterSpec, AdapterState
 from fedpeft_app.errors import AdapterMismatchError
@@ -80,16 +78,36 @@ def spread(delta: AdapterState, spec: AdapterSpec) -> AdapterState:
     """
     if delta.spec.fingerprint == spec.fingerprint:
         return delta
-    whole = AdapterState(spec=spec, vector=np.zeros(spec.size, dtype=np.float32))
+    whole = AdapterState.zeros(spec)
+    _put(whole, delta)
+    return whole
+
+
+def replaced(state: AdapterState, part: AdapterState) -> AdapterState:
+    """Put a part in the place of what a state has there; everything else stays.
+
+    Args:
+        state: The whole.
+        part: Some of its tensors, such as `taken` gives.
+
+    Raises:
+        AdapterMismatchError: If the whole lacks a tensor, or has another shape for it.
+    """
+    whole = AdapterState(spec=state.spec, vector=state.vector.copy())
+    _put(whole, part)
+    return whole
+
+
+def _put(whole: AdapterState, part: AdapterState) -> None:
+    """Write the tensors of a part into a state that nobody else holds yet."""
     views = whole.tensors()
-    for tensor, values in delta.items():
+    for tensor, values in part.items():
         if tensor.name not in views or views[tensor.name].shape != tensor.shape:
             raise AdapterMismatchError(
-                f"Expected tensors of adapter {spec.fingerprint}, got '{tensor.name}' "
-                f"{tensor.shape} of {delta.spec.fingerprint}."
+                f"Expected tensors of adapter {whole.spec.fingerprint}, got '{tensor.name}' "
+                f"{tensor.shape} of {part.spec.fingerprint}."
             )
         views[tensor.name][...] = values
-    return whole
 
 
 def _other(spec: AdapterSpec, part: str) -> set[str]:

@@ -25,7 +25,7 @@ def padded(state: AdapterState, spec: AdapterSpec) -> AdapterState:
     """
     if state.spec.fingerprint == spec.fingerprint:
         return state
-    whole = AdapterState(spec=spec, vector=np.zeros(spec.size, dtype=np.float32))
+    whole = AdapterState.zeros(spec)
     small = _matching(state, whole)
     for name, view in whole.tensors().items():
         view[tuple(map(slice, small[name].shape))] = small[name]
@@ -44,7 +44,7 @@ def cut(state: AdapterState, spec: AdapterSpec) -> AdapterState:
     """
     if state.spec.fingerprint == spec.fingerprint:
         return state
-    part = AdapterState(spec=spec, vector=np.zeros(spec.size, dtype=np.float32))
+    part = AdapterState.zeros(spec)
     small, large = part.tensors(), _matching(part, state)
     for name, view in small.items():
         view[...] = state.tensors()[name][tuple(map(slice, large[name].shape))]

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fedpeft_app.adapters.lora import Factors, Pair, paired
+from fedpeft_app.adapters.lora import Pair, paired
+from fedpeft_app.adapters.products import Factors
 from fedpeft_app.adapters.state import AdapterSpec, AdapterState
 from fedpeft_app.errors import AdapterMismatchError
 
@@ -29,6 +30,24 @@ def residuals(spec: AdapterSpec) -> tuple[Pair, ...]:
     return paired(spec, _NAME)
 
 
+def whole_residuals(spec: AdapterSpec) -> tuple[tuple[str, str, str], ...]:
+    """Give the names (module, V, U) of every residual, and refuse specs without any.
+
+    Args:
+        spec: Any spec.
+
+    Raises:
+        AdapterMismatchError: If there are no residuals.
+    """
+    found = tuple((one.module, one.a, one.b) for one in residuals(spec) if one.a and one.b)
+    if not found:
+        raise AdapterMismatchError(
+            f"Expected an adapter with residuals on its weights, got a {spec.method} adapter "
+            f"without any. Use method.name = 'lora-residual', or another strategy."
+        )
+    return found
+
+
 def residual_factors(state: AdapterState) -> dict[str, Factors]:
     """Copy the residuals out of a state.
 
@@ -44,7 +63,7 @@ def residual_factors(state: AdapterState) -> dict[str, Factors]:
     tensors = state.tensors()
     return {
         module: Factors(a=tensors[v].astype(np.float64), b=tensors[u].astype(np.float64))
-        for module, v, u in _whole(state.spec)
+        for module, v, u in whole_residuals(state.spec)
     }
 
 
@@ -60,7 +79,7 @@ def with_residuals(state: AdapterState, updates: Mapping[str, Factors]) -> Adapt
         AdapterMismatchError: If modules or sizes do not fit, a rank is too high, or there are no
             residuals.
     """
-    names = _whole(state.spec)
+    names = whole_residuals(state.spec)
     if strange := sorted({module for module, _, _ in names} ^ set(updates)):
         raise AdapterMismatchError(
             f"Expected a residual for each of the {len(names)} modules of this "
@@ -71,17 +90,6 @@ def with_residuals(state: AdapterState, updates: Mapping[str, Factors]) -> Adapt
         filled = _filled(module, updates[module], rank=len(tensors[v]))
         tensors[v], tensors[u] = filled.a.astype(np.float32), filled.b.astype(np.float32)
     return AdapterState.from_tensors(state.spec, tensors)
-
-
-def _whole(spec: AdapterSpec) -> tuple[tuple[str, str, str], ...]:
-    """Give (module, V, U) for every residual, and refuse specs without any."""
-    found = tuple((one.module, one.a, one.b) for one in residuals(spec) if one.a and one.b)
-    if not found:
-        raise AdapterMismatchError(
-            f"Expected an adapter with residuals on its weights, got a {spec.method} adapter "
-            f"without any. Use method.name = 'lora-residual', or another strategy."
-        )
-    return found
 
 
 def _filled(module: str, update: Factors, rank: int) -> Factors:

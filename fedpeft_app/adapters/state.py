@@ -146,6 +146,11 @@ class AdapterState:
         return {tensor.name: view for tensor, view in self.items()}
 
     @classmethod
+    def zeros(cls, spec: AdapterSpec) -> "AdapterState":
+        """Make a state of zeros, to be filled or to stand for nothing."""
+        return cls(spec=spec, vector=np.zeros(spec.size, dtype=np.float32))
+
+    @classmethod
     def from_tensors(
         cls, spec: AdapterSpec, tensors: Mapping[str, npt.NDArray[Any]]
     ) -> "AdapterState":

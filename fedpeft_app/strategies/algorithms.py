@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from fedpeft_app.adapters.lora import Factors
+from fedpeft_app.adapters.products import Factors
 from fedpeft_app.registry import Registry
 from fedpeft_app.strategies import exact_lora, hetero_lora
 from fedpeft_app.strategies.aggregators import Aggregator, Mean, NormBounded

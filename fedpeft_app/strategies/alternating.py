@@ -1,12 +1,11 @@
 """RoLoRA: nodes train B in odd rounds and A in even ones, so that plain means are exact."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.adapters.parts import trained_spec
 from fedpeft_app.strategies.composition import Composition
-from fedpeft_app.strategies.strategy import Assignment, Member, Reply
+from fedpeft_app.strategies.strategy import Assignment, Member, Reply, in_part
 
 
 class Alternating:
@@ -38,8 +37,7 @@ class Alternating:
     ) -> Mapping[int, Assignment]:
         """Ask the whole cohort to train this round's factor."""
         part = "b" if round_number % 2 else "a"
-        tasks = self._inner.configure(round_number, state, cohort)
-        return {node_id: replace(task, part=part) for node_id, task in tasks.items()}
+        return in_part(part, self._inner.configure(round_number, state, cohort))
 
     def aggregate(
         self, round_number: int, state: AdapterState, replies: Sequence[Reply]

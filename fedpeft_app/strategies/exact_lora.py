@@ -14,14 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedpeft_app.adapters.lora import (
-    Array,
-    Factors,
-    product_norm,
-    stack,
-    truncated,
-    widened,
-)
+from fedpeft_app.adapters.products import Array, Factors, product_norm, stack, truncated, widened
 from fedpeft_app.errors import AdapterMismatchError
 
 Contributions = Sequence[tuple[float, Factors]]

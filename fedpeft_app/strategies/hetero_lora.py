@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedpeft_app.adapters.lora import Factors, product_norm, truncated, widened
+from fedpeft_app.adapters.products import Factors, product_norm, truncated, widened
 from fedpeft_app.strategies.exact_lora import fedit
 
 

@@ -7,8 +7,9 @@ import numpy as np
 
 from fedpeft_app.adapters import AdapterState
 from fedpeft_app.adapters.algebra import shifted
-from fedpeft_app.adapters.lora import Array, Factors, factors, other_tensors, pairs
-from fedpeft_app.adapters.parts import taken
+from fedpeft_app.adapters.lora import factors, other_tensors, whole_pairs
+from fedpeft_app.adapters.parts import replaced, taken
+from fedpeft_app.adapters.products import Array, Factors
 from fedpeft_app.adapters.state import Vector
 from fedpeft_app.strategies.aggregators import fold_mean
 from fedpeft_app.strategies.exact_lora import Contributions
@@ -52,18 +53,14 @@ def with_mean_of_others(state: AdapterState, replies: Sequence[Reply]) -> Adapte
     mean = fold_mean(
         ((taken(one.delta, spec).vector, one.weight) for one in replies), uniform=False
     )
-    moved = shifted(taken(state, spec), mean)
-    return AdapterState.from_tensors(state.spec, {**state.tensors(), **moved.tensors()})
+    return replaced(state, shifted(taken(state, spec), mean))
 
 
 def _local(start: AdapterState, delta: AdapterState) -> Iterator[Factors]:
     """Add up one node's factors, module by module in the order of the spec."""
     before, moved = start.tensors(), delta.tensors()
-    for pair in pairs(start.spec):
-        if pair.a and pair.b:
-            yield Factors(
-                a=_sum(before[pair.a], moved[pair.a]), b=_sum(before[pair.b], moved[pair.b])
-            )
+    for _, a, b in whole_pairs(start.spec):
+        yield Factors(a=_sum(before[a], moved[a]), b=_sum(before[b], moved[b]))
 
 
 def _sum(before: Vector, moved: Vector) -> Array:

@@ -5,18 +5,18 @@ low-rank module, such as the head, is averaged, weighted by examples.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
 from threadpoolctl import threadpool_limits
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
-from fedpeft_app.adapters.lora import Factors, factors, with_factors
+from fedpeft_app.adapters.lora import factors, whole_pairs, with_factors
+from fedpeft_app.adapters.products import Factors
 from fedpeft_app.strategies.composition import Composition
 from fedpeft_app.strategies.exact_lora import Contributions, fedsvd
 from fedpeft_app.strategies.local_factors import local_factors, with_mean_of_others
 from fedpeft_app.strategies.ranks import require_one_rank
-from fedpeft_app.strategies.strategy import Assignment, Member, Reply, in_own_ranks
+from fedpeft_app.strategies.strategy import Assignment, Member, Reply, in_own_ranks, in_part
 
 Rule = Callable[[Contributions, Factors], Factors]  # what nodes have, what the server has
 Serve = Callable[[Factors, int], Factors]  # the server's factors, a node's rank
@@ -38,7 +38,7 @@ class LowRank:
 
     def prepare(self, spec: AdapterSpec, members: Sequence[Member]) -> None:
         """Refuse adapters without factors, and nodes of their own rank where none are served."""
-        require_factors(spec)
+        whole_pairs(spec)
         if self.serve is None:
             require_one_rank(self.name, members)
 
@@ -88,15 +88,14 @@ class FedSvd:
 
     def prepare(self, spec: AdapterSpec, members: Sequence[Member]) -> None:
         """Refuse adapters without factors, and nodes of their own rank."""
-        require_factors(spec)
+        whole_pairs(spec)
         self._inner.prepare(spec, members)
 
     def configure(
         self, round_number: int, state: AdapterState, cohort: Sequence[Member]
     ) -> Mapping[int, Assignment]:
         """Ask the whole cohort to train B."""
-        tasks = self._inner.configure(round_number, state, cohort)
-        return {node_id: replace(task, part="b") for node_id, task in tasks.items()}
+        return in_part("b", self._inner.configure(round_number, state, cohort))
 
     def aggregate(
         self, round_number: int, state: AdapterState, replies: Sequence[Reply]
@@ -106,12 +105,3 @@ class FedSvd:
         with threadpool_limits(1, "blas"):
             turned = {module: fedsvd(found) for module, found in factors(mean).items()}
         return with_factors(mean, turned)
-
-
-def require_factors(spec: AdapterSpec) -> None:
-    """Refuse an adapter whose factors do not both travel.
-
-    Raises:
-        AdapterMismatchError: If there are no pairs, or halves of pairs.
-    """
-    factors(AdapterState(spec=spec, vector=np.zeros(spec.size, dtype=np.float32)))

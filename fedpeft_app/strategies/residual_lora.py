@@ -13,12 +13,12 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
-from fedpeft_app.adapters.lora import Factors, factors, stack, truncated, with_factors
-from fedpeft_app.adapters.residuals import residual_factors, with_residuals
+from fedpeft_app.adapters.lora import factors, whole_pairs, with_factors
+from fedpeft_app.adapters.products import Factors, stack, truncated
+from fedpeft_app.adapters.residuals import residual_factors, whole_residuals, with_residuals
 from fedpeft_app.seeds import numpy_generator
 from fedpeft_app.strategies.exact_lora import fedex, flora
 from fedpeft_app.strategies.local_factors import local_factors, with_mean_of_others
-from fedpeft_app.strategies.low_rank import require_factors
 from fedpeft_app.strategies.ranks import require_one_rank
 from fedpeft_app.strategies.strategy import Assignment, Member, Reply, everyone, in_own_ranks
 
@@ -183,5 +183,5 @@ def _noted(name: str, lost: float) -> dict[str, float]:
 
 def _require_residuals(spec: AdapterSpec) -> None:
     """Refuse an adapter without residuals, or without factors."""
-    residual_factors(AdapterState(spec=spec, vector=np.zeros(spec.size, dtype=np.float32)))
-    require_factors(spec)
+    whole_residuals(spec)
+    whole_pairs(spec)

@@ -53,7 +53,7 @@ class Scaffold:
         """Ask the whole cohort, and send it c."""
         if self.control is None:
             spec = trained_spec(state.spec)
-            self.control = AdapterState(spec=spec, vector=np.zeros(spec.size, dtype=np.float32))
+            self.control = AdapterState.zeros(spec)
         task = Assignment(state=state, extras={CONTROL: self.control})
         return everyone(cohort, task)
 

@@ -1,7 +1,7 @@
 """The protocol of a strategy: who gets what, and how replies become the next state."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
@@ -50,17 +50,6 @@ class Encoded(Protocol):
     def decode(self) -> AdapterState:
         """Give the state."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decoded:
-    """A state that never was encoded."""
-
-    state: AdapterState
-
-    def decode(self) -> AdapterState:
-        """Give the state."""
-        return self.state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +142,16 @@ def in_own_ranks(
     """
     tasks = {rank: Assignment(state=state_of(rank)) for rank in {one.rank for one in cohort}}
     return {member.node_id: tasks[member.rank] for member in cohort}
+
+
+def in_part(part: str, tasks: Mapping[int, Assignment]) -> dict[int, Assignment]:
+    """Let everyone do the same, but train a part only.
+
+    Args:
+        part: As in `Assignment`.
+        tasks: Node id → what that node is to do.
+    """
+    return {node_id: replace(task, part=part) for node_id, task in tasks.items()}
 
 
 def name_of(strategy: Strategy) -> str:

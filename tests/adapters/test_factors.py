@@ -9,7 +9,8 @@ import torch
 from low_rank_samples import pair, product
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState, TensorSpec
-from fedpeft_app.adapters.lora import Factors, Pair, factors, pairs, resized_spec, with_factors
+from fedpeft_app.adapters.lora import Pair, factors, pairs, resized_spec, with_factors
+from fedpeft_app.adapters.products import Factors
 from fedpeft_app.errors import AdapterMismatchError
 
 LAYER = "base_model.model.layer.0.query"

@@ -16,7 +16,7 @@ from low_rank_samples import (
     random_factors,
 )
 
-from fedpeft_app.adapters.lora import product_norm, stack, truncated, widened
+from fedpeft_app.adapters.products import product_norm, stack, truncated, widened
 from fedpeft_app.errors import AdapterMismatchError
 
 # ---------------------------------------------------------------- stacks and norms

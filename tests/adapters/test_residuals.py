@@ -5,7 +5,8 @@ import pytest
 from low_rank_samples import pair, product
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState, TensorSpec
-from fedpeft_app.adapters.lora import Factors, Pair, pairs, resized_spec
+from fedpeft_app.adapters.lora import Pair, pairs, resized_spec
+from fedpeft_app.adapters.products import Factors
 from fedpeft_app.adapters.residuals import residual_factors, residuals, with_residuals
 from fedpeft_app.errors import AdapterMismatchError
 

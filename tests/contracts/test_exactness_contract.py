@@ -24,7 +24,7 @@ from low_rank_samples import (
 )
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
-from fedpeft_app.adapters.lora import Factors
+from fedpeft_app.adapters.products import Factors
 from fedpeft_app.strategies.catalogue import make_strategy
 from fedpeft_app.strategies.exact_lora import (
     fedex,

@@ -13,7 +13,8 @@ from safetensors.numpy import load_file, save_file
 from zoo import ZOO, batch, logits, make, save
 
 from fedpeft_app.adapters import AdapterState
-from fedpeft_app.adapters.lora import Factors, pairs
+from fedpeft_app.adapters.lora import pairs
+from fedpeft_app.adapters.products import Factors
 from fedpeft_app.adapters.residuals import residual_factors, residuals, with_residuals
 from fedpeft_app.errors import AdapterMismatchError, BackboneError
 from fedpeft_app.methods.adapted import AdaptedModel, adapt

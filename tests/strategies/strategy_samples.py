@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from decoded import Decoded
 from flwr.app import Error, Message
 from flwr.serverapp import Grid
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.strategies.rounds import RoundPlan
-from fedpeft_app.strategies.strategy import Decoded, Member, Reply
+from fedpeft_app.strategies.strategy import Member, Reply
 from fedpeft_app.wire.codec import Codec
 from fedpeft_app.wire.ledger import Ledger
 from fedpeft_app.wire.payload import Section

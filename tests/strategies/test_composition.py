@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from decoded import Decoded
 from strategy_samples import members, reply_of, state_of
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
@@ -11,7 +12,7 @@ from fedpeft_app.errors import AdapterMismatchError, RollCallError
 from fedpeft_app.strategies.alone import Alone
 from fedpeft_app.strategies.composition import Composition
 from fedpeft_app.strategies.server_optimizers import Sgd
-from fedpeft_app.strategies.strategy import Decoded, Reply, Strategy
+from fedpeft_app.strategies.strategy import Reply, Strategy
 
 
 def test_deltas_are_weighted_by_examples(spec: AdapterSpec, state: AdapterState) -> None:

@@ -19,7 +19,7 @@ from low_rank_samples import (
     random_factors,
 )
 
-from fedpeft_app.adapters.lora import Factors
+from fedpeft_app.adapters.products import Factors
 from fedpeft_app.errors import AdapterMismatchError
 from fedpeft_app.strategies.exact_lora import (
     fedex,

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from decoded import Decoded
 from low_rank_runs import of_ranks
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState, TensorSpec
 from fedpeft_app.adapters.parts import trained_spec
 from fedpeft_app.strategies.catalogue import make_strategy
-from fedpeft_app.strategies.strategy import Decoded, Encoded, Reply
+from fedpeft_app.strategies.strategy import Encoded, Reply
 
 MODULES, SIDE, RANK, RESIDUAL = 16, 300, 8, 4
 ADAPTER_BYTES = 4 * MODULES * 2 * SIDE * RANK

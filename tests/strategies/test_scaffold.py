@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from decoded import Decoded
 from strategy_samples import members, numbers, state_of
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.strategies.catalogue import make_strategy
 from fedpeft_app.strategies.scaffold import Scaffold
-from fedpeft_app.strategies.strategy import Decoded, Member, Reply
+from fedpeft_app.strategies.strategy import Member, Reply
 from fedpeft_app.wire.record import CONTROL
 
 
