@@ -8,9 +8,12 @@ nodes, "group") and a `load_partition(node)`. A plug-in is such a function or cl
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from flwr_datasets import partitioner as flwr_partitioner
 
 from fedpeft_app.data.partition import PartitionSettings
+
+_LEAST_SHARE = 1e-300  # nothing beside a share that is one, yet it can be divided by its like
 
 
 def iid(nodes: int, settings: PartitionSettings, seed: int) -> Any:
@@ -37,17 +40,21 @@ def dirichlet_balanced(nodes: int, settings: PartitionSettings, seed: int) -> An
     """Draw each node's shares of the labels from a Dirichlet distribution, for equal sizes.
 
     Hsu et al. 2019, arXiv 1909.06335, as Acar et al. 2021, arXiv 2111.04263, do it: examples go
-    out one by one, and a label that is used up is left out of the shares.
+    out one by one, and a label that is used up is left out of the shares. A node whose labels
+    are all used up takes any of the others.
     """
-    return _EqualSizes(
-        nodes,
-        lambda sizes: flwr_partitioner.InnerDirichletPartitioner(
+
+    def make(sizes: list[int]) -> Any:
+        made = flwr_partitioner.InnerDirichletPartitioner(
             partition_sizes=sizes,
             partition_by="label",
             alpha=settings.dirichlet_alpha,
             seed=seed,
-        ),
-    )
+        )
+        made._rng = _PositiveShares(made._rng)
+        return made
+
+    return _EqualSizes(nodes, make)
 
 
 def pathological(nodes: int, settings: PartitionSettings, seed: int) -> Any:
@@ -89,6 +96,26 @@ def size_square(nodes: int, settings: PartitionSettings, seed: int) -> Any:
 def size_exponential(nodes: int, settings: PartitionSettings, seed: int) -> Any:
     """Make node k's size proportional to exp(k)."""
     return flwr_partitioner.ExponentialPartitioner(num_partitions=nodes)
+
+
+class _PositiveShares:
+    """A generator whose Dirichlet draws have no zeros, which strong skew rounds most shares to.
+
+    InnerDirichletPartitioner divides by what is left of a node's shares when labels are used up:
+    zeros by zero, for a node that has none but used-up ones.
+    """
+
+    def __init__(self, generator: np.random.Generator) -> None:
+        self._generator = generator
+
+    def __getattr__(self, name: str) -> Any:
+        """Draw whatever else there is to draw."""
+        return getattr(self._generator, name)
+
+    def dirichlet(self, alpha: Any, size: int) -> Any:
+        """Draw shares, each above zero."""
+        shares = np.maximum(self._generator.dirichlet(alpha, size), _LEAST_SHARE)
+        return shares / shares.sum(axis=1, keepdims=True)
 
 
 class _EqualSizes:

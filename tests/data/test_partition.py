@@ -119,6 +119,12 @@ def test_balanced_nodes_hold_equally_much_of_unequal_labels() -> None:
     assert np.mean(kinds) < np.mean([len(np.unique(LABELS[part])) for part in mixed])
 
 
+def test_a_node_whose_labels_are_used_up_takes_others() -> None:
+    for seed in range(20):  # of which many made the library divide zero by zero
+        parts = split("dirichlet-balanced", nodes=30, dirichlet_alpha=0.001, seed=seed)
+        assert {len(part) for part in parts} == {12}
+
+
 def test_dirichlet_skew_grows_as_alpha_falls() -> None:
     means = [np.mean([skew(alpha, seed) for seed in range(5)]) for alpha in (1000.0, 1.0, 0.1)]
     assert means[0] < 0.05 < means[1] < means[2]
