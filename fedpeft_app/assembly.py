@@ -24,7 +24,9 @@ from fedpeft_app.methods.adapted import AdaptedModel, adapt
 from fedpeft_app.methods.catalogue import find_method
 from fedpeft_app.methods.method import Method, MethodSettings
 from fedpeft_app.methods.soft_prompts import prompt_tokens
+from fedpeft_app.node_privacy import SampleLevel
 from fedpeft_app.participation import Participation
+from fedpeft_app.privacy.budget import least_noise
 from fedpeft_app.run_data import (
     bound_task,
     find_model,
@@ -147,6 +149,18 @@ def codecs(config: RunConfig) -> tuple[Codec, Codec]:
     return parse_codec(config.wire.uplink), parse_codec(config.wire.downlink)
 
 
+def user_noise(config: RunConfig) -> float:
+    """Give the noise multiplier of user-level privacy: as set, or the least for all rounds.
+
+    Raises:
+        PrivacyError: If no noise keeps to the target.
+    """
+    privacy = config.privacy
+    return privacy.noise_multiplier or least_noise(
+        privacy.target_epsilon, privacy.delta, config.strategy.fraction_train, config.rounds
+    )
+
+
 def make_participation(
     config: RunConfig, node_config: Mapping[str, Any], read: Callable[[AdapterSpec], Order]
 ) -> Participation:
@@ -169,6 +183,23 @@ def make_participation(
         order=read(resized_spec(spec, rank) if rank else spec),
         uplink=uplink,
         feedback=config.wire.feedback and not is_exact(uplink),
+        protection=sample_level(config),
+        discreet=config.privacy.mode != "none",
+    )
+
+
+def sample_level(config: RunConfig) -> SampleLevel | None:
+    """Say how nodes protect their examples; None if they do not have to."""
+    privacy = config.privacy
+    if privacy.mode != "sample":
+        return None
+    return SampleLevel(
+        delta=privacy.delta,
+        target=privacy.target_epsilon,
+        clipping_norm=privacy.clipping_norm,
+        noise=privacy.noise_multiplier,
+        public_counts=privacy.public_counts,
+        unsafe_seed=privacy.unsafe_seed,
     )
 
 
@@ -224,10 +255,15 @@ def make_presence(config: RunConfig, node_config: Mapping[str, Any]) -> Presence
     """
     worker = make_worker(config, node_config)
     rank = own_rank(config, node_config, worker.adapted)
+    examples = len(worker.train)
+    if (protection := sample_level(config)) is not None:
+        protection.require(examples)
+        worker.require_sound_privacy()
+    known = config.privacy.mode == "none" or config.privacy.public_counts
     return Presence(
         rank=rank,
         partition=worker.partition,
-        examples=len(worker.train),
+        examples=examples if known else min(examples, 1),
         labels=node_data(config, node_config).labels,
         agreed=agreement(config, worker.adapted),
     )

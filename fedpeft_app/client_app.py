@@ -7,6 +7,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedpeft_app.config import RunConfig, parse
+from fedpeft_app.errors import BudgetSpentError
 from fedpeft_app.wire import record
 
 if TYPE_CHECKING:
@@ -27,8 +28,11 @@ def roll_call(message: Message, context: Context) -> Message:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train from the global state and send the delta."""
-    update = _participation(message, context).train()
-    return Message(record.write_update(update), reply_to=message)
+    try:
+        content = record.write_update(_participation(message, context).train())
+    except BudgetSpentError as error:
+        content = record.write_refusal(str(error))
+    return Message(content, reply_to=message)
 
 
 @app.evaluate()

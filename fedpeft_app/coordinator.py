@@ -23,13 +23,14 @@ from fedpeft_app.config.schema import options
 from fedpeft_app.data.encoded import example_set
 from fedpeft_app.data.splits import Splits
 from fedpeft_app.data_plan import criterion, make_task
-from fedpeft_app.errors import AdapterMismatchError, FedPeftError
+from fedpeft_app.errors import AdapterMismatchError, BudgetSpentError, FedPeftError
 from fedpeft_app.facts import run_facts
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.methods.method import as_saved
 from fedpeft_app.node.memory import forget
 from fedpeft_app.observe.journal import Journal
 from fedpeft_app.observe.lines import describe
+from fedpeft_app.privacy_report import NUMBERS, protected
 from fedpeft_app.recorder import Examiner, Recorder
 from fedpeft_app.run_data import bound_task, find_model, open_data, processor, server_splits
 from fedpeft_app.runs.checkpoint import Checkpoint
@@ -74,6 +75,7 @@ def coordinate(grid: Grid, config: RunConfig, run_id: int) -> RunFolder:
     """
     folder = create_run(runs_parent(config.output.dir), config.output.name, run_id, flatten(config))
     journal = Journal(folder.journal, _log_line)
+    session: Session | None = None
     try:
         session = _open_session(grid, config, folder, journal)
         if config.mode == "local":
@@ -82,6 +84,8 @@ def coordinate(grid: Grid, config: RunConfig, run_id: int) -> RunFolder:
         else:
             _run_together(grid, session)
     except Exception as error:
+        if session is not None:
+            _state_privacy(session)
         problem = str(error) if isinstance(error, FedPeftError) else repr(error)
         journal.note("run_failed", problem=problem, folder=str(folder.path))
         raise
@@ -119,10 +123,12 @@ def _open_session(grid: Grid, config: RunConfig, folder: RunFolder, journal: Jou
     journal.note(
         "roll_call",
         examples={str(member.partition): member.examples for member in roster.members},
+        counted=config.privacy.mode == "none" or config.privacy.public_counts,
         refused=dict(roster.refused),
         bytes=ledger.total(kind="roll-call"),
         labels=list(roster.labels),
     )
+    strategy, report = protected(config, strategy, len(roster.members), folder.path)
     return Session(
         config=config,
         folder=folder,
@@ -133,6 +139,7 @@ def _open_session(grid: Grid, config: RunConfig, folder: RunFolder, journal: Jou
         examiner=_examiner(config, adapted, roster.labels, journal),
         criterion=rule,
         strategy=strategy,
+        report=report,
         initial=_initial_state(config, adapted, roster.labels),
         started=started,
     )
@@ -229,25 +236,27 @@ def _run_together(grid: Grid, session: Session) -> None:
         criterion=session.criterion,
         test_rounds=config.evaluate.test == "rounds",
         keep_all=config.output.keep == "all",
+        report=session.report,
+        nameless=config.privacy.mode == "user",
     )
-    run_rounds(
-        grid,
-        session.strategy if config.mode == "federated" else Composition(),
-        session.roster.members,
-        session.initial,
-        _plan(session),
-        ledger=session.ledger,
-        watcher=recorder,
-    )
-    forget(session.folder.path.name, personal=bool(session.adapted.personal.parameters))
-    if recorder.last and recorder.last.round_number < config.rounds:
-        session.journal.note(
-            "budget_spent",
-            round=recorder.last.round_number,
-            rounds=config.rounds,
-            up=session.ledger.total("up", kind="train"),
-            budget=config.budget.uplink_mib,
+    try:
+        run_rounds(
+            grid,
+            session.strategy if config.mode == "federated" else Composition(),
+            session.roster.members,
+            session.initial,
+            _plan(session),
+            ledger=session.ledger,
+            watcher=recorder,
         )
+    except BudgetSpentError as error:
+        if recorder.last is None:  # there is nothing that could be exported
+            raise
+        session.journal.note("privacy_spent", rounds=config.rounds, problem=str(error))
+    else:
+        if recorder.last and recorder.last.round_number < config.rounds:
+            _note_bytes_spent(session, recorder.last.round_number)
+    forget(session.folder.path.name, personal=bool(session.adapted.personal.parameters))
     chosen = recorder.best or recorder.last
     if chosen is None:
         raise FedPeftError("The run ended without a single round.")
@@ -259,21 +268,35 @@ def _run_together(grid: Grid, session: Session) -> None:
     _finish(session, chosen, "best on validation data" if recorder.best else "last", **measured)
 
 
+def _note_bytes_spent(session: Session, round_number: int) -> None:
+    """Say that a run ended before its last round because it has sent enough."""
+    session.journal.note(
+        "budget_spent",
+        round=round_number,
+        rounds=session.config.rounds,
+        up=session.ledger.total("up", kind="train"),
+        budget=session.config.budget.uplink_mib,
+    )
+
+
 def _plan(session: Session) -> RoundPlan:
     """Collect how rounds go."""
     config = session.config
     together = config.mode == "federated"
+    users = config.privacy.mode == "user"  # the strategy draws the cohort, in secret
     personal = bool(session.adapted.personal.parameters)
     uplink, downlink = codecs(config)
     return RoundPlan(
         rounds=config.rounds,
         seed=config.seed,
-        fraction_train=config.strategy.fraction_train if together else 1.0,
+        fraction_train=config.strategy.fraction_train if together and not users else 1.0,
         fraction_evaluate=config.strategy.fraction_evaluate,
-        min_replies=config.strategy.min_replies if together else 1,
+        min_replies=config.strategy.min_replies if together and not users else 1,
         timeout_s=config.strategy.round_timeout,
         experiment=session.folder.path.name,
-        keeps=personal or not (is_exact(uplink) and is_exact(downlink)),
+        keeps=personal
+        or config.privacy.mode == "sample"
+        or not (is_exact(uplink) and is_exact(downlink)),
         personal=personal,
         cohort=config.strategy.cohort if together else "uniform",
         dropout=config.strategy.dropout if together else 0.0,
@@ -282,6 +305,8 @@ def _plan(session: Session) -> RoundPlan:
         feedback=config.wire.feedback,
         drawn=not config.method.init_from,
         uplink_budget=math.ceil(config.budget.uplink_mib * _BYTES_PER_MIB) if together else 0,
+        numbers=NUMBERS[config.privacy.mode],
+        chance=users,
     )
 
 
@@ -300,6 +325,7 @@ def _finish(session: Session, chosen: Checkpoint, why: str, **summary: Any) -> N
         nodes=len(session.roster.members),
         sent=ledger.total(),
         test=test,
+        privacy=_state_privacy(session),
     )
     snippet = export(
         session.adapted,
@@ -332,6 +358,14 @@ def _finish(session: Session, chosen: Checkpoint, why: str, **summary: Any) -> N
         backbone_bytes=ledger.backbone_bytes,
         **summary,
     )
+
+
+def _state_privacy(session: Session) -> dict[str, str]:
+    """Say what is guaranteed of privacy when a run ends, however it does."""
+    rows = session.report.statement() if session.report else {}
+    if rows:
+        session.journal.note("privacy_statement", rows=rows, final=True)
+    return rows
 
 
 def _log_line(event: Mapping[str, Any]) -> None:

@@ -12,6 +12,8 @@ FedPeftError
 ├── RollCallError          nodes are missing, or differ where they must agree
 ├── QuorumError            too few good replies in a round
 ├── NodeStateError         what only a node has is lost, or cannot be kept
+├── PrivacyError           a privacy guarantee cannot be given
+│   └── BudgetSpentError   what is asked would spend more than the target allows
 ├── RunFolderError         a run's folder is missing, incomplete or not writable
 └── LaunchError            a run could not be started, or did not end well
 
@@ -100,6 +102,14 @@ class QuorumError(FedPeftError):
 
 class NodeStateError(FedPeftError):
     """What only a node has is lost, or cannot be kept."""
+
+
+class PrivacyError(FedPeftError):
+    """A privacy guarantee cannot be given."""
+
+
+class BudgetSpentError(PrivacyError):
+    """What is asked would spend more privacy than the target allows."""
 
 
 class RunFolderError(FedPeftError):

@@ -14,6 +14,7 @@ def run_facts(
     nodes: int | None,
     sent: int | None,
     test: Mapping[str, float],
+    privacy: Mapping[str, str],
 ) -> dict[str, Any]:
     """Collect a model card's rows.
 
@@ -24,6 +25,7 @@ def run_facts(
         nodes: How many took part; None if that is not known.
         sent: Bytes sent in both directions in the whole run; None if it did not end.
         test: The round's metrics on test data, in float32; empty if there are none.
+        privacy: The run's privacy statement; empty if nothing is protected.
 
     Returns:
         Name → value, in the order of the rows.
@@ -38,4 +40,5 @@ def run_facts(
         **({"nodes": nodes} if nodes is not None else {}),
         **({"bytes sent, both directions": sent} if sent is not None else {}),
         **{f"test {name}": round(value, 4) for name, value in test.items()},
+        **privacy,
     }

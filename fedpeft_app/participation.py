@@ -6,24 +6,29 @@ variate, which start again from zero where they are lost; and the global state a
 decoded it, instead of which the server sends the whole state once.
 """
 
+import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
-from fedpeft_app.adapters.algebra import difference
+from fedpeft_app.adapters.algebra import difference, digest_of
 from fedpeft_app.adapters.parts import replaced, taken, trained_spec
 from fedpeft_app.adapters.ranks import cut, padded
 from fedpeft_app.data.tasks.task import Metrics
-from fedpeft_app.errors import AdapterMismatchError, NodeStateError
+from fedpeft_app.errors import AdapterMismatchError, NodeStateError, PrivacyError
 from fedpeft_app.node.memory import BROADCAST, PERSONAL, RESIDUAL, NodeMemory, memory_of
+from fedpeft_app.node_privacy import SampleLevel
+from fedpeft_app.privacy.mechanism import Mechanism
 from fedpeft_app.seeds import numpy_generator
 from fedpeft_app.training.worker import Fitted, Worker, process_facts
 from fedpeft_app.wire.codec import Codec
 from fedpeft_app.wire.feedback import encode_with_feedback
+from fedpeft_app.wire.kept import pack, unpack
 from fedpeft_app.wire.payload import Section
 from fedpeft_app.wire.record import CONTROL, DELTA, INCREMENT, STATE, Order, Update, section_of
 
 _NODE_EXTRAS = frozenset({CONTROL})
+_SAID_OF_TRAINING = ("trains", "epochs", "proximal-mu")
 _log = logging.getLogger(__name__)
 
 
@@ -36,12 +41,16 @@ class Participation:
         order: What the server asks of it.
         uplink: How its update travels.
         feedback: Whether what the uplink loses is sent in a later round.
+        protection: How the node protects its examples from everyone; None = not at all.
+        discreet: Whether nothing may be told of its data but the delta.
     """
 
     worker: Worker
     order: Order
     uplink: Codec
     feedback: bool
+    protection: SampleLevel | None = None
+    discreet: bool = False
 
     def train(self) -> Update:
         """Train from the global state, and encode the delta.
@@ -49,11 +58,45 @@ class Participation:
         Raises:
             FedPeftError: If the order cannot be carried out; nothing of its training is kept.
         """
+        start = self._start()
+        if self.protection is None:
+            return self._trained(start)
+        return self._trained_once(start, self.protection)
+
+    def _trained_once(self, start: AdapterState, protection: SampleLevel) -> Update:
+        """Train under differential privacy; what was sent already is sent again, for nothing.
+
+        Raises:
+            BudgetSpentError: If the node has no more to spend.
+            NodeStateError: If nobody knows any more what it has spent.
+        """
+        worker, order = self.worker, self.order
+        experiment, partition, examples = self._experiment, worker.partition, len(worker.train)
+        budget = protection.budget(experiment, partition)
+        budget.require_round(max(self._base, int(order.options.get("received", 0))))
+        outbox, question = protection.outbox(experiment, partition), self._question(start)
+        if (kept := outbox.recall(question)) is not None:
+            return unpack(kept, order.spec)
+        event = protection.event(examples, worker.settings, int(order.options.get("epochs", 0)))
+        budget.spend(event, order.round_number)  # whatever happens from here on, it is spent
+        mechanism = protection.mechanism(event, order.round_number, partition)
+        update = self._trained(start, mechanism)
+        update = replace(update, metrics=protection.told(budget, examples))
+        outbox.keep(question, pack(update))
+        return update
+
+    def _question(self, start: AdapterState) -> str:
+        """Tell orders apart: the same round anew, but from another state, is another one."""
+        told = {key: self.order.options.get(key) for key in _SAID_OF_TRAINING}
+        return json.dumps([self.order.round_number, digest_of(start), told], sort_keys=True)
+
+    def _trained(self, start: AdapterState, mechanism: Mechanism | None = None) -> Update:
+        """Train, and encode the delta."""
         worker, order = self.worker, self.order
         part = str(order.options.get("trains", ""))
         whole = trained_spec(order.spec)
         extras = self._extras(whole)
-        start, own_control = self._start(), self._own_control(extras)
+        own_control = self._own_control(extras)
         residual = self._recalled(RESIDUAL, whole) if self.feedback else None
         fitted = worker.fit(
             padded(start, worker.adapted.spec),
@@ -64,6 +107,7 @@ class Participation:
             proximal=float(order.options.get("proximal-mu", 0.0)),
             control=own_control
             and taken(difference(extras[CONTROL], own_control), trained_spec(order.spec, part)),
+            mechanism=mechanism,
         )
         delta = cut(fitted.delta, trained_spec(order.spec, part))
         section, residual = self._encoded(delta, residual)
@@ -80,7 +124,7 @@ class Participation:
             spec=order.spec,
             sections=sections,
             round_number=order.round_number,
-            metrics=_numbers(worker, fitted),
+            metrics={"num-examples": 1.0} if self.discreet else _numbers(worker, fitted),
             facts=process_facts(),
         )
 
@@ -93,6 +137,8 @@ class Participation:
         Raises:
             FedPeftError: If the order cannot be carried out.
         """
+        if self.discreet:
+            raise PrivacyError("This node does not tell how a model does on its data.")
         start = padded(self._start(), self.worker.adapted.spec)
         return self.worker.evaluate(
             start, self.order.round_number, personal=self._personal(), steps=steps
@@ -142,6 +188,8 @@ class Participation:
                 f"The order carries {sorted(wrong)}, with which this node can do nothing. It "
                 f"knows: {', '.join(sorted(_NODE_EXTRAS))}, of the tensors that it trains."
             )
+        if found and self.discreet:
+            raise PrivacyError(f"The order asks for more than a delta: {', '.join(sorted(found))}.")
         return found
 
     # ------------------------------------------------------------ what the node kept
@@ -156,15 +204,19 @@ class Participation:
         """The round of the node's last reply that counted; 0 = none yet."""
         return int(self.order.options.get("base", 0))
 
-    def _memory(self, kind: str = "") -> NodeMemory:
-        """Open the node's memory in the experiment that the order names."""
-        experiment = self.order.options.get("experiment")
-        if experiment is None:
+    @property
+    def _experiment(self) -> str:
+        """The name under which the node keeps what it keeps."""
+        if "experiment" not in self.order.options:
             raise NodeStateError(
                 "The order does not say under which name this node keeps what it has for itself; "
                 "the server runs another version of fedpeft, or another strategy loop."
             )
-        return memory_of(str(experiment), self.worker.partition, kind)
+        return str(self.order.options["experiment"])
+
+    def _memory(self, kind: str = "") -> NodeMemory:
+        """Open the node's memory in the experiment that the order names."""
+        return memory_of(self._experiment, self.worker.partition, kind)
 
     def _personal(self) -> AdapterState | None:
         """Recall the node's own parameters, if it has any."""

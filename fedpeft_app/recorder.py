@@ -14,6 +14,7 @@ from fedpeft_app.data.splits import Splits
 from fedpeft_app.data.tasks.task import Metrics, Task
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.observe.journal import Journal
+from fedpeft_app.privacy_report import PrivacyReport, notes
 from fedpeft_app.runs.checkpoint import Checkpoint, prune, save_checkpoint
 from fedpeft_app.runs.directory import RunFolder
 from fedpeft_app.strategies.rounds import RoundResult
@@ -114,6 +115,8 @@ class Recorder:
         criterion: Chooses the best round.
         test_rounds: Whether every evaluation measures the test set too.
         keep_all: Whether every round's checkpoint stays.
+        report: Told every round, to state what has been guaranteed; None = nothing is.
+        nameless: Whether it stays unsaid who took part.
 
     Attributes:
         best: The best round so far on validation data, of equals the one with the lowest
@@ -134,6 +137,8 @@ class Recorder:
         criterion: Criterion,
         test_rounds: bool,
         keep_all: bool,
+        report: PrivacyReport | None = None,
+        nameless: bool = False,
     ) -> None:
         self._folder = folder
         self._journal = journal
@@ -145,6 +150,8 @@ class Recorder:
         self._criterion = criterion
         self._test_rounds = test_rounds
         self._keep_all = keep_all
+        self._report = report
+        self._nameless = nameless
         self._best_rating = UNRATED
         self.best: Checkpoint | None = None
         self.last: Checkpoint | None = None
@@ -152,13 +159,19 @@ class Recorder:
     def round_started(self, round_number: int, cohort: Sequence[Member]) -> None:
         """Note whom the round asks."""
         partitions = [member.partition for member in cohort]
+        named = {} if self._nameless else {"cohort": partitions}
         self._journal.note(
-            "round_started", round=round_number, rounds=self._rounds, cohort=partitions
+            "round_started",
+            round=round_number,
+            rounds=self._rounds,
+            asked=len(cohort),
+            **named,
         )
 
     def reply_arrived(self, round_number: int, member: Member, problem: str) -> None:
         """Note a reply."""
-        self._journal.note("reply", round=round_number, node=member.partition, problem=problem)
+        node = "?" if self._nameless else member.partition
+        self._journal.note("reply", round=round_number, node=node, problem=problem)
 
     def round_finished(self, result: RoundResult) -> None:
         """Evaluate, checkpoint and journal the new state, in this order."""
@@ -204,6 +217,7 @@ class Recorder:
     def _note_round(self, result: RoundResult, measured: Mapping[str, Any]) -> None:
         """Write the round's line of the journal and force it to disk."""
         round_number = result.round_number
+        trained = (reply.metrics.get("examples-trained", 0) for reply in result.good)
         self._journal.note(
             "round_finished",
             round=round_number,
@@ -211,21 +225,30 @@ class Recorder:
             metric=self._criterion.metric,
             ok=len(result.good),
             failed=len(result.rejected),
-            rejected={str(node): reason for node, reason in result.rejected.items()},
             train_loss=result.train_loss,
-            examples=sum(int(reply.metrics["examples-trained"]) for reply in result.good),
+            examples=int(sum(trained)),
             seconds=round(result.seconds, 4),
             down=self._ledger.total("down", round_number=round_number),
             up=self._ledger.total("up", round_number=round_number),
-            nodes={
-                str(reply.member.partition): {**reply.facts, **reply.metrics}
-                for reply in result.good
-            },
-            bytes_by_node=self._ledger.by_node(round_number),
+            **({} if self._nameless else _by_node(result, self._ledger)),
             **({"notes": dict(result.notes)} if result.notes else {}),
+            **notes(self._report, result),
             **measured,
         )
+        if self._report and (rows := self._report.statement()):
+            self._journal.note("privacy_statement", rows=rows, final=False)
         self._journal.sync()
+
+
+def _by_node(result: RoundResult, ledger: Ledger) -> dict[str, Any]:
+    """Say which node did what."""
+    return {
+        "rejected": {str(node): reason for node, reason in result.rejected.items()},
+        "nodes": {
+            str(reply.member.partition): {**reply.facts, **reply.metrics} for reply in result.good
+        },
+        "bytes_by_node": ledger.by_node(result.round_number),
+    }
 
 
 def _over_nodes(

@@ -13,6 +13,7 @@ from fedpeft_app.criterion import UNRATED, Criterion, Rating
 from fedpeft_app.errors import FedPeftError
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.observe.journal import Journal
+from fedpeft_app.privacy_report import NUMBERS, PrivacyReport
 from fedpeft_app.recorder import Examiner, spread
 from fedpeft_app.runs.checkpoint import Checkpoint, save_checkpoint
 from fedpeft_app.runs.directory import RunFolder
@@ -39,6 +40,7 @@ class Session:
         strategy: Who gets what, and how replies become the next state.
         initial: The state before round 1.
         started: Clock at the start, seconds.
+        report: Gathers what is guaranteed of privacy; None = nothing is.
     """
 
     config: RunConfig
@@ -52,6 +54,7 @@ class Session:
     strategy: Strategy
     initial: AdapterState
     started: float
+    report: PrivacyReport | None = None
 
 
 def run_alone(grid: Grid, session: Session) -> tuple[Checkpoint, dict[str, Any]]:
@@ -79,6 +82,9 @@ def run_alone(grid: Grid, session: Session) -> tuple[Checkpoint, dict[str, Any]]
         fraction_evaluate=0.0,
         min_replies=config.strategy.min_replies,
         timeout_s=config.strategy.round_timeout,
+        experiment=session.folder.path.name,
+        keeps=config.privacy.mode == "sample",
+        numbers=NUMBERS[config.privacy.mode],
     )
     run_rounds(
         grid,
@@ -107,7 +113,9 @@ class _AloneWatcher:
     def round_started(self, round_number: int, cohort: Sequence[Member]) -> None:
         """Note whom the run asks."""
         partitions = [member.partition for member in cohort]
-        self.session.journal.note("round_started", round=1, rounds=1, cohort=partitions)
+        self.session.journal.note(
+            "round_started", round=1, rounds=1, asked=len(cohort), cohort=partitions
+        )
 
     def reply_arrived(self, round_number: int, member: Member, problem: str) -> None:
         """Note a reply."""
@@ -115,6 +123,8 @@ class _AloneWatcher:
 
     def round_finished(self, result: RoundResult) -> None:
         """Evaluate every node's state on the server's data."""
+        if self.session.report:
+            self.session.report.note(result)
         for reply in result.good:
             state = shifted(self.session.initial, reply.delta.vector)
             node = reply.member.partition

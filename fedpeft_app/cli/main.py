@@ -88,6 +88,19 @@ def run(
 
 
 @app.command()
+def plan(
+    settings: Settings = None,
+    recipe: Recipe = None,
+    nodes: Annotated[int, typer.Option(min=1, help="simulated nodes")] = 10,
+) -> None:
+    """Say what a run would send, and what privacy it would guarantee, without running it."""
+    from fedpeft_app.cli.plan import print_plan
+    from fedpeft_app.cli.settings import read_settings
+
+    print_plan(read_settings(recipe, settings or []), nodes, Console())
+
+
+@app.command()
 def study(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="study file, or the name of a shipped one")

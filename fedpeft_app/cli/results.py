@@ -13,7 +13,7 @@ from rich.table import Table
 from fedpeft_app.config import RunConfig, parse
 from fedpeft_app.errors import RunFolderError
 from fedpeft_app.facts import run_facts
-from fedpeft_app.node.memory import forget
+from fedpeft_app.node.memory import erase
 from fedpeft_app.observe.journal import is_being_written
 from fedpeft_app.observe.lines import headline
 from fedpeft_app.runs.directory import RunFolder, find_run, list_runs, remove_run, runs_parent
@@ -101,7 +101,7 @@ def clean_runs(references: list[str], *, everything: bool, unfinished: bool, ask
         typer.confirm(f"Remove {len(chosen)} run folder{'s' * (len(chosen) > 1)}?", abort=True)
     for run in chosen.values():
         remove_run(run)
-        forget(run.path.name, personal=False)
+        erase(run.path.name)
 
 
 def export_adapter(
@@ -237,7 +237,13 @@ def _facts(run: RunFolder, config: RunConfig, checkpoint: "Checkpoint") -> dict[
         nodes=members[-1] if members else None,
         sent=finished["down"] + finished["up"] if finished else None,
         test=test,
+        privacy=_last(events, "privacy_statement").get("rows", {}),
     )
+
+
+def _last(events: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
+    """Give the last event of a name; empty where there is none."""
+    return next((event for event in reversed(events) if event["event"] == name), {})
 
 
 def _finished(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

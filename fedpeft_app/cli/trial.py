@@ -137,17 +137,18 @@ def try_initial(config: RunConfig, located: LocatedModel | None) -> None:
             require_fitting(folder, spec, labels)
 
 
-def tried_spec(config: RunConfig, located: LocatedModel) -> AdapterSpec:
-    """Describe what would travel, for two labels.
+def tried_spec(config: RunConfig, located: LocatedModel, labels: int = 2) -> AdapterSpec:
+    """Describe what would travel.
 
     Args:
         config: A checked configuration.
         located: Its model.
+        labels: Outputs of a classifier's head.
 
     Raises:
         FedPeftError: If the method does not fit the model.
     """
-    return _spec_of(config, *_adapted_empty(config, located, labels=2))
+    return _spec_of(config, *_adapted_empty(config, located, labels=labels))
 
 
 def _spec_of(config: RunConfig, adaptation: "Adaptation", head: frozenset[str]) -> AdapterSpec:

@@ -1,11 +1,11 @@
 """Rules that join several keys: combinations that are refused before a run, and why."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
+from fedpeft_app.config.privacy_checks import RULES as PRIVACY_RULES
+from fedpeft_app.config.privacy_checks import Rule
 from fedpeft_app.config.schema import RunConfig, needed_precision, planned_ranks
 from fedpeft_app.errors import Fault
-
-Rule = Callable[[RunConfig], Iterator[Fault]]
 
 
 def cross_section_faults(config: RunConfig, unsure: Collection[str] = ()) -> list[Fault]:
@@ -18,7 +18,7 @@ def cross_section_faults(config: RunConfig, unsure: Collection[str] = ()) -> lis
     """
     return [
         fault
-        for keys, rule in _RULES
+        for keys, rule in (*_RULES, *PRIVACY_RULES)
         if not any(key in unsure for key in keys)
         for fault in rule(config)
     ]

@@ -6,70 +6,21 @@ as JSON text.
 """
 
 import json
-import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import Field
 
-
-def _kebab(name: str) -> str:
-    """Name a key as Flower does: `batch_size` → `batch-size`."""
-    return name.replace("_", "-")
-
-
-def _json_object(text: str) -> str:
-    """Refuse text that is not a JSON object."""
-    try:
-        value = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:  # JSONDecodeError is a ValueError
-        raise ValueError(f"must be a JSON object such as '{{\"eta\": 0.1}}' ({error})") from None
-    if not isinstance(value, dict):
-        raise ValueError(  # noqa: TRY004  pydantic collects ValueErrors only
-            f"must be a JSON object such as '{{\"eta\": 0.1}}', not a {type(value).__name__}"
-        )
-    return text
-
-
-def _refuse_constant(name: str) -> None:
-    """Refuse NaN and Infinity, which Python reads but JSON does not have."""
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _layer_choice(text: str) -> str:
-    """Refuse what chooses no layers."""
-    if not _LAYERS.fullmatch(text):
-        raise ValueError("must be 'all', 'first:K', 'last:K', or numbers and ranges: '0-3,5'")
-    return text
-
-
-def _dropout_or_own(value: float) -> float:
-    """Refuse what is neither a probability nor the mark for the checkpoint's own."""
-    if value < 0.0 and value != -1.0:
-        raise ValueError("must be -1, or at least 0 and less than 1")
-    return value
-
-
-_LAYERS = re.compile(r"all|(first|last):[1-9][0-9]*|[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*")
-
-JsonObject = Annotated[str, AfterValidator(_json_object)]
-Count = Annotated[int, Field(ge=1)]
-CountOrNone = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Held = Annotated[float, Field(ge=0.0, lt=1.0)]
-Rate = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    """A frozen group of keys; unknown keys and wrong types are faults."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        alias_generator=_kebab,
-        populate_by_name=True,
-        protected_namespaces=(),
-    )
+from fedpeft_app.config.fields import (
+    Count,
+    CountOrNone,
+    DropoutOrOwn,
+    Held,
+    JsonObject,
+    LayerChoice,
+    Rate,
+    Section,
+    Share,
+)
 
 
 class ModelSection(Section):
@@ -85,7 +36,7 @@ class ModelSection(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="dtype of the frozen weights; adapters are always float32"
     )
-    dropout: Annotated[float, Field(ge=-1.0, lt=1.0), AfterValidator(_dropout_or_own)] = Field(
+    dropout: DropoutOrOwn = Field(
         0.0, description="dropout inside the model in training; -1 = the checkpoint's own"
     )
     pooling: Literal["model", "mean", "cls"] = Field(
@@ -123,7 +74,7 @@ class MethodSection(Section):
         description="'auto' (the method's own choice), 'attention', 'mlp', 'both', "
         "'all-linear', or module names separated by commas",
     )
-    layers: Annotated[str, AfterValidator(_layer_choice)] = Field(
+    layers: LayerChoice = Field(
         "all", description="'all', 'first:K', 'last:K', or numbers and ranges from 0: '0-3,5'"
     )
     width: CountOrNone = Field(
@@ -302,6 +253,50 @@ class WireSection(Section):
     )
 
 
+class PrivacySection(Section):
+    """What may be learnt about the data that nodes hold; see docs/privacy.md."""
+
+    mode: Literal["none", "sample", "user"] = Field(
+        "none",
+        description="whose contribution is hidden: nobody's, each example's from everyone "
+        "(DP-SGD on nodes), or each node's from all but the server",
+    )
+    trust: Literal["nobody", "server"] = Field(
+        "nobody", description="who may see what nodes send without noise: user needs 'server'"
+    )
+    target_epsilon: Rate = Field(
+        0.0, description="epsilon that a run stays within, at most; 0 = none is set"
+    )
+    noise_multiplier: Rate = Field(
+        0.0,
+        description="standard deviation of the noise over the clipping norm; 0 = the least that "
+        "keeps to the target in all rounds",
+    )
+    delta: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        1e-5, description="delta of the guarantee; below 1 over the number of those it hides"
+    )
+    clipping_norm: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = Field(
+        1.0, description="largest norm of an example's gradient (sample) or a node's delta (user)"
+    )
+    clip_quantile: Held = Field(
+        0.0,
+        description="share of nodes whose delta the clipping norm, which follows them, is to "
+        "leave as it is (user); 0 = the norm is fixed",
+    )
+    clip_rate: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = Field(
+        0.2, description="how fast the clipping norm follows"
+    )
+    public_counts: bool = Field(
+        False,
+        description="whether a node's number of examples may be known, so that it can weigh",
+    )
+    unsafe_seed: Annotated[int, Field(ge=-1, lt=2**63)] = Field(
+        -1,
+        description="seed of noise and sampling, for tests alone: who knows it can take the noise "
+        "off; -1 = secure randomness",
+    )
+
+
 class BudgetSection(Section):
     """What a run may cost."""
 
@@ -342,6 +337,7 @@ class RunConfig(Section):
     evaluate: EvaluateSection = Field(default_factory=EvaluateSection)
     strategy: StrategySection = Field(default_factory=StrategySection)
     wire: WireSection = Field(default_factory=WireSection)
+    privacy: PrivacySection = Field(default_factory=PrivacySection)
     budget: BudgetSection = Field(default_factory=BudgetSection)
     output: OutputSection = Field(default_factory=OutputSection)
 

@@ -9,6 +9,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from fedpeft_app.mirrors import home
 _EXPERIMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 PERSONAL, RESIDUAL = "personal", "residual"  # what nodes keep, by name
 BROADCAST = "broadcast"  # and in a memory apart: the global state as last decoded
+PRIVACY = "privacy"  # in a folder apart: what was spent, which outlives the run, and the last reply
 _FORMAT = "fedpeft-memory-1"
 
 
@@ -139,6 +141,8 @@ def memory_of(experiment: str, partition: int, kind: str = "") -> NodeMemory:
 def forget(experiment: str, *, personal: bool) -> None:
     """Remove, on this machine, what nodes keep only to go on with an experiment that is over.
 
+    What was spent of privacy stays: it does not end with a run.
+
     Args:
         experiment: As for `experiment_folder`.
         personal: Whether they have parameters of their own, which are wanted ever after; with
@@ -148,8 +152,23 @@ def forget(experiment: str, *, personal: bool) -> None:
         NodeStateError: If the name is none.
     """
     folder = experiment_folder(experiment)
-    for gone in folder.glob(f"node-*/{BROADCAST}") if personal else [folder]:
-        shutil.rmtree(gone, ignore_errors=True)
+    for path in folder.glob("node-*/*"):
+        if path.name == BROADCAST:
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.is_file() and not personal:
+            path.unlink(missing_ok=True)
+    for left in (*folder.glob("node-*"), folder):
+        with suppress(OSError):  # it is not empty, or not there
+            left.rmdir()
+
+
+def erase(experiment: str) -> None:
+    """Remove, on this machine, everything that nodes keep of an experiment.
+
+    Raises:
+        NodeStateError: If the name is none.
+    """
+    shutil.rmtree(experiment_folder(experiment), ignore_errors=True)
 
 
 def _require_sound(

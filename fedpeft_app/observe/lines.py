@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from fedpeft_app.privacy.statement import shown
+
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -44,6 +46,8 @@ def _run_started(event: Mapping[str, Any]) -> str:
 def _roll_call(event: Mapping[str, Any]) -> str:
     refused = "".join(f"\n  refused {node}: {reason}" for node, reason in event["refused"].items())
     sizes = event["examples"].values()
+    if not event.get("counted", True):
+        return f"{len(sizes)} nodes, which do not tell how many examples they hold{refused}"
     return (
         f"{len(sizes)} nodes hold {sum(sizes):,} training examples "
         f"({min(sizes):,} to {max(sizes):,}){refused}"
@@ -75,8 +79,11 @@ def _round_finished(event: Mapping[str, Any]) -> str:
     parts = [
         f"round {event['round']}/{event['rounds']}",
         f"clients {event['ok']} ok, {event['failed']} failed",
-        f"train loss {event['train_loss']:.3f}",
     ]
+    if event["train_loss"] is not None:
+        parts.append(f"train loss {event['train_loss']:.3f}")
+    if "epsilon" in event:
+        parts.append(f"epsilon {shown(event['epsilon'])}")
     if split := next((name for name in ("test", "validation") if event.get(name)), ""):
         parts.append(f"{split} {_headline(event, split)}")
     if clients := event.get("clients") or event.get("clients_accuracy"):
@@ -189,6 +196,17 @@ def _named(name: str, metrics: Mapping[str, float]) -> str:
 _WORDS = {"macro-f1": "macro-F1", "micro-f1": "micro-F1", "auroc": "AUROC"}
 
 
+def _privacy_spent(event: Mapping[str, Any]) -> str:
+    return f"privacy is spent, the run ends before its {event['rounds']} rounds: {event['problem']}"
+
+
+def _privacy_statement(event: Mapping[str, Any]) -> str | None:
+    if not event["final"]:
+        return None
+    rows = "".join(f"\n  {name}: {text}" for name, text in event["rows"].items())
+    return f"privacy statement{rows}"
+
+
 def _run_failed(event: Mapping[str, Any]) -> str:
     return f"run failed: {event['problem']}"
 
@@ -202,5 +220,7 @@ _WRITERS = {
     "budget_spent": _budget_spent,
     "node_finished": _node_finished,
     "run_finished": _run_finished,
+    "privacy_spent": _privacy_spent,
+    "privacy_statement": _privacy_statement,
     "run_failed": _run_failed,
 }

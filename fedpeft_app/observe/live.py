@@ -62,7 +62,7 @@ class LiveView:
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
         match event["event"]:
             case "round_started":
-                self._done, self._asked = 0, len(event["cohort"])
+                self._done, self._asked = 0, event["asked"]
                 self._set(f"round {event['round']}/{event['rounds']}: training")
             case "reply":
                 self._done += 1

@@ -3,21 +3,21 @@
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from flwr.app import Message
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.adapters.parts import trained_spec
-from fedpeft_app.errors import AdapterMismatchError, QuorumError, WireError
+from fedpeft_app.errors import AdapterMismatchError, BudgetSpentError, QuorumError, WireError
 from fedpeft_app.strategies.strategy import Assignment, Member, Reply
 from fedpeft_app.wire.payload import Section
-from fedpeft_app.wire.record import DELTA, Scalar, metrics, read_update
+from fedpeft_app.wire.record import DELTA, Scalar, metrics, read_update, refusal
 
 LARGEST = 1e5  # of a value in one round: see docs/wire-format.md, "What a server accepts"
 _LARGEST_METRIC = 1e100  # sums of these, weighted by examples, are finite for any number of nodes
-_TRAINED = ("loss", "examples-trained")  # what the rounds and the journal read of a train reply
-_NUMBERS = frozenset({"num-examples", "steps", "seconds", *_TRAINED})  # what is kept of its metrics
+_WEIGHT = "num-examples"
 _FACTS = {"process": str, "backbone-loads": int, "threads": int}  # and of its facts, by type
 _LONGEST_FACT = 64  # characters, or digits; a process is named by twelve
 _JUDGED = ("loss", "accuracy")  # what every task measures
@@ -30,8 +30,36 @@ _OWN_ERRORS = "fedpeft_app.errors."
 _LONGEST = 600  # characters of a reason; Ray's own run to pages
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """Which metrics of a train reply are read, beside its weight.
+
+    Attributes:
+        required: What the rounds and the journal count on.
+        known: What is kept where it is sent; anything else is dropped.
+    """
+
+    required: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
+
+
+MEASURED = Numbers(required=("loss", "examples-trained"), known=("steps", "seconds"))
+SPENT = Numbers(required=("epsilon", "epsilon-unamplified"), known=("steps",))  # sample level
+NOTHING = Numbers()  # user level: whatever a node measures is about its data
+
+
+class SatOut(str):
+    """Why a node sits a round out, which is no failure: it has no more privacy to spend."""
+
+    __slots__ = ()
+
+
 def admit(
-    message: Message, member: Member, assignment: Assignment, round_number: int
+    message: Message,
+    member: Member,
+    assignment: Assignment,
+    round_number: int,
+    numbers: Numbers = MEASURED,
 ) -> Reply | str:
     """Decode and check one reply to a train order; what was decoded is let go again.
 
@@ -40,6 +68,7 @@ def admit(
         member: Who was asked.
         assignment: What it was asked.
         round_number: The round it must answer.
+        numbers: Which metrics are read.
 
     Returns:
         The reply, with those of its metrics and facts that nodes are known to send; or the
@@ -47,6 +76,8 @@ def admit(
     """
     if message.has_error():
         return short_reason(message.error.reason)
+    if reason := refusal(message.content):
+        return SatOut(_line(reason))
     expected = dict.fromkeys(assignment.extras, trained_spec(assignment.state.spec))
     expected[DELTA] = trained_spec(assignment.state.spec, assignment.part)
     try:
@@ -54,12 +85,13 @@ def admit(
         wrong = _wrong_sections(update.sections, expected)
     except (AdapterMismatchError, WireError) as error:
         return _line(str(error))
-    numbers = {name: update.metrics[name] for name in update.metrics if name in _NUMBERS}
+    read = (_WEIGHT, *numbers.required, *numbers.known)
+    sent = {name: update.metrics[name] for name in update.metrics if name in read}
     problem = (
         _wrong_round(update.round_number, round_number)
-        or _wrong_weight(numbers, member)
-        or _missing(numbers, _TRAINED)
-        or _unusable(numbers)
+        or _wrong_weight(sent, member)
+        or _missing(sent, numbers.required)
+        or _unusable(sent)
         or wrong
     )
     extras = {section.name: section for section in update.sections}
@@ -67,8 +99,8 @@ def admit(
         member=member,
         start=assignment.state,
         update=extras.pop(DELTA),
-        weight=numbers["num-examples"],
-        metrics=numbers,
+        weight=sent[_WEIGHT],
+        metrics=sent,
         facts=_known_facts(update.facts),
         extras=extras,
     )
@@ -89,7 +121,7 @@ def admit_metrics(message: Message, member: Member) -> dict[str, float] | str:
     if message.has_error():
         return short_reason(message.error.reason)
     values = metrics(message.content)
-    weight = values.get("num-examples", 0.0)
+    weight = values.get(_WEIGHT, 0.0)
     if not (math.isfinite(weight) and weight > 0):
         return f"states {weight:g} validation examples"
     judged = {name: values[name] for name in _JUDGED if name in values}
@@ -100,7 +132,7 @@ def admit_metrics(message: Message, member: Member) -> dict[str, float] | str:
         for name, value in values.items()
         if _METRIC_NAME.fullmatch(name) and not _unusable({name: value})
     }
-    return {**others, "num-examples": min(weight, float(member.examples))}
+    return {**others, _WEIGHT: min(weight, float(member.examples))}
 
 
 def require_quorum(
@@ -116,10 +148,17 @@ def require_quorum(
 
     Raises:
         QuorumError: If there are fewer; the message says which node failed why.
+        BudgetSpentError: If there would be enough, had nobody sat out.
     """
     if len(good) >= minimum:
         return
     reasons = _listed(rejected)
+    sat_out = [node for node, reason in rejected.items() if isinstance(reason, SatOut)]
+    if len(good) + len(sat_out) >= minimum:
+        raise BudgetSpentError(
+            f"Round {round_number}: {len(sat_out)} nodes have no more privacy to spend, and the "
+            f"{len(good)} others are fewer than {minimum} (strategy.min-replies):{reasons}"
+        )
     raise QuorumError(
         f"Round {round_number}: {len(good)} of {len(good) + len(rejected)} replies were good, "
         f"at least {minimum} (strategy.min-replies) must be."
@@ -189,7 +228,7 @@ def _wrong_round(answered: int, asked: int) -> str:
 
 def _wrong_weight(values: Mapping[str, float], member: Member) -> str:
     """Say that an aggregation weight is none, or more than the node has; empty if it is fine."""
-    weight = values.get("num-examples", 0.0)
+    weight = values.get(_WEIGHT, 0.0)
     if not (math.isfinite(weight) and weight > 0):
         return f"states {weight:g} training examples"
     if weight > member.examples:

@@ -13,7 +13,7 @@ from fedpeft_app.strategies.versions import Versions
 from fedpeft_app.wire.payload import Section
 from fedpeft_app.wire.record import STATE, Order, Scalar, section_of, write_order
 
-_OWN = ("trains", "version", "experiment", "base")
+_OWN = ("trains", "version", "experiment", "base", "received")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,10 +13,25 @@ from fedpeft_app.errors import TrainingError
 from fedpeft_app.strategies.broadcast import Broadcast
 from fedpeft_app.strategies.dropouts import DROPPED_OUT, dropped
 from fedpeft_app.strategies.exchange import Arrival, exchange
-from fedpeft_app.strategies.guard import admit, admit_metrics, require_judges, require_quorum
+from fedpeft_app.strategies.guard import (
+    MEASURED,
+    Numbers,
+    admit,
+    admit_metrics,
+    require_judges,
+    require_quorum,
+)
 from fedpeft_app.strategies.orders import Courier
 from fedpeft_app.strategies.sampling import cohort_size, sample_cohort
-from fedpeft_app.strategies.strategy import Assignment, Member, Reply, Strategy, name_of, notes_of
+from fedpeft_app.strategies.strategy import (
+    Assignment,
+    Member,
+    Reply,
+    Strategy,
+    name_of,
+    notes_of,
+    train_loss,
+)
 from fedpeft_app.strategies.versions import Versions
 from fedpeft_app.wire.cast import float32
 from fedpeft_app.wire.codec import Codec
@@ -46,6 +61,9 @@ class RoundPlan:
         feedback: Whether what the downlink lost in one round is sent in the next.
         drawn: Whether nodes can draw the first state for themselves.
         uplink_budget: Bytes of train replies after which rounds end; 0 = no end but the last.
+        numbers: Which metrics of train replies are read.
+        chance: Whether the strategy draws each node by itself with some probability, so that
+            fewer than `min_replies` may be asked, and nobody now and then.
     """
 
     rounds: int
@@ -64,6 +82,8 @@ class RoundPlan:
     feedback: bool = True
     drawn: bool = True
     uplink_budget: int = 0
+    numbers: Numbers = MEASURED
+    chance: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +114,7 @@ class RoundResult:
 
     @property
     def train_loss(self) -> float:
-        """Mean training loss over the cohort, weighted by examples."""
+        """Mean training loss over the cohort, weighted by examples; NaN where nobody tells."""
         return train_loss(self.good)
 
 
@@ -201,6 +221,7 @@ def run_round(
     Raises:
         QuorumError: If there are fewer good replies than `plan.min_replies`, or nobody who was
             asked to evaluate did.
+        BudgetSpentError: If there are too few because nodes have no more privacy to spend.
         TrainingError: If the new state has values that are not finite.
     """
     broadcast = courier.broadcast
@@ -215,8 +236,8 @@ def run_round(
         grid, reporting, members, plan, round_number, courier, ledger, watcher
     )
     rejected |= {member.partition: DROPPED_OUT for member in gone}
-    # Who dropped out on purpose is not missed.
-    quorum = min(plan.min_replies, len(reporting)) if gone else plan.min_replies
+    # Who dropped out on purpose, or was not drawn, is not missed.
+    quorum = min(plan.min_replies, len(reporting)) if gone or plan.chance else plan.min_replies
     require_quorum(round_number, good, rejected, quorum)
     target = strategy.aggregate(round_number, broadcast.state, good)
     _require_finite(target, strategy, round_number)
@@ -282,7 +303,9 @@ def _train_on_nodes(
     def is_good(arrival: Arrival) -> bool:
         member = arrival.member
         if member not in outcomes:
-            outcomes[member] = admit(arrival.message, member, asked[member], round_number)
+            outcomes[member] = admit(
+                arrival.message, member, asked[member], round_number, plan.numbers
+            )
         return isinstance(outcomes[member], Reply)
 
     def note(arrival: Arrival) -> None:
@@ -303,6 +326,9 @@ def _train_on_nodes(
         seed=plan.seed,
     )
     courier.note_arrivals({a.member: isinstance(outcomes[a.member], Reply) for a in arrivals})
+    courier.versions.note_received(
+        round_number, [a.member for a in arrivals if not a.message.has_error()]
+    )
     good: list[Reply] = []
     rejected: dict[int, str] = {}
     for arrival in arrivals:
@@ -312,12 +338,6 @@ def _train_on_nodes(
         else:
             rejected[arrival.member.partition] = outcome
     return good, rejected, max((arrival.seconds for arrival in arrivals), default=0.0)
-
-
-def train_loss(good: Sequence[Reply]) -> float:
-    """Average the training losses of replies, at least one, weighted by examples."""
-    weights = sum(reply.weight for reply in good)
-    return sum(reply.weight * reply.metrics["loss"] for reply in good) / weights
 
 
 def _require_finite(state: AdapterState, strategy: Strategy, round_number: int) -> None:

@@ -19,9 +19,15 @@ from fedpeft_app.strategies.broadcast import Broadcast
 from fedpeft_app.strategies.flower import from_arrays, to_arrays
 from fedpeft_app.strategies.guard import admit, require_quorum
 from fedpeft_app.strategies.orders import Courier
-from fedpeft_app.strategies.rounds import train_loss
 from fedpeft_app.strategies.sampling import sample_cohort
-from fedpeft_app.strategies.strategy import Assignment, Member, Reply, Strategy, name_of
+from fedpeft_app.strategies.strategy import (
+    Assignment,
+    Member,
+    Reply,
+    Strategy,
+    name_of,
+    train_loss,
+)
 from fedpeft_app.strategies.versions import Versions
 
 _log = logging.getLogger(__name__)

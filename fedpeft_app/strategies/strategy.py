@@ -1,5 +1,6 @@
 """The protocol of a strategy: who gets what, and how replies become the next state."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -162,3 +163,10 @@ def name_of(strategy: Strategy) -> str:
 def notes_of(strategy: Strategy) -> dict[str, float]:
     """Read what a strategy notes of its last `aggregate` in its `notes`, if it has any."""
     return dict(getattr(strategy, "notes", {}))
+
+
+def train_loss(good: Sequence[Reply]) -> float:
+    """Average the training losses of replies, weighted by examples; NaN where nobody tells."""
+    told = [(reply.weight, reply.metrics["loss"]) for reply in good if "loss" in reply.metrics]
+    weights = sum(weight for weight, _ in told)
+    return sum(weight * loss for weight, loss in told) / weights if told else math.nan

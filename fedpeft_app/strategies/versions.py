@@ -17,12 +17,14 @@ class Versions:
             codec left out, or the state that increments are added to.
         personal: Whether they keep parameters of their own, which start as they were drawn.
         accepted: Partition → last round in which a reply of the node was good.
+        received: Partition → last round in which a reply of the node came, good or not.
     """
 
     experiment: str = ""
     keeps: bool = False
     personal: bool = False
     accepted: dict[int, int] = field(default_factory=dict)
+    received: dict[int, int] = field(default_factory=dict)
 
     def options(self, member: Member, *, extras: bool = False) -> Mapping[str, Scalar]:
         """Tell a node in its order where to go on; nothing if it keeps nothing.
@@ -33,7 +35,19 @@ class Versions:
         """
         if not (self.keeps or extras):
             return {}
-        return {"experiment": self.experiment, "base": self.accepted.get(member.partition, 0)}
+        base = self.accepted.get(member.partition, 0)
+        received = self.received.get(member.partition, 0)
+        options: dict[str, Scalar] = {"experiment": self.experiment, "base": base}
+        return {**options, "received": received} if received > base else options
+
+    def note_received(self, round_number: int, members: Iterable[Member]) -> None:
+        """Note who has released something, whatever comes of it.
+
+        Args:
+            round_number: Round, from 1.
+            members: Those whose reply carried no error.
+        """
+        self.received.update((member.partition, round_number) for member in members)
 
     def advance(self, round_number: int, good: Iterable[Reply]) -> None:
         """Note whose new version counts.

@@ -106,7 +106,7 @@ def fit(
     """
     started = time.perf_counter()
     groups = _step_groups(examples, settings, round_number, partition)
-    optimizer = _fresh_optimizer(adapted, settings)
+    optimizer = fresh_optimizer(adapted, settings)
     where = adapted.trainable[0].device
     precision = arithmetic(adapted.model, settings.precision)
     scaler = torch.amp.GradScaler(where.type, enabled=precision == "fp16")
@@ -116,14 +116,14 @@ def fit(
     variation = numpy_generator(
         settings.seed, "augmentation", round_number=round_number, partition=partition
     )
-    with _training_mode(adapted.model, dropout):
+    with training_mode(adapted.model, dropout):
         for step, group in enumerate(groups):
             set_rate(optimizer, rate_factor(settings, round_number, step, len(groups)))
             batches = [task.collate(examples, positions, variation) for positions in group]
             parts = [task.weight(batch) for batch in batches]
             for batch, part in zip(batches, parts, strict=True):
                 with autocast(precision, where):
-                    loss = task.loss(adapted.model, _to(batch, where))
+                    loss = task.loss(adapted.model, placed(batch, where))
                 scaler.scale(loss * (part / sum(parts))).backward()  # type: ignore[no-untyped-call]
                 losses.append(loss.detach())
             weights += parts
@@ -180,8 +180,13 @@ def _step_groups(
     return [list(islice(batches, settings.accumulation)) for _ in range(steps)]
 
 
-def _fresh_optimizer(adapted: AdaptedModel, settings: FitSettings) -> torch.optim.Optimizer:
-    """Make the optimizer of the settings, and forget what gradients there are."""
+def fresh_optimizer(adapted: AdaptedModel, settings: FitSettings) -> torch.optim.Optimizer:
+    """Make the optimizer of the settings, and forget what gradients there are.
+
+    Args:
+        adapted: The model.
+        settings: The run's training settings.
+    """
     optimizer = make_optimizer(
         adapted,
         name=settings.optimizer,
@@ -194,11 +199,15 @@ def _fresh_optimizer(adapted: AdaptedModel, settings: FitSettings) -> torch.opti
 
 
 @contextmanager
-def _training_mode(model: torch.nn.Module, seed: int) -> Iterator[None]:
-    """Train mode with seeded dropout, leaving the global generators as they were.
+def training_mode(model: torch.nn.Module, seed: int) -> Iterator[None]:
+    """Enter training mode with seeded dropout, leaving the global generators as they were.
 
     Running statistics (BatchNorm's) stay as the checkpoint has them: they are no parameters,
     so they would neither travel nor be reset before the next node trains in this process.
+
+    Args:
+        model: The model; it is in evaluation mode afterwards.
+        seed: Decides the dropout.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -230,6 +239,11 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
 
 
-def _to(batch: Batch, where: torch.device) -> Batch:
-    """Move a batch to a device."""
+def placed(batch: Batch, where: torch.device) -> Batch:
+    """Move a batch to a device.
+
+    Args:
+        batch: What a task's `collate` gave.
+        where: The device.
+    """
     return {key: value.to(where, non_blocking=True) for key, value in batch.items()}

@@ -5,6 +5,7 @@ import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -16,10 +17,14 @@ from fedpeft_app.data.encoded import ExampleSet
 from fedpeft_app.data.tasks.task import Metrics, Task
 from fedpeft_app.errors import DataError, NodeStateError, TrainingError
 from fedpeft_app.methods.adapted import AdaptedModel
+from fedpeft_app.privacy.mechanism import Mechanism
 from fedpeft_app.training.corrections import Control, Correction, Proximal
+from fedpeft_app.training.engines import engine_of
 from fedpeft_app.training.evaluate import evaluate
-from fedpeft_app.training.fit import FitReport, FitSettings, fit
+from fedpeft_app.training.fit import FitReport, FitSettings, fit, training_mode
 from fedpeft_app.training.partial import resting, trained_part
+from fedpeft_app.training.precision import arithmetic
+from fedpeft_app.training.private import private_fit
 
 _PROCESS = uuid.uuid4().hex[:12]  # a process id that does not say where the process runs
 
@@ -76,6 +81,7 @@ class Worker:
         part: str = "",
         proximal: float = 0.0,
         control: AdapterState | None = None,
+        mechanism: Mechanism | None = None,
     ) -> Fitted:
         """Train from a state for one round.
 
@@ -88,6 +94,7 @@ class Worker:
                 low-rank module and all that belongs to none.
             proximal: FedProx's μ, from 0 = none.
             control: SCAFFOLD's c − c_i, for the tensors that train; None = none.
+            mechanism: How examples are protected (DP-SGD); None = not at all.
 
         Returns:
             What moved, what is to be kept, and what was done.
@@ -112,7 +119,7 @@ class Worker:
         pull = Proximal(trained, proximal) if proximal else None
         corrections = [correction for correction in (steering, pull) if correction]
         with resting(self.adapted, trained):
-            report = self._train(settings, round_number, corrections)
+            report = self._train(settings, round_number, corrections, mechanism)
         fitted = Fitted(
             delta=difference(trained.read(), taken(start, trained.spec)),
             personal=self.adapted.personal.read(),
@@ -161,6 +168,17 @@ class Worker:
             measured |= {f"test.{name}": value for name, value in self._judge(self.test).items()}
         return measured
 
+    def require_sound_privacy(self) -> None:
+        """Refuse a model whose examples cannot be protected one by one.
+
+        Raises:
+            PrivacyError: If nothing gives right per-sample gradients of it; says which tensor is
+                off, and by how much.
+        """
+        precision = arithmetic(self.adapted.model, self.settings.precision)
+        with training_mode(self.adapted.model, seed=0):
+            engine_of(self.adapted, self.task, self.train, precision)
+
     def _judge(self, examples: ExampleSet) -> Metrics:
         """Judge what is in the model."""
         return evaluate(
@@ -183,10 +201,15 @@ class Worker:
             )
 
     def _train(
-        self, settings: FitSettings, round_number: int, corrections: Sequence[Correction] = ()
+        self,
+        settings: FitSettings,
+        round_number: int,
+        corrections: Sequence[Correction] = (),
+        mechanism: Mechanism | None = None,
     ) -> FitReport:
         """Train what is in the model."""
-        return fit(
+        run = fit if mechanism is None else partial(private_fit, mechanism=mechanism)
+        return run(
             self.adapted,
             self.task,
             self.train,

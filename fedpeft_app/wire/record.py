@@ -23,10 +23,10 @@ Scalar = str | int | float | bool
 STATE, DELTA, INCREMENT, CONTROL = "state", "delta", "increment-", "control"  # of sections
 
 _ARRAYS, _CONFIG, _METRICS = "arrays", "config", "metrics"
-_ADAPTER, _SPEC, _ROUND = "adapter", "spec", "round"
+_ADAPTER, _SPEC, _ROUND, _SITS_OUT = "adapter", "spec", "round", "sits-out"
 _OWN = frozenset({_SPEC, _ROUND})
 _DTYPE, _PAYLOAD = "uint8", "fedpeft.payload"
-_MOST_STATES = 4  # so many times the values of the adapter fit into one message
+MOST_STATES = 4  # so many times the values of the adapter fit into one message
 MOST_INCREMENTS = 64  # and so many times more into an order; a node decodes one at a time
 
 
@@ -116,7 +116,7 @@ def read_order(content: RecordDict, spec: AdapterSpec) -> Order:
         AdapterMismatchError: If a record is missing, or it is for another adapter.
         WireError: If its payload is none.
     """
-    sections, round_number, options = _read(content, spec, _MOST_STATES + MOST_INCREMENTS)
+    sections, round_number, options = _read(content, spec, MOST_STATES + MOST_INCREMENTS)
     return Order(spec=spec, sections=sections, round_number=round_number, options=options)
 
 
@@ -146,7 +146,7 @@ def read_update(content: RecordDict, spec: AdapterSpec) -> Update:
         AdapterMismatchError: If a record is missing, or it is for another adapter.
         WireError: If its payload is none.
     """
-    sections, round_number, told = _read(content, spec, _MOST_STATES)
+    sections, round_number, told = _read(content, spec, MOST_STATES)
     if _METRICS not in content.metric_records:
         raise AdapterMismatchError("Expected a metric record in the update, found none.")
     return Update(
@@ -156,6 +156,16 @@ def read_update(content: RecordDict, spec: AdapterSpec) -> Update:
         metrics=metrics(content),
         facts=told,
     )
+
+
+def write_refusal(reason: str) -> RecordDict:
+    """Write, in place of an update, why a node sits the round out."""
+    return RecordDict({_CONFIG: ConfigRecord({_SITS_OUT: reason})})
+
+
+def refusal(content: RecordDict) -> str:
+    """Read what `write_refusal` wrote; empty for any other message."""
+    return str(facts(content).get(_SITS_OUT, ""))
 
 
 def write_facts(

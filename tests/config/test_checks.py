@@ -7,6 +7,8 @@ from fedpeft_app.config.checks import cross_section_faults
 from fedpeft_app.config.flat import fields
 from fedpeft_app.errors import ConfigError
 
+PRIVATE = {"privacy.mode": "sample", "privacy.target-epsilon": 8.0}
+TRUSTING = {**PRIVATE, "privacy.mode": "user", "privacy.trust": "server"}
 CLASHES = [  # what is given, the key to blame, what to change instead
     pytest.param(
         {"data.partitioner": "natural"},
@@ -176,6 +178,108 @@ CLASHES = [  # what is given, the key to blame, what to change instead
         "strategy.over-selection",
         {"strategy.fraction-train": 0.5},
         id="over-selection needs a reserve",
+    ),
+    pytest.param(
+        {"privacy.target-epsilon": 3.0},
+        "privacy.mode",
+        {"privacy.mode": "sample"},
+        id="a target without a mode protects nothing",
+    ),
+    pytest.param(
+        {"privacy.mode": "sample"},
+        "privacy.target-epsilon",
+        {"privacy.target-epsilon": 3.0},
+        id="privacy needs noise",
+    ),
+    pytest.param(
+        {**TRUSTING, "privacy.trust": "nobody"},
+        "privacy.trust",
+        {"privacy.trust": "server"},
+        id="trust in the server is said",
+    ),
+    pytest.param(
+        {**PRIVATE, "privacy.trust": "server"},
+        "privacy.trust",
+        {"privacy.trust": "nobody"},
+        id="sample level trusts nobody",
+    ),
+    pytest.param(
+        {**PRIVATE, "privacy.clip-quantile": 0.5},
+        "privacy.clip-quantile",
+        {"privacy.clip-quantile": 0.0},
+        id="norms of examples do not follow",
+    ),
+    pytest.param(
+        {**PRIVATE, "strategy.fraction-evaluate": 0.5},
+        "strategy.fraction-evaluate",
+        {"strategy.fraction-evaluate": 0.0},
+        id="nodes do not tell how well they do",
+    ),
+    pytest.param(
+        {**PRIVATE, "evaluate.server": False},
+        "data.labels",
+        {"data.labels": "yes,no"},
+        id="nodes do not tell what labels they have",
+    ),
+    pytest.param(
+        {**PRIVATE, "strategy.name": "scaffold"},
+        "strategy.name",
+        {"strategy.name": "fedprox"},
+        id="control variates are gradients",
+    ),
+    pytest.param(
+        {**TRUSTING, "strategy.name": "median"},
+        "strategy.name",
+        {"strategy.name": "fedadam"},
+        id="noise is for the mean",
+    ),
+    pytest.param(
+        {**TRUSTING, "strategy.cohort": "round-robin"},
+        "strategy.cohort",
+        {"strategy.cohort": "uniform"},
+        id="cohorts are drawn in secret",
+    ),
+    pytest.param(
+        {**PRIVATE, "strategy.cohort": "by-examples"},
+        "strategy.cohort",
+        {"privacy.public-counts": True},
+        id="counts are not known",
+    ),
+    pytest.param(
+        {**TRUSTING, "strategy.over-selection": 1.5},
+        "strategy.over-selection",
+        {"strategy.over-selection": 1.0},
+        id="the fastest are no random sample",
+    ),
+    pytest.param(
+        {**TRUSTING, "privacy.public-counts": True},
+        "privacy.public-counts",
+        {"privacy.public-counts": False},
+        id="users count alike",
+    ),
+    pytest.param(
+        {**TRUSTING, "method.node-ranks": "4,8"},
+        "method.node-ranks",
+        {"method.node-ranks": ""},
+        id="users have one rank",
+    ),
+    pytest.param(
+        {**TRUSTING, "mode": "central"},
+        "privacy.mode",
+        {"mode": "federated"},
+        id="a baseline has no users",
+    ),
+    pytest.param(
+        {**PRIVATE, "train.precision": "fp16"},
+        "train.precision",
+        {"train.precision": "bf16"},
+        id="no loss scaling under DP-SGD",
+    ),
+    pytest.param(
+        {**PRIVATE, "train.gradient-checkpointing": True},
+        "train.gradient-checkpointing",
+        {"train.gradient-checkpointing": False},
+        id="no checkpointing under DP-SGD",
     ),
 ]
 Flat = dict[str, object]

@@ -192,6 +192,9 @@ def test_loss_and_outputs_by_hand(virtual: int) -> None:
     loss = task.loss(Constant(virtual), batch)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx((3 * likely + unlikely) / 4, rel=5e-3)
+    losses = task.losses(Constant(virtual), batch)
+    assert losses.dtype == torch.float32
+    assert losses.tolist() == pytest.approx([(2 * likely + unlikely) / 3, likely], rel=5e-3)
     outputs = task.outputs(Constant(virtual), batch).numpy()
     assert outputs[:, 0] == pytest.approx([2 * likely + unlikely, likely], rel=5e-3)
     assert outputs[:, 1:].tolist() == [[3, 2, 0], [1, 1, 1]]
@@ -231,6 +234,19 @@ def test_padding_changes_no_output(model: Any, tokenizer: Any) -> None:
     together = task.outputs(model, task.collate(example_set(rows), np.array([0, 1])))
     alone = task.outputs(model, task.collate(example_set(rows), np.array([1])))
     torch.testing.assert_close(together[1:], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_an_examples_own_loss_does_not_depend_on_how_long_the_others_are(
+    model: Any, tokenizer: Any
+) -> None:
+    task = CausalLM().bind(tokenizer)
+    rows = list(task.encode([("wheat corn oil", "grain money"), ("rate", "bank")]))
+    alone, among, share = (
+        call(model, task.collate(example_set(rows), np.array(positions)))
+        for call, positions in ((task.losses, [1]), (task.losses, [0, 1]), (task.loss, [0, 1]))
+    )
+    torch.testing.assert_close(among[1:], alone)
+    assert abs(among.mean() - share) > 1e-3  # the mean over tokens is another: it weighs lengths
 
 
 def test_exact_match_is_what_greedy_decoding_reproduces(model: Any, tokenizer: Any) -> None:

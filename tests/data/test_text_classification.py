@@ -66,6 +66,7 @@ def test_loss_is_the_mean_cross_entropy_in_float32() -> None:
     loss = TASK.loss(model, batch)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(math.log(2))
+    assert TASK.losses(model, batch).tolist() == pytest.approx([math.log(2)] * 2)
 
 
 def test_metrics_by_hand() -> None:

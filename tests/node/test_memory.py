@@ -14,8 +14,10 @@ from fedpeft_app.errors import NodeStateError
 from fedpeft_app.node.memory import (
     BROADCAST,
     PERSONAL,
+    PRIVACY,
     RESIDUAL,
     NodeMemory,
+    erase,
     experiment_folder,
     forget,
     memory_of,
@@ -231,6 +233,19 @@ def test_after_a_run_only_parameters_of_a_nodes_own_are_left(
     assert not memory_of("run-a", 1, BROADCAST).folder.exists()
     assert experiment_folder("run-a").exists() == personal
     assert memory_of("run-b", 1, BROADCAST).rounds() == [3]
+
+
+@pytest.mark.parametrize("personal", [True, False])
+def test_what_was_spent_outlives_the_run_until_the_run_is_removed(
+    *, personal: bool, own_home: Path
+) -> None:
+    book = memory_of("run-a", 1, PRIVACY).folder / "spent.jsonl"
+    book.parent.mkdir(parents=True)
+    book.write_text("a row")
+    forget("run-a", personal=personal)
+    assert book.read_text() == "a row"
+    erase("run-a")
+    assert not experiment_folder("run-a").exists()
 
 
 def test_memories_lie_in_the_home_folder(own_home: Path) -> None:

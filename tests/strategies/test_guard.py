@@ -14,8 +14,7 @@ from strategy_samples import failure, members, numbers, reply_of, state_of, upda
 from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.errors import DataError, QuorumError
 from fedpeft_app.strategies.guard import admit, admit_metrics, require_quorum, short_reason
-from fedpeft_app.strategies.rounds import train_loss
-from fedpeft_app.strategies.strategy import Assignment, Reply
+from fedpeft_app.strategies.strategy import Assignment, Reply, train_loss
 from fedpeft_app.training.worker import process_facts
 from fedpeft_app.wire.record import write_facts
 

@@ -26,8 +26,8 @@ from strategy_samples import (
 from fedpeft_app.adapters import AdapterSpec, AdapterState, TensorSpec
 from fedpeft_app.errors import QuorumError, RollCallError, TrainingError
 from fedpeft_app.strategies.composition import Composition
-from fedpeft_app.strategies.rounds import RoundPlan, RoundResult, run_rounds, train_loss
-from fedpeft_app.strategies.strategy import Assignment, Member, Reply
+from fedpeft_app.strategies.rounds import RoundPlan, RoundResult, run_rounds
+from fedpeft_app.strategies.strategy import Assignment, Member, Reply, train_loss
 from fedpeft_app.wire.catalogue import parse_codec
 from fedpeft_app.wire.ledger import Ledger
 

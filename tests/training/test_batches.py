@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpeft_app.training.batches import grouped_batches, sorted_batches
+from fedpeft_app.privacy.randomness import SeededRandomness
+from fedpeft_app.training.batches import grouped_batches, poisson_batches, sorted_batches
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=400).map(np.array)
 SIZES = st.integers(1, 9)
@@ -69,3 +70,47 @@ def test_sorted_batches_fall_in_length(lengths: np.ndarray, size: int) -> None:
     order = np.concatenate(list(sorted_batches(lengths, size)))
     assert sorted(order) == list(range(len(lengths)))
     assert all(np.diff(lengths[order]) <= 0)
+
+
+def drawn(lengths: np.ndarray, share: float, size: int, seed: int = 0) -> list[np.ndarray]:
+    randomness = SeededRandomness(np.random.default_rng(seed))
+    return poisson_batches(lengths, share, size, randomness)
+
+
+@given(LENGTHS, SIZES, st.floats(0.01, 1.0), st.integers(0, 2**31))
+def test_a_sample_has_each_position_once_at_most_in_batches_that_fit(
+    lengths: np.ndarray, size: int, share: float, seed: int
+) -> None:
+    batches = drawn(lengths, share, size, seed)
+    positions = [int(position) for batch in batches for position in batch]
+    assert len(set(positions)) == len(positions)
+    assert set(positions) <= set(range(len(lengths)))
+    assert all(0 < len(batch) <= size for batch in batches)
+    assert max(map(len, batches), default=0) - min(map(len, batches), default=0) <= 1
+
+
+@given(LENGTHS, SIZES)
+def test_a_probability_of_1_draws_all(lengths: np.ndarray, size: int) -> None:
+    assert sorted(np.concatenate(drawn(lengths, 1.0, size))) == list(range(len(lengths)))
+
+
+def test_each_example_is_drawn_independently_with_its_probability() -> None:
+    # 20,000 samples of 3 at 0.2: each comes 4,000 times ± 4 · 57, each pair 800 ± 4 · 28.
+    counts = np.zeros((3, 3))
+    randomness = SeededRandomness(np.random.default_rng(1))
+    for _ in range(20_000):
+        here = np.zeros(3)
+        for batch in poisson_batches(np.array([3, 2, 1]), 0.2, 2, randomness):
+            here[batch] = 1
+        counts += np.outer(here, here)
+    assert np.abs(np.diag(counts) - 4_000).max() < 228
+    assert np.abs(counts[np.triu_indices(3, 1)] - 800).max() < 112
+
+
+def test_a_sample_may_be_empty() -> None:
+    assert drawn(np.array([5, 6]), 1e-9, 4) == []
+
+
+def test_a_sample_is_cut_by_length() -> None:
+    lengths = np.array([1, 9, 2, 8, 3])
+    assert [batch.tolist() for batch in drawn(lengths, 1.0, 3)] == [[1, 3, 4], [2, 0]]

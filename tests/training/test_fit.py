@@ -20,7 +20,7 @@ from fedpeft_app.methods.adapted import AdaptedModel, adapt
 from fedpeft_app.methods.lora import Lora
 from fedpeft_app.methods.method import MethodSettings
 from fedpeft_app.training.evaluate import evaluate
-from fedpeft_app.training.fit import FitReport, FitSettings, _training_mode, fit
+from fedpeft_app.training.fit import FitReport, FitSettings, fit, training_mode
 
 TASK = TextClassification()
 PLAIN = FitSettings(
@@ -263,7 +263,7 @@ def test_bf16_trains_float32_weights(adapted: AdaptedModel, start: AdapterState)
 def test_running_statistics_stay_as_the_checkpoint_has_them() -> None:
     model = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Dropout(0.5)).eval()
     before = model[0].running_mean.clone()
-    with _training_mode(model, seed=0):
+    with training_mode(model, seed=0):
         model(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
         assert model[1].training  # the rest is in training
     assert torch.equal(model[0].running_mean, before)

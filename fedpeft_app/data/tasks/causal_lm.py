@@ -125,6 +125,20 @@ class CausalLM:
         logits, targets, learnt = _next_tokens(model, batch)
         return cross_entropy(logits[learnt].float(), targets[learnt])
 
+    def losses(self, model: Any, batch: Batch) -> "torch.Tensor":
+        """Give the mean negative log-likelihood of the learnt tokens of each example, float32.
+
+        So an example's loss knows nothing of how long the others are, unlike its share of `loss`.
+        """
+        from torch.nn.functional import cross_entropy
+
+        logits, targets, learnt = _next_tokens(model, batch)
+        # Not by picking what is learnt, as above: shapes that depend on values defy vmap.
+        surprise = cross_entropy(
+            logits.float().transpose(1, 2), targets, ignore_index=_NOT_LEARNT, reduction="none"
+        )
+        return surprise.sum(dim=1) / learnt.sum(dim=1).clamp(min=1)
+
     def weight(self, batch: Batch) -> float:
         """Count the learnt tokens of a batch; the first has none before it to follow from."""
         return float((batch["labels"][:, 1:] != _NOT_LEARNT).sum())

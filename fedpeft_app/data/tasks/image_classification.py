@@ -95,7 +95,11 @@ class ImageClassification:
 
     def loss(self, model: Any, batch: Batch) -> "torch.Tensor":
         """Give the mean cross-entropy over a batch, computed in float32."""
-        return self._scores.loss(self.outputs(model, batch), batch["labels"])
+        return self.losses(model, batch).mean()
+
+    def losses(self, model: Any, batch: Batch) -> "torch.Tensor":
+        """Give the cross-entropy of each example, computed in float32."""
+        return self._scores.losses(self.outputs(model, batch), batch["labels"])
 
     def weight(self, batch: Batch) -> float:
         """Count the examples of a batch."""

@@ -81,28 +81,28 @@ class Scores:
             bound._scale = tuple(self._weights.get(label, 1.0) for label in labels)
         return bound
 
-    def loss(self, scores: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
-        """Give the mean loss in float32: cross-entropy, or for many labels a binary one each.
+    def losses(self, scores: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
+        """Give losses in float32: cross-entropy, or for many labels the mean of a binary one each.
 
         Args:
             scores: `(batch, labels)`.
             labels: Label index, `(batch,)`, or marks, `(batch, labels)`.
 
         Returns:
-            A scalar. With weights, the mean over the batch of each example's weighted loss;
-            of many labels, a weight multiplies what marked ones add.
+            Each example's own, `(batch,)`. Weights multiply it; of many labels, a weight
+            multiplies what marked ones add.
         """
         import torch
         from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
         scale = torch.tensor(self._scale, device=scores.device) if self._scale else None
         if self.many:
-            return binary_cross_entropy_with_logits(
-                scores.float(), labels.float(), pos_weight=scale
+            each = binary_cross_entropy_with_logits(
+                scores.float(), labels.float(), pos_weight=scale, reduction="none"
             )
-        # The mean of PyTorch's own reduction depends on which labels a batch happens to hold.
-        losses = cross_entropy(scores.float(), labels, weight=scale, reduction="none")
-        return losses.mean()
+            return each.mean(dim=1)
+        # PyTorch's own mean divides by the weights of those labels that a batch happens to hold.
+        return cross_entropy(scores.float(), labels, weight=scale, reduction="none")
 
     def metrics(self, outputs: Outputs, labels: Labels) -> Metrics:
         """Judge scores `(examples, labels)`; arguments as in `Task`.

@@ -148,6 +148,22 @@ class Task(Protocol):
         """
         ...
 
+    def losses(self, model: Any, batch: Batch) -> "torch.Tensor":
+        """Give the loss of each example of a batch; training with privacy clips their gradients.
+
+        Args:
+            model: The model, in training mode.
+            batch: What `collate` gave.
+
+        Returns:
+            `(batch,)`, float32.
+
+        Guarantee:
+            An example's loss is what it is in any other batch: no mean over a batch, or over
+            tokens of several examples, is in it.
+        """
+        ...
+
     def weight(self, batch: Batch) -> float:
         """Count what `loss` is the mean of, so that the losses of batches can be averaged.
 

@@ -1,0 +1,98 @@
+"""How a node protects its examples: what it writes down before it trains, and how little it tells.
+
+Sample level: whoever gets what the node sends is not trusted, so all is decided here.
+"""
+
+from dataclasses import dataclass
+
+from fedpeft_app.errors import PrivacyError
+from fedpeft_app.node.book import Book
+from fedpeft_app.node.memory import PRIVACY, memory_of
+from fedpeft_app.node.outbox import Outbox
+from fedpeft_app.privacy.budget import Budget, least_noise
+from fedpeft_app.privacy.events import Event
+from fedpeft_app.privacy.mechanism import Mechanism
+from fedpeft_app.privacy.randomness import randomness
+from fedpeft_app.training.fit import FitSettings
+from fedpeft_app.training.private import schedule
+
+_BOOK, _REPLY = "spent.jsonl", "reply.bin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleLevel:
+    """DP-SGD on one node, for a whole run.
+
+    Attributes:
+        delta: δ, in (0, 1), below 1 over the number of the node's examples.
+        target: ε that the node stays within; 0 = none is set.
+        clipping_norm: C, of an example's gradient over all tensors that train.
+        noise: z; 0 = the least that keeps to the target if the node trains in every round.
+        public_counts: Whether it may be known how many examples the node holds.
+        unsafe_seed: Seed of noise and batches, for tests; below 0 = secure randomness.
+    """
+
+    delta: float
+    target: float = 0.0
+    clipping_norm: float = 1.0
+    noise: float = 0.0
+    public_counts: bool = False
+    unsafe_seed: int = -1
+
+    def require(self, examples: int) -> None:
+        """Refuse a δ that would allow to publish an example outright.
+
+        Raises:
+            PrivacyError: If δ is not below 1 / examples.
+        """
+        if self.delta * examples >= 1:
+            raise PrivacyError(
+                f"privacy.delta = {self.delta:g} is not below 1 over the {examples} examples of "
+                f"this node: publishing one of them at random would satisfy it. Lower it."
+            )
+
+    def budget(self, experiment: str, partition: int) -> Budget:
+        """Open what a node may spend in an experiment, and what it has."""
+        folder = memory_of(experiment, partition, PRIVACY).folder
+        return Budget(book=Book(path=folder / _BOOK), delta=self.delta, target=self.target)
+
+    def outbox(self, experiment: str, partition: int) -> Outbox:
+        """Open what keeps a node's last reply."""
+        return Outbox(path=memory_of(experiment, partition, PRIVACY).folder / _REPLY)
+
+    def event(self, examples: int, settings: FitSettings, epochs: int = 0) -> Event:
+        """Say what one round of training spends.
+
+        Args:
+            examples: Training examples of the node.
+            settings: How it trains.
+            epochs: Passes over the data in this round; 0 = as in the settings.
+
+        Raises:
+            PrivacyError: If no noise keeps to the target.
+        """
+        sampling, steps = schedule(examples, settings)
+        noise = self.noise or least_noise(
+            self.target, self.delta, sampling, steps * settings.rounds
+        )
+        _, taken = schedule(examples, settings, epochs)
+        return Event(noise_multiplier=noise, sampling=sampling, steps=taken)
+
+    def mechanism(self, event: Event, round_number: int, partition: int) -> Mechanism:
+        """Give what a round that has been written down may use."""
+        return Mechanism(
+            noise_multiplier=event.noise_multiplier,
+            clipping_norm=self.clipping_norm,
+            randomness=randomness(
+                self.unsafe_seed, "dp-sgd", round_number=round_number, partition=partition
+            ),
+        )
+
+    def told(self, budget: Budget, examples: int) -> dict[str, float]:
+        """List all that a node says of itself in a reply."""
+        counts = {"num-examples": examples if self.public_counts else 1}
+        return {
+            **counts,
+            "epsilon": budget.spent(),
+            "epsilon-unamplified": budget.spent(amplified=False),
+        }

@@ -1,0 +1,24 @@
+"""What protects the examples of one node in one round."""
+
+from dataclasses import dataclass
+
+from fedpeft_app.privacy.randomness import Randomness
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mechanism:
+    """The Gaussian mechanism of DP-SGD, on sums of clipped gradients.
+
+    Attributes:
+        noise_multiplier: z, from 0: standard deviation of the noise over the clipping norm.
+        clipping_norm: C, above 0: what the gradient of one example is shortened to, over all
+            tensors that train.
+        randomness: Where noise and samples come from.
+
+    Reference:
+        Abadi et al. 2016, arXiv 1607.00133, algorithm 1.
+    """
+
+    noise_multiplier: float
+    clipping_norm: float
+    randomness: Randomness

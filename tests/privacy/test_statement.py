@@ -1,0 +1,101 @@
+"""Statements: nothing is rounded in one's own favour, and what is unsafe says so."""
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedpeft_app.privacy.statement import (
+    Spent,
+    noise_forecast,
+    sample_statement,
+    shown,
+    user_statement,
+)
+
+
+def of_nodes(spent: dict[int, Spent], **changes: Any) -> dict[str, str]:
+    chosen: dict[str, Any] = {
+        "delta": 1e-5,
+        "clipping_norm": 0.5,
+        "mechanism": "some noise",
+        "accountant": "an accountant 1.0",
+        "unsafe": False,
+        "released": ["this", "that"],
+        "apart": ["tuning"],
+        **changes,
+    }
+    return sample_statement(spent, **chosen)
+
+
+@given(epsilon=st.floats(0, 1e6))
+def test_what_is_printed_is_never_less(epsilon: float) -> None:
+    assert float(shown(epsilon)) >= epsilon * (1 - 1e-12)
+    assert float(shown(epsilon)) <= epsilon + 0.0101
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "text"),
+    [(0.0, "0.00"), (3.0, "3.00"), (2.991, "3.00"), (8.4501, "8.46"), (math.inf, "infinite")],
+)
+def test_epsilon_is_rounded_up(epsilon: float, text: str) -> None:
+    assert shown(epsilon) == text
+
+
+def test_the_largest_node_is_the_run() -> None:
+    spent = {
+        4: Spent(epsilon=1.0, unamplified=9.0),
+        0: Spent(epsilon=3.001, unamplified=7.0),
+        2: Spent(epsilon=2.0, unamplified=8.0),
+    }
+    rows = of_nodes(spent)
+    assert rows["privacy"] == "(3.01, 1e-05)-differential privacy for each training example"
+    assert "max 3.01, median 2.00 over 3 nodes at δ = 1e-05" in rows["epsilon"]
+    assert rows["epsilon of each node"] == "0: 3.01, 2: 2.00, 4: 1.00"
+    assert rows["epsilon without amplification by sampling"] == "max 9.00"
+    assert rows["also released"] == "this; that"
+    assert "clipped to norm 0.5 over all tensors that train, some noise" in rows["mechanism"]
+
+
+def test_noise_from_a_seed_is_no_guarantee() -> None:
+    spent = Spent(epsilon=1.0, unamplified=2.0)
+    for unsafe in (False, True):
+        for rows in (
+            of_nodes({0: spent}, unsafe=unsafe),
+            user_statement(
+                spent,
+                delta=1e-5,
+                users=10,
+                mechanism="some noise",
+                accountant="one",
+                unsafe=unsafe,
+                released=[],
+                apart=[],
+            ),
+        ):
+            assert ("UNSAFE" in rows["privacy"]) == unsafe
+            assert ("UNSAFE" in rows["randomness"]) == unsafe
+
+
+def test_users_are_not_hidden_from_the_server() -> None:
+    rows = user_statement(
+        Spent(epsilon=1.0, unamplified=2.0),
+        delta=1e-6,
+        users=1000,
+        mechanism="some noise",
+        accountant="one",
+        unsafe=False,
+        released=[],
+        apart=["tuning"],
+    )
+    assert "not against the server" in rows["against"]
+    assert "one of 1000 nodes" in rows["neighbouring"]
+    assert rows["epsilon"] == "1.00 at δ = 1e-06"
+    assert rows["also released"] == "nothing"
+
+
+def test_noise_grows_with_the_root_of_what_trains() -> None:
+    text = noise_forecast(noise_multiplier=2.0, clipping_norm=0.5, parameters=10_000, count=50)
+    assert "norm 2: 4 times the most that the mean itself can have (C = 0.5)" in text
