@@ -15,6 +15,7 @@ from fedpeft_app.backbone.locate import locate
 from fedpeft_app.backbone.scratch import PREFIX
 from fedpeft_app.errors import BackboneError
 from fedpeft_app.methods.method import Method, MethodSettings
+from fedpeft_app.wire.codec import Codec
 from fedpeft_app.wire.record import STATE, Order, content_bytes, section_of, write_order
 
 _FLOAT32_BYTES = 4
@@ -153,3 +154,20 @@ def _measure(values: int) -> int:
     section = section_of(STATE, AdapterState(spec=spec, vector=different))
     order = write_order(Order(spec=spec, sections=[section], round_number=1))
     return round(content_bytes(order) * values / built)
+
+
+def weighed(spec: AdapterSpec, codec: Codec) -> int:
+    """Weigh a message's content with values of normal distribution, as a codec writes them.
+
+    Args:
+        spec: What the values are of.
+        codec: How they travel.
+
+    Returns:
+        Bytes as Flower serialises the content, without what a run's options add.
+    """
+    generator = np.random.default_rng(0)
+    values = generator.standard_normal(spec.size, dtype=np.float32)
+    state = AdapterState(spec=spec, vector=values)
+    section = section_of(STATE, state, codec, generator)
+    return content_bytes(write_order(Order(spec=spec, sections=[section], round_number=1)))

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 from rich.console import Console
 
-from fedpeft_app.adapters import AdapterSpec, AdapterState
+from fedpeft_app.adapters import AdapterSpec
 from fedpeft_app.adapters.parts import trained_spec
 from fedpeft_app.cli.preflight import preflight
 from fedpeft_app.cli.trial import tried_spec
 from fedpeft_app.config import RunConfig
+from fedpeft_app.costs import weighed
 from fedpeft_app.observe.lines import human_bytes
 from fedpeft_app.strategies.sampling import cohort_size
 
@@ -40,14 +40,6 @@ def print_plan(config: RunConfig, nodes: int, console: Console) -> None:
 def _training(config: RunConfig, spec: AdapterSpec, sizes: Sequence[int]) -> Iterator[str]:
     """Say who trains what, and what that sends."""
     from fedpeft_app.assembly import codecs
-    from fedpeft_app.wire.record import (
-        DELTA,
-        STATE,
-        Order,
-        content_bytes,
-        section_of,
-        write_order,
-    )
 
     whole = trained_spec(spec)
     yield (
@@ -57,14 +49,7 @@ def _training(config: RunConfig, spec: AdapterSpec, sizes: Sequence[int]) -> Ite
     if config.mode != "federated":
         return
     uplink, downlink = codecs(config)
-    drawn = np.random.default_rng(0).standard_normal(spec.size).astype(np.float32)
-
-    def weighed(name: str, about: AdapterSpec, codec: object) -> int:
-        state = AdapterState(spec=about, vector=drawn[: about.size])
-        section = section_of(name, state, codec, np.random.default_rng(0))  # type: ignore[arg-type]
-        return content_bytes(write_order(Order(spec=about, sections=[section], round_number=1)))
-
-    up, down = weighed(DELTA, whole, uplink), weighed(STATE, spec, downlink)
+    up, down = weighed(whole, uplink), weighed(spec, downlink)
     cohort = cohort_size(
         len(sizes), fraction=config.strategy.fraction_train, minimum=config.strategy.min_replies
     )

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 
-from dp_accounting import get_epsilon_gaussian, get_sigma_gaussian
+from dp_accounting import get_epsilon_gaussian
 from dp_accounting.pld.privacy_loss_distribution import (
     PrivacyLossDistribution,
     from_gaussian_mechanism,
@@ -110,13 +110,15 @@ def noise_multiplier(
 
 
 def _guess(target: float, delta: float, sampling: float, steps: int) -> float:
-    """Guess a noise multiplier: q²·T·(e^(1/z²) − 1) = μ² of one Gaussian mechanism.
+    """Guess a noise multiplier: q²·T·(e^(1/z²) − 1) = 2ρ, with ρ + 2·√(ρ·ln(1/δ)) = ε.
 
-    Reference:
+    References:
         Bu et al. 2019, arXiv 1911.11607 (the central limit of many mechanisms).
+        Bun and Steinke 2016, arXiv 1605.02065, proposition 1.3 (ε of a Gaussian mechanism).
     """
-    mu = 1 / get_sigma_gaussian(target, delta)
-    return float(1 / math.sqrt(math.log1p((mu / sampling) ** 2 / steps)))
+    tail = -math.log(delta)
+    rho = (math.sqrt(tail + target) - math.sqrt(tail)) ** 2
+    return 1 / math.sqrt(math.log1p(2 * rho / sampling**2 / steps))
 
 
 def _first_within(excess: Callable[[int], float], low: int, high: int) -> int:
@@ -127,7 +129,7 @@ def _first_within(excess: Callable[[int], float], low: int, high: int) -> int:
     """
     above, below = excess(low), excess(high)
     while high - low > 1:
-        guess = round(low * (high / low) ** (above / (above - below)))
+        guess = round(low * (high / low) ** (above / (above - below))) if low else 1
         middle = min(max(guess, low + 1), high - 1)
         if (value := excess(middle)) > 0:
             low, above, below = middle, value, below / 2

@@ -1,9 +1,12 @@
 """One step of DP-SGD: shorten each example's gradient, add all up, add noise, divide.
 
-Opacus' DPOptimizer is not used. Its norms are of the gradients' own precision and its factors of
-float32, so that contributions come out longer than C; it takes the gradient of an example that
-is not finite as it is; and its noise is torch's. Here all of that is float64, from the norm to
-the sum with noise: what a neighbour could change by rounding is below 10⁻⁸ of C.
+Opacus' DPOptimizer is not used. Its norms have the gradients' own precision and its factors
+float32, so that contributions may come out longer than C; the gradient of an example that is not
+finite it takes as it is; and its noise is torch's. Here everything from the norm to the sum with
+noise is float64, and C is kept with a margin for the rounding of the sum.
+
+Not covered: which other examples share a batch changes the last bits of an example's float32
+gradient (10⁻⁷ of it), as it does wherever matrices are multiplied in floating point.
 
 Reference:
     Abadi et al. 2016, arXiv 1607.00133, algorithm 1.

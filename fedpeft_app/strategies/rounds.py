@@ -213,8 +213,7 @@ def run_round(
         members: Nodes that passed the roll call.
         plan: How rounds go.
         round_number: Round, from 1.
-        courier: Holds the state to start from, and what nodes have of it and keep for
-            themselves; moves on with those whose replies are good.
+        courier: Holds the state to start from, and what nodes have; moves on with the good.
         ledger: Told every message's size.
         watcher: Told what happens; `round_finished` is left to the caller.
 

@@ -122,7 +122,8 @@ class Strategy(Protocol):
         Args:
             round_number: Round, from 1.
             state: The state that `configure` was given.
-            replies: Good replies, at least one, by partition.
+            replies: Good replies, by partition; at least one, unless a strategy that draws its
+                cohort by chance may have asked nobody.
         """
         ...
 

@@ -44,7 +44,7 @@ def test_a_row_cut_by_a_crash_never_happened(tmp_path: Path) -> None:
     assert book.rows() == [{"round": 1}, {"round": 3}]
 
 
-@pytest.mark.parametrize("at", range(0, 30))
+@pytest.mark.parametrize("at", range(30))
 def test_a_changed_row_is_refused(at: int, tmp_path: Path) -> None:
     book = Book(path=tmp_path / "spent.jsonl")
     book.append({"round": 1, "note": "x" * 20})

@@ -134,6 +134,12 @@ def test_full_samples_are_exact() -> None:
     assert epsilon([one(2.0, 1.0, 4)], 1e-5) == pytest.approx(get_epsilon_gaussian(1.0, 1e-5))
 
 
+def test_full_samples_among_others_count_as_one_of_their_total() -> None:
+    sampled = one(1.0, CLIENT, 7)
+    four = epsilon([sampled, one(2.0, 1.0, 4)], 1e-5)
+    assert four == pytest.approx(epsilon([sampled, one(1.0)], 1e-5), rel=1e-6)
+
+
 @pytest.mark.parametrize("sampling", [1e-4, 0.1, 0.999])
 def test_sampling_never_costs_more_than_full_samples(sampling: float) -> None:
     event = one(0.8, sampling, 20)
@@ -176,7 +182,7 @@ def test_a_target_is_positive_and_finite(target: float) -> None:
         noise_multiplier(target, delta=1e-5, sampling=0.1, steps=1)
 
 
-@pytest.mark.parametrize("target", [1e-3, 0.1, 30.0, 1e4])
+@pytest.mark.parametrize("target", [1e-3, 0.1, 30.0, 1e4, 1e7, 1e9])
 def test_every_target_is_met_and_not_by_far(target: float) -> None:
     noise = noise_multiplier(target, delta=1e-5, sampling=1.0, steps=100)
     spent = [epsilon([one(z, 1.0, 100)], 1e-5) for z in (noise, noise - 0.001)]

@@ -13,7 +13,15 @@ from strategy_samples import failure, members, numbers, reply_of, state_of, upda
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.errors import DataError, QuorumError
-from fedpeft_app.strategies.guard import admit, admit_metrics, require_quorum, short_reason
+from fedpeft_app.strategies.guard import (
+    NOTHING,
+    SPENT,
+    Numbers,
+    admit,
+    admit_metrics,
+    require_quorum,
+    short_reason,
+)
 from fedpeft_app.strategies.strategy import Assignment, Reply, train_loss
 from fedpeft_app.training.worker import process_facts
 from fedpeft_app.wire.record import write_facts
@@ -108,6 +116,43 @@ def test_numbers_that_no_node_sends_are_left_out(spec: AdapterSpec, state: Adapt
     reply = judged(spec, state, {**numbers(), "process": 7.0, "accuracy": math.nan})
     assert isinstance(reply, Reply)
     assert reply.metrics == numbers()
+
+
+def read_as(
+    spec: AdapterSpec, state: AdapterState, metrics: Mapping[str, float], numbers: Numbers
+) -> Mapping[str, float] | str:
+    """Let the guard look at an update under privacy; give the numbers that pass."""
+    message = update(asked(), state, ROUND, metrics)
+    reply = admit(message, MEMBER, task(spec), ROUND, numbers)
+    return reply if isinstance(reply, str) else reply.metrics
+
+
+def test_under_user_level_privacy_only_the_weight_is_read(
+    spec: AdapterSpec, state: AdapterState
+) -> None:
+    bare = {"num-examples": 1.0}
+    assert read_as(spec, state, bare, NOTHING) == bare
+    assert read_as(spec, state, {**numbers(1), "seconds": 9.0, "epsilon": 1.0}, NOTHING) == bare
+
+
+def test_under_sample_level_privacy_nodes_say_what_they_spent(
+    spec: AdapterSpec, state: AdapterState
+) -> None:
+    spent = {"num-examples": 1.0, "epsilon": 3.35, "epsilon-unamplified": 16.5}
+    assert read_as(spec, state, spent, SPENT) == spent
+    assert read_as(spec, state, {**spent, "loss": 0.5, "seconds": 9.0}, SPENT) == spent
+
+
+@pytest.mark.parametrize("name", ["epsilon", "epsilon-unamplified"])
+@pytest.mark.parametrize(
+    ("value", "reason"), [(None, "sent no metric '{}'"), (math.inf, "sent metric '{}' = inf")]
+)
+def test_a_node_that_does_not_say_what_it_spent_does_not_count(
+    spec: AdapterSpec, state: AdapterState, name: str, value: float | None, reason: str
+) -> None:
+    spent = {"num-examples": 1.0, "epsilon": 3.35, "epsilon-unamplified": 16.5}
+    sent = {**spent, name: value} if value else {k: v for k, v in spent.items() if k != name}
+    assert read_as(spec, state, sent, SPENT) == reason.format(name)
 
 
 def told(spec: AdapterSpec, state: AdapterState, facts: dict[str, Any]) -> Mapping[str, Any]:

@@ -268,6 +268,12 @@ def test_train_loss_is_weighted_by_examples(spec: AdapterSpec) -> None:
     assert train_loss(good) == 7.0
 
 
+def test_where_nobody_tells_a_loss_there_is_none(spec: AdapterSpec) -> None:
+    silent = replace(reply_of(members(1)[0], state_of(spec, 0.0), 1), metrics={"num-examples": 1.0})
+    assert math.isnan(train_loss([silent]))
+    assert math.isnan(train_loss([]))
+
+
 # ------------------------------------------------------------------ who is asked, and who reports
 
 
@@ -310,6 +316,23 @@ class Nobody(Composition):
 def test_a_round_that_asks_nobody_fails(spec: AdapterSpec, state: AdapterState) -> None:
     with pytest.raises(QuorumError, match="Round 1: 0 of 0 replies were good, at least 1"):
         run([Learner(spec, 1.0)], state, strategy=Nobody())
+
+
+def test_a_round_that_chance_leaves_without_anybody_goes_on(
+    spec: AdapterSpec, state: AdapterState
+) -> None:
+    class Patient(Nobody):
+        """A strategy that can do without replies."""
+
+        def aggregate(
+            self, round_number: int, state: AdapterState, replies: Sequence[Reply]
+        ) -> AdapterState:
+            return state_of(state.spec, len(replies))
+
+    end, log = run([Learner(spec, 1.0)], state, plan(chance=True, rounds=2), strategy=Patient())
+    assert (end.vector == 0).all()
+    assert [line[0] for line in log.lines] == ["started", "finished"] * 2
+    assert [(result.good, result.rejected) for result in log.results] == [([], {})] * 2
 
 
 def test_who_fails_beside_dropouts_still_counts(spec: AdapterSpec, state: AdapterState) -> None:
