@@ -13,7 +13,7 @@ FedPeftError
 ├── QuorumError            too few good replies in a round
 ├── NodeStateError         what only a node has is lost, or cannot be kept
 ├── PrivacyError           a privacy guarantee cannot be given
-│   └── BudgetSpentError   what is asked would spend more than the target allows
+├── BudgetSpentError       what is asked would spend more privacy than the target allows
 ├── RunFolderError         a run's folder is missing, incomplete or not writable
 └── LaunchError            a run could not be started, or did not end well
 
@@ -108,7 +108,7 @@ class PrivacyError(FedPeftError):
     """A privacy guarantee cannot be given."""
 
 
-class BudgetSpentError(PrivacyError):
+class BudgetSpentError(FedPeftError):
     """What is asked would spend more privacy than the target allows."""
 
 

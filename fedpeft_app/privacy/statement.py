@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 _UNSAFE = " UNSAFE: noise came from a seed, so this holds against nobody who knows it"
 _SOURCE = {
-    False: "the operating system's secure source",
+    False: "secure: ChaCha20 with keys from the operating system",
     True: "UNSAFE, from privacy.unsafe-seed",
 }
 _DECIMALS = 2  # of ε, rounded up: what is printed is never less than what was spent
