@@ -1,7 +1,7 @@
 """The randomness that privacy rests on: nobody may foretell it, not even who knows the run's seed.
 
-Secret are the noise, and who or what was sampled. Everything else that is random in a run may
-come from `fedpeft_app.seeds`.
+Secret are the noise, who or what was sampled, and how single examples are varied (dropout,
+augmentation): all that a neighbour could change. The rest may come from `fedpeft_app.seeds`.
 """
 
 import math

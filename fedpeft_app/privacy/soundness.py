@@ -134,7 +134,6 @@ def _shifted(model: torch.nn.Module) -> Iterator[None]:
 def _without_dropout(model: torch.nn.Module) -> Iterator[None]:
     """Leave training mode, except where hooks look: in modules of which something trains."""
     modes = {module: module.training for module in model.modules()}
-    model.eval()
     for module in modes:
         module.training = any(value.requires_grad for value in module.parameters(recurse=False))
     try:

@@ -119,6 +119,26 @@ def test_rows_that_are_wrong_are_refused(spoil: Any, words: str) -> None:
         chosen(Net(), broken=spoiling(hooked, spoil))
 
 
+def test_a_fault_does_not_hide_behind_zeros_that_a_method_starts_from() -> None:
+    class Lora(torch.nn.Module):
+        """x ↦ B A x from B = 0, where A has no gradient, right or wrong."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = torch.nn.Linear(3, 2, bias=False)
+            self.b = torch.nn.Linear(2, 1, bias=False)
+            torch.nn.init.zeros_(self.b.weight)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.b(self.a(x)).squeeze(1)
+
+    def spoil(model: Any, rows: Rows) -> Rows:
+        return [2 * rows[0], rows[1]]
+
+    with pytest.raises(PrivacyError, match="broken: 'a.weight' is off by"):
+        chosen(Lora(), broken=spoiling(hooked, spoil))
+
+
 def test_frozen_weights_that_move_are_refused() -> None:
     def drift(model: Any, rows: Rows) -> Rows:
         with torch.no_grad():
