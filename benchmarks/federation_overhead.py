@@ -93,7 +93,7 @@ def _bare_process(index: int, ready: Any, results: Any) -> None:
         worker = make_worker(config, node)
         for number in range(1, ROUNDS + 1):
             groups = _step_groups(worker.train, worker.settings, number, client)
-            rows = [worker.task.collate(worker.train, group[0], worker.pad) for group in groups]
+            rows = [worker.task.collate(worker.train, group[0]) for group in groups]
             batches.append((number, client, rows))
     batches.sort(key=lambda row: row[:2])
     model, trainable = worker.adapted.model.train(), worker.adapted.trainable
