@@ -9,7 +9,7 @@ from fedpeft_app.observe.live import LiveView
 
 _PATH = "/a/folder/whose/name/is/so/long/that/it/does/not/fit/on/any/line/of/eighty/columns/[red]"
 _EVENTS: list[dict[str, Any]] = [
-    {"event": "round_started", "round": 1, "rounds": 2, "cohort": [0, 2]},
+    {"event": "round_started", "round": 1, "rounds": 2, "asked": 2, "cohort": [0, 2]},
     {"event": "reply", "round": 1, "node": 0, "problem": ""},
     {"event": "reply", "round": 1, "node": 2, "problem": f"no file {_PATH}"},
     {"event": "evaluating", "split": "test", "share": 0.5},
