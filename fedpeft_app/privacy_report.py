@@ -61,7 +61,7 @@ class SampleReport:
         for reply in result.good:
             numbers, node = reply.metrics, reply.member.partition
             self.spent[node] = Spent(epsilon=numbers[EPSILON], unamplified=numbers[UNAMPLIFIED])
-        self.silent -= self.spent.keys()
+            self.silent.discard(node)
         self.silent |= {
             node for node, why in result.rejected.items() if not isinstance(why, SatOut)
         }
