@@ -259,11 +259,10 @@ def make_presence(config: RunConfig, node_config: Mapping[str, Any]) -> Presence
     if (protection := sample_level(config)) is not None:
         protection.require(examples)
         worker.require_sound_privacy()
-    known = config.privacy.mode == "none" or config.privacy.public_counts
     return Presence(
         rank=rank,
         partition=worker.partition,
-        examples=examples if known else min(examples, 1),
+        examples=examples if config.privacy.counts_told else min(examples, 1),
         labels=node_data(config, node_config).labels,
         agreed=agreement(config, worker.adapted),
     )

@@ -123,7 +123,7 @@ def _open_session(grid: Grid, config: RunConfig, folder: RunFolder, journal: Jou
     journal.note(
         "roll_call",
         examples={str(member.partition): member.examples for member in roster.members},
-        counted=config.privacy.mode == "none" or config.privacy.public_counts,
+        counted=config.privacy.counts_told,
         refused=dict(roster.refused),
         bytes=ledger.total(kind="roll-call"),
         labels=list(roster.labels),

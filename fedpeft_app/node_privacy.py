@@ -5,16 +5,16 @@ Sample level: whoever gets what the node sends is not trusted, so all is decided
 
 from dataclasses import dataclass
 
-from fedpeft_app.errors import PrivacyError
 from fedpeft_app.node.book import Book
 from fedpeft_app.node.memory import PRIVACY, memory_of
 from fedpeft_app.node.outbox import Outbox
-from fedpeft_app.privacy.budget import Budget, least_noise
+from fedpeft_app.privacy.budget import Budget, least_noise, require_small
 from fedpeft_app.privacy.events import Event
 from fedpeft_app.privacy.mechanism import Mechanism
 from fedpeft_app.privacy.randomness import randomness
 from fedpeft_app.training.fit import FitSettings
 from fedpeft_app.training.private import schedule
+from fedpeft_app.wire.record import EPSILON, UNAMPLIFIED
 
 _BOOK, _REPLY = "spent.jsonl", "reply.bin"
 
@@ -45,11 +45,7 @@ class SampleLevel:
         Raises:
             PrivacyError: If δ is not below 1 / examples.
         """
-        if self.delta * examples >= 1:
-            raise PrivacyError(
-                f"privacy.delta = {self.delta:g} is not below 1 over the {examples} examples of "
-                f"this node: publishing one of them at random would satisfy it. Lower it."
-            )
+        require_small(self.delta, examples, f"the {examples} examples of this node")
 
     def budget(self, experiment: str, partition: int) -> Budget:
         """Open what a node may spend in an experiment, and what it has."""
@@ -93,6 +89,6 @@ class SampleLevel:
         counts = {"num-examples": examples if self.public_counts else 1}
         return {
             **counts,
-            "epsilon": budget.spent(),
-            "epsilon-unamplified": budget.spent(amplified=False),
+            EPSILON: budget.spent(),
+            UNAMPLIFIED: budget.spent(amplified=False),
         }

@@ -10,7 +10,7 @@ from fedpeft_app.assembly import fit_settings, sample_level, user_noise
 from fedpeft_app.config import RunConfig
 from fedpeft_app.node.book import Book
 from fedpeft_app.privacy.accountant import ACCOUNTANT, epsilon
-from fedpeft_app.privacy.budget import Budget
+from fedpeft_app.privacy.budget import Budget, require_small
 from fedpeft_app.privacy.events import Event
 from fedpeft_app.privacy.statement import (
     Spent,
@@ -23,10 +23,10 @@ from fedpeft_app.strategies.guard import MEASURED, NOTHING, SPENT, SatOut
 from fedpeft_app.strategies.rounds import RoundResult
 from fedpeft_app.strategies.strategy import Strategy
 from fedpeft_app.strategies.user_level import UserLevel
+from fedpeft_app.wire.record import EPSILON, UNAMPLIFIED
 
 _BOOK = "privacy.jsonl"
 NUMBERS = {"none": MEASURED, "sample": SPENT, "user": NOTHING}  # that nodes send, by mode
-EPSILON, UNAMPLIFIED = "epsilon", "epsilon-unamplified"  # numbers of a train reply
 
 
 class PrivacyReport(Protocol):
@@ -260,6 +260,7 @@ def forecast(config: RunConfig, parameters: int, sizes: Sequence[int]) -> dict[s
 
 def _forecast_users(config: RunConfig, parameters: int, users: int) -> dict[str, str]:
     """State what the server would guarantee."""
+    require_small(config.privacy.delta, users, f"{users} nodes")
     sampling, noise = config.strategy.fraction_train, user_noise(config)
     event = Event(noise_multiplier=noise, sampling=sampling, steps=config.rounds)
     text = noise_forecast(

@@ -296,6 +296,11 @@ class PrivacySection(Section):
         "off; -1 = secure randomness",
     )
 
+    @property
+    def counts_told(self) -> bool:
+        """Whether nodes tell how many examples they hold."""
+        return self.mode == "none" or self.public_counts
+
 
 class BudgetSection(Section):
     """What a run may cost."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
-from fedpeft_app.errors import BudgetSpentError, NodeStateError
+from fedpeft_app.errors import BudgetSpentError, NodeStateError, PrivacyError
 from fedpeft_app.privacy.accountant import epsilon, noise_multiplier
 from fedpeft_app.privacy.events import Event
 
@@ -88,6 +88,24 @@ class Budget:
                 f"holds a reply, found none. Without it, nobody knows what is left; restore what "
                 f"this node keeps from a backup, or leave it out of this run."
             )
+
+
+def require_small(delta: float, count: int, whom: str) -> None:
+    """Refuse a δ that would allow to publish one of those whom it is to hide outright.
+
+    Args:
+        delta: δ, in (0, 1).
+        count: How many they are.
+        whom: Who they are, in words, with their number.
+
+    Raises:
+        PrivacyError: If δ is not below 1 / count.
+    """
+    if delta * count >= 1:
+        raise PrivacyError(
+            f"privacy.delta = {delta:g} is not below 1 over {whom}: publishing what one of them "
+            f"holds, drawn at random, would satisfy it. Lower it."
+        )
 
 
 @lru_cache(maxsize=64)

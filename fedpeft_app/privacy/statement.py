@@ -81,10 +81,7 @@ def sample_statement(
         f"{delta:g}; nodes hold different examples, so the largest is that of the run",
         "epsilon of each node": each,
         "epsilon without amplification by sampling": f"max {shown(unamplified)}",
-        "accountant": accountant,
-        "randomness": _SOURCE[unsafe],
-        "also released": "; ".join(released) or "nothing",
-        "not covered": "; ".join(apart),
+        **_assumptions(accountant, released, apart, unsafe=unsafe),
     }
 
 
@@ -121,10 +118,7 @@ def user_statement(
         "mechanism": mechanism,
         "epsilon": f"{shown(spent.epsilon)} at δ = {delta:g}",
         "epsilon without amplification by sampling": shown(spent.unamplified),
-        "accountant": accountant,
-        "randomness": _SOURCE[unsafe],
-        "also released": "; ".join(released) or "nothing",
-        "not covered": "; ".join(apart),
+        **_assumptions(accountant, released, apart, unsafe=unsafe),
     }
 
 
@@ -149,6 +143,18 @@ def noise_forecast(
         f"gives the mean noise of norm {norm * clipping_norm:.3g}: {norm:.3g} times the most that "
         f"the mean itself can have (C = {clipping_norm:g})"
     )
+
+
+def _assumptions(
+    accountant: str, released: Sequence[str], apart: Sequence[str], *, unsafe: bool
+) -> dict[str, str]:
+    """Give the rows that every statement ends with."""
+    return {
+        "accountant": accountant,
+        "randomness": _SOURCE[unsafe],
+        "also released": "; ".join(released) or "nothing",
+        "not covered": "; ".join(apart),
+    }
 
 
 def _median(spent: Mapping[int, Spent]) -> float:

@@ -21,7 +21,8 @@ class RunFolder:
     """One run's folder.
 
     Attributes:
-        path: `<UTC time>-<name>-<short run id>` in the folder of runs, absolute.
+        path: `<UTC time>-<name>-<short run id>` in the folder of runs, absolute; `<UTC time>.2`
+            if another run took that name.
     """
 
     path: Path
@@ -92,13 +93,12 @@ def create_run(parent: Path, name: str, run_id: int, config: Mapping[str, Any]) 
         RunFolderError: If the folder cannot be made.
     """
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    path = parent / f"{stamp}-{name}-{short_id(run_id)}"
     try:
-        path.mkdir(parents=True)
+        path = _make_own(parent, stamp, f"{name}-{short_id(run_id)}")
         (path / _CHECKPOINTS).mkdir()
         write_json(path / _CONFIG, dict(config))
     except OSError as error:
-        raise RunFolderError(f"Cannot create the run folder {path}: {error}") from error
+        raise RunFolderError(f"Cannot create a run folder in {parent}: {error}") from error
     return RunFolder(path=path)
 
 
@@ -166,6 +166,19 @@ def remove_run(run: RunFolder) -> None:
         shutil.rmtree(run.path)
     except OSError as error:
         raise RunFolderError(f"Cannot delete the run folder {run.path}: {error}") from error
+
+
+def _make_own(parent: Path, stamp: str, ending: str) -> Path:
+    """Make a folder that was not there: a second run within a second gets a number."""
+    number = 1
+    while True:
+        path = parent / f"{stamp}{f'.{number}' * (number > 1)}-{ending}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return path
 
 
 def _looks_like_a_run(path: Path) -> bool:

@@ -13,7 +13,15 @@ from fedpeft_app.adapters.parts import trained_spec
 from fedpeft_app.errors import AdapterMismatchError, BudgetSpentError, QuorumError, WireError
 from fedpeft_app.strategies.strategy import Assignment, Member, Reply
 from fedpeft_app.wire.payload import Section
-from fedpeft_app.wire.record import DELTA, Scalar, metrics, read_update, refusal
+from fedpeft_app.wire.record import (
+    DELTA,
+    EPSILON,
+    UNAMPLIFIED,
+    Scalar,
+    metrics,
+    read_update,
+    refusal,
+)
 
 LARGEST = 1e5  # of a value in one round: see docs/wire-format.md, "What a server accepts"
 _LARGEST_METRIC = 1e100  # sums of these, weighted by examples, are finite for any number of nodes
@@ -44,7 +52,7 @@ class Numbers:
 
 
 MEASURED = Numbers(required=("loss", "examples-trained"), known=("steps", "seconds"))
-SPENT = Numbers(required=("epsilon", "epsilon-unamplified"), known=("steps",))  # sample level
+SPENT = Numbers(required=(EPSILON, UNAMPLIFIED), known=("steps",))  # sample level
 NOTHING = Numbers()  # user level: whatever a node measures is about its data
 
 

@@ -9,6 +9,7 @@ from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.adapters.parts import trained_spec
 from fedpeft_app.adapters.state import Vector
 from fedpeft_app.errors import PrivacyError
+from fedpeft_app.privacy.budget import require_small
 from fedpeft_app.privacy.events import Event
 from fedpeft_app.privacy.randomness import Randomness, randomness
 from fedpeft_app.privacy.user_level import NoisyMean
@@ -86,11 +87,7 @@ class UserLevel:
                 f"Expected {users} nodes, for whom privacy was calibrated, got {len(members)}. "
                 f"Make the mechanism anew for those who passed the roll call."
             )
-        if self._delta * users >= 1:
-            raise PrivacyError(
-                f"privacy.delta = {self._delta:g} is not below 1 over {users} nodes: publishing "
-                f"what one of them sends, drawn at random, would satisfy it. Lower it."
-            )
+        require_small(self._delta, users, f"{users} nodes")
         self._inner.prepare(spec, members)
         if isinstance(self._inner, Composition):
             self._inner.rehearse(1)  # that is all it ever gets

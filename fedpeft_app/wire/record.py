@@ -22,6 +22,7 @@ from fedpeft_app.wire.payload import Section, read, write
 Scalar = str | int | float | bool
 STATE, DELTA, INCREMENT, CONTROL = "state", "delta", "increment-", "control"  # of sections
 
+EPSILON, UNAMPLIFIED = "epsilon", "epsilon-unamplified"  # of metrics, under sample-level privacy
 _ARRAYS, _CONFIG, _METRICS = "arrays", "config", "metrics"
 _ADAPTER, _SPEC, _ROUND, _SITS_OUT = "adapter", "spec", "round", "sits-out"
 _OWN = frozenset({_SPEC, _ROUND})

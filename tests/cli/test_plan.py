@@ -53,6 +53,12 @@ def test_a_delta_that_promises_nothing_is_refused(tiny_settings: dict[str, Any])
         planned({**tiny_settings, **SAMPLE, "privacy.delta": 0.5})
 
 
+def test_a_delta_that_promises_users_nothing_is_refused(tiny_settings: dict[str, Any]) -> None:
+    user = {"privacy.mode": "user", "privacy.trust": "server", "privacy.target-epsilon": 4.0}
+    with pytest.raises(PrivacyError, match="not below 1 over 4 nodes"):
+        planned({**tiny_settings, **user, "privacy.delta": 0.25})
+
+
 def test_what_a_run_would_refuse_is_refused(tiny_settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="min-nodes"):
         planned({**tiny_settings, "strategy.min-nodes": 9})

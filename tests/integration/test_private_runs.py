@@ -122,8 +122,8 @@ def test_baselines_are_private_too(mode: str, tiny_settings: dict[str, Any]) -> 
 
 
 def test_with_little_noise_a_private_run_learns(tiny_settings: dict[str, Any]) -> None:
-    little = {**SAMPLE, "privacy.noise-multiplier": 0.01}
-    folder = run({**tiny_settings, **little, **EVERYONE, "rounds": 4})
+    little = {**SAMPLE, **SEEDED, "privacy.noise-multiplier": 0.01}
+    folder = run({**tiny_settings, **little, **EVERYONE, "rounds": 8})
     assert read_events(folder.journal)[-1]["test"]["accuracy"] > 0.8
 
 

@@ -53,9 +53,14 @@ def test_a_run_is_named_after_time_name_and_the_last_digits_of_its_id(tmp_path: 
 
 @pytest.mark.usefixtures("noon")
 def test_a_run_never_takes_the_folder_of_another(tmp_path: Path) -> None:
-    create_run(tmp_path, "demo", run_id=1, config=defaults())
-    with pytest.raises(RunFolderError, match="Cannot create the run folder .*: .*File exists"):
-        create_run(tmp_path, "demo", run_id=1, config={"seed": 2})
+    first, second, third = (
+        create_run(tmp_path, "demo", run_id=1, config={**defaults(), "seed": seed})
+        for seed in (1, 2, 3)
+    )
+    assert first.path.name == "20260704T120005Z-demo-00000001"
+    assert second.path.name == "20260704T120005Z.2-demo-00000001"
+    assert [run.config()["seed"] for run in (first, second, third)] == [1, 2, 3]
+    assert [run.path for run in list_runs(tmp_path)] == [third.path, second.path, first.path]
 
 
 def test_short_ids_keep_their_zeros() -> None:
