@@ -5,8 +5,9 @@ float32, so that contributions may come out longer than C; the gradient of an ex
 finite it takes as it is; and its noise is torch's. Here everything from the norm to the sum with
 noise is float64, and C is kept with a margin for the rounding of the sum.
 
-Not covered: which other examples share a batch changes the last bits of an example's float32
-gradient (10⁻⁷ of it), as it does wherever matrices are multiplied in floating point.
+Not covered: in float32, how many others share a batch may change the last bits of an example's
+gradient (some 10⁻⁷ of it each), as it does wherever matrices are multiplied in floating point.
+How long they are does not (`training.batches`).
 
 Reference:
     Abadi et al. 2016, arXiv 1607.00133, algorithm 1.

@@ -37,24 +37,31 @@ def grouped_batches(
 
 
 def poisson_batches(
-    lengths: Ints, sampling: float, batch_size: int, randomness: Randomness
+    lengths: Ints, sampling: float, batch_size: int, randomness: Randomness, multiple: int = 1
 ) -> list[Ints]:
-    """Draw each example independently, and cut what is drawn into batches of similar length.
+    """Draw each example independently, and cut what is drawn into batches of one padded length.
+
+    How long an example is padded is its own affair: with batches as they come, one long example
+    more would change, in their last bits, the gradients of all that it pads.
 
     Args:
         lengths: Tokens per example.
         sampling: Probability of each example, in (0, 1].
         batch_size: Examples per batch at most, from 1.
         randomness: Decides what is drawn.
+        multiple: Of how many tokens padded lengths are multiples, from 1.
 
     Returns:
-        Positions of the examples of each batch, of nearly the same number in all; no batch if
-        nothing is drawn.
+        Positions of the examples of each batch, the longest first; no batch if nothing is drawn.
     """
     (drawn,) = np.nonzero(randomness.uniform(len(lengths)) < sampling)
-    drawn = drawn[np.argsort(-lengths[drawn], kind="stable")]
-    count = math.ceil(len(drawn) / batch_size)
-    return np.array_split(drawn, count) if count else []
+    widths = -(-lengths[drawn] // multiple)
+    groups = (drawn[widths == width] for width in np.unique(widths)[::-1])
+    return [
+        batch
+        for group in groups
+        for batch in np.array_split(group, math.ceil(len(group) / batch_size))
+    ]
 
 
 def sorted_batches(lengths: Ints, batch_size: int) -> Iterator[Ints]:

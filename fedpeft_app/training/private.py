@@ -28,6 +28,7 @@ from fedpeft_app.training.fit import (
 from fedpeft_app.training.optimizer import set_rate
 from fedpeft_app.training.precision import arithmetic
 
+_MULTIPLE = 32  # tokens: an example is padded to a multiple of so many
 _SEEDS = 2**53  # a float64 in [0, 1) has 53 random bits
 
 
@@ -81,8 +82,10 @@ def private_fit(
             total = NoisySum(list(trained(adapted.model).values()), mechanism)
             for step in range(steps):
                 set_rate(optimizer, rate_factor(settings, round_number, step, steps))
-                for batch in _sample(task, examples, settings, mechanism, variation):
-                    total.add(gradients(placed(batch, where)))
+                for batch, drawn in _sample(
+                    task, examples, settings, mechanism, variation, whole=precision == "bf16"
+                ):
+                    total.add([rows[:drawn] for rows in gradients(placed(batch, where))])
                 total.release(expected)
                 _step(optimizer, corrections)
     return FitReport(
@@ -127,13 +130,21 @@ def _sample(
     settings: FitSettings,
     mechanism: Mechanism,
     variation: np.random.Generator,
-) -> Iterator[Batch]:
-    """Draw the sample of a step, in batches that fit into memory; there may be none."""
+    *,
+    whole: bool,
+) -> Iterator[tuple[Batch, int]]:
+    """Draw the sample of a step, in batches that fit into memory; there may be none.
+
+    Each batch comes with how many of its first examples were drawn. Where `whole`, others fill
+    it up: how coarse numbers are rounded may follow from a batch's shape, and so, without this,
+    from how many were drawn.
+    """
     sampling, _ = schedule(len(examples), settings)
     for positions in poisson_batches(
-        examples.lengths, sampling, settings.batch_size, mechanism.randomness
+        examples.lengths, sampling, settings.batch_size, mechanism.randomness, _MULTIPLE
     ):
-        yield task.collate(examples, positions, variation)
+        filled = np.resize(positions, settings.batch_size) if whole else positions
+        yield task.collate(examples, filled, variation, _MULTIPLE), len(positions)
 
 
 def _secrets(mechanism: Mechanism) -> tuple[int, np.random.Generator]:

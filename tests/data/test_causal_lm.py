@@ -170,6 +170,16 @@ def test_collate_unmarks_context_and_hides_it_from_the_loss(tokenizer: Any) -> N
     assert batch["labels"].tolist() == [[-100, 11, -100, -100], [-100, -100, 10, 3]]
 
 
+def test_collate_pads_to_a_multiple_but_not_beyond_the_longest_there_can_be(
+    tokenizer: Any,
+) -> None:
+    task = CausalLM().bind(tokenizer, max_length=5)
+    batch = task.collate(example_set([[~2, 10, 3]]), np.array([0]), multiple=4)
+    assert batch["labels"].tolist() == [[-100, 10, 3, -100]]
+    batch = task.collate(example_set([[~2, 10, 3]]), np.array([0]), multiple=8)
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0]]
+
+
 class Constant:
     """A model of two words that gives word 1 a logit of ln 3, whatever comes before."""
 

@@ -20,8 +20,8 @@ from fedpeft_app.data.tasks.text_classification import TextClassification
 TASK = TextClassification()
 
 
-def padding_with(token: int | None) -> TextClassification:
-    return TASK.bind(SimpleNamespace(pad_token_id=token))
+def padding_with(token: int | None, max_length: int = 64) -> TextClassification:
+    return TASK.bind(SimpleNamespace(pad_token_id=token), max_length=max_length)
 
 
 def test_the_catalogue_knows_it() -> None:
@@ -49,6 +49,16 @@ def test_collate_pads_on_the_right_to_the_longest_of_the_batch() -> None:
     assert batch["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1], [1, 0, 0]]
     assert batch["labels"].tolist() == [1, 2, 0]
     assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
+
+
+@pytest.mark.parametrize(("multiple", "width"), [(1, 3), (2, 4), (4, 4), (5, 5), (8, 6)])
+def test_collate_pads_to_a_multiple_but_not_beyond_the_longest_there_can_be(
+    multiple: int, width: int
+) -> None:
+    bound = padding_with(99, max_length=6)
+    batch = bound.collate(example_set([[5, 6, 7], [8]]), np.array([0, 1]), multiple=multiple)
+    assert batch["input_ids"].tolist() == [[5, 6, 7, *[99] * (width - 3)], [8, *[99] * (width - 1)]]
+    assert batch["attention_mask"].sum(dim=1).tolist() == [3, 1]
 
 
 def test_collate_counts_positions_within_a_selection() -> None:

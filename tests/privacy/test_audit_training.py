@@ -62,7 +62,7 @@ class Sums(torch.nn.Module):
 class Outputs:
     """A task whose loss is the output: the gradient of each tensor is the example's pixels."""
 
-    def collate(self, examples: ExampleSet, positions: Any, generator: Any = None) -> Batch:
+    def collate(self, examples: ExampleSet, positions: Any, *_: Any) -> Batch:
         rows = np.stack([examples.row(position) for position in positions])
         return {"x": torch.from_numpy(rows).float().flatten(1)}
 

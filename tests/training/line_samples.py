@@ -27,7 +27,7 @@ class Line(torch.nn.Module):
 class Squares:
     """Half the mean squared error: its gradient is error · (x₁, x₂, 1)."""
 
-    def collate(self, examples: ExampleSet, positions: Any, generator: Any = None) -> Batch:
+    def collate(self, examples: ExampleSet, positions: Any, *_: Any) -> Batch:
         rows = np.stack([examples.row(position) for position in positions])
         targets = examples.selected_labels[positions]
         return {"x": torch.tensor(rows).float(), "y": torch.tensor(targets).float()}

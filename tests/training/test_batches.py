@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedpeft_app.data.tasks.padding import padded_width
 from fedpeft_app.privacy.randomness import SeededRandomness
 from fedpeft_app.training.batches import grouped_batches, poisson_batches, sorted_batches
 
@@ -86,7 +87,6 @@ def test_a_sample_has_each_position_once_at_most_in_batches_that_fit(
     assert len(set(positions)) == len(positions)
     assert set(positions) <= set(range(len(lengths)))
     assert all(0 < len(batch) <= size for batch in batches)
-    assert max(map(len, batches), default=0) - min(map(len, batches), default=0) <= 1
 
 
 @given(LENGTHS, SIZES)
@@ -111,6 +111,17 @@ def test_a_sample_may_be_empty() -> None:
     assert drawn(np.array([5, 6]), 1e-9, 4) == []
 
 
-def test_a_sample_is_cut_by_length() -> None:
-    lengths = np.array([1, 9, 2, 8, 3])
-    assert [batch.tolist() for batch in drawn(lengths, 1.0, 3)] == [[1, 3, 4], [2, 0]]
+def test_a_sample_is_cut_by_padded_length_and_evenly() -> None:
+    lengths = np.array([1, 9, 4, 8, 3, 5, 2])
+    cut = poisson_batches(lengths, 1.0, 3, SeededRandomness(np.random.default_rng(0)), multiple=4)
+    assert [batch.tolist() for batch in cut] == [[1], [3, 5], [0, 2], [4, 6]]
+
+
+@given(LENGTHS, SIZES, st.integers(1, 40))
+def test_an_example_is_padded_by_its_own_length_alone(
+    lengths: np.ndarray, size: int, multiple: int
+) -> None:
+    randomness = SeededRandomness(np.random.default_rng(0))
+    for batch in poisson_batches(lengths, 1.0, size, randomness, multiple):
+        together = padded_width(int(lengths[batch].max()), multiple, 60)
+        assert {padded_width(int(own), multiple, 60) for own in lengths[batch]} == {together}

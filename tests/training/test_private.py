@@ -14,13 +14,14 @@ from training_samples import make_adapted, make_examples
 
 from fedpeft_app.adapters import AdapterState
 from fedpeft_app.adapters.algebra import difference, norm
+from fedpeft_app.data.encoded import ExampleSet, example_set
 from fedpeft_app.data.tasks.text_classification import TextClassification
 from fedpeft_app.errors import TrainingError
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.privacy import dp_sgd
 from fedpeft_app.privacy.mechanism import Mechanism
 from fedpeft_app.privacy.randomness import SeededRandomness, randomness
-from fedpeft_app.training import engines
+from fedpeft_app.training import engines, private
 from fedpeft_app.training.corrections import Proximal
 from fedpeft_app.training.evaluate import evaluate
 from fedpeft_app.training.fit import FitReport, FitSettings, fit
@@ -288,6 +289,42 @@ def test_the_same_in_half_precision(
     assert 0.0999 < max(longest) <= 0.1
     step = norm(difference(exact, start))
     assert 0.0 < norm(difference(rough, exact)) < 0.1 * step
+
+
+def gradients_seen(
+    adapted: AdaptedModel, examples: ExampleSet, drawn: list[int], monkeypatch: pytest.MonkeyPatch
+) -> set[bytes]:
+    """Take one bf16 step on chosen examples; give each one's gradient, bit by bit."""
+    seen: set[bytes] = set()
+    shorten = dp_sgd.shortening
+
+    def watched(rows: Any, norm: float) -> torch.Tensor:
+        flat = torch.cat([tensor.flatten(1) for tensor in rows], dim=1)
+        seen.update(row.numpy().tobytes() for row in flat)
+        return shorten(rows, norm)
+
+    monkeypatch.setattr(dp_sgd, "shortening", watched)
+    lots = [0.0 if position in drawn else 1.0 for position in range(len(examples))]
+    settings = replace(PLAIN, batch_size=4, max_steps=1, precision="bf16")
+    adapted.pour(adapted.initial)
+    told_so = told(lots)
+    private_fit(adapted, TASK, examples, settings, mechanism=told_so, round_number=1, partition=0)
+    monkeypatch.undo()
+    return seen
+
+
+@pytest.mark.parametrize("length", [4, 20, 50])
+def test_a_gradient_knows_neither_how_many_others_there_are_nor_how_long(
+    adapted: AdaptedModel, start: AdapterState, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    short, other = make_examples(5, words=7), make_examples(1, seed=1, words=length)
+    rows = [short.row(position).tolist() for position in range(5)] + [other.row(0).tolist()]
+    examples = example_set(rows, np.array([0, 1, 2, 0, 1, 2]))
+    without = gradients_seen(adapted, examples, [0, 1, 2, 3, 4], monkeypatch)
+    assert len(without) == 5
+    assert without < gradients_seen(adapted, examples, [0, 1, 2, 3, 4, 5], monkeypatch)
+    monkeypatch.setattr(private, "_MULTIPLE", 1)  # as long as the longest of the batch: other bits
+    assert without != gradients_seen(adapted, examples, [0, 1, 2, 3, 4], monkeypatch)
 
 
 def test_noise_is_what_was_asked_for_on_every_tensor(

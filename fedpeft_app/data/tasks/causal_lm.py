@@ -11,7 +11,7 @@ from fedpeft_app.data.columns import Reads
 from fedpeft_app.data.encoded import ExampleSet, Values
 from fedpeft_app.data.labels import Labels
 from fedpeft_app.data.tasks.dialogue import PROMPT, Example, Writer
-from fedpeft_app.data.tasks.padding import padded, padding_token
+from fedpeft_app.data.tasks.padding import padded, padded_width, padding_token
 from fedpeft_app.data.tasks.task import Batch, Metrics, Outputs, Positions, Prediction, Usage
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ class CausalLM:
         examples: ExampleSet,
         positions: Positions,
         generator: np.random.Generator | None = None,
+        multiple: int = 1,
     ) -> Batch:
         """Build one batch, padded on the right; "labels" are -100 where nothing is learnt."""
         import torch
@@ -112,10 +113,12 @@ class CausalLM:
         rows = [examples.row(int(position)) for position in positions]
         ids = [np.where(row < 0, ~row, row) for row in rows]
         learnt = [np.where(row < 0, _NOT_LEARNT, row) for row in rows]
+        width = padded_width(max(map(len, rows)), multiple, self._writer.max_length)
+        shown = [np.ones_like(row) for row in rows]
         return {
-            "input_ids": torch.from_numpy(padded(ids, self._pad)),
-            "attention_mask": torch.from_numpy(padded([np.ones_like(row) for row in rows], 0)),
-            "labels": torch.from_numpy(padded(learnt, _NOT_LEARNT)),
+            "input_ids": torch.from_numpy(padded(ids, self._pad, width)),
+            "attention_mask": torch.from_numpy(padded(shown, 0, width)),
+            "labels": torch.from_numpy(padded(learnt, _NOT_LEARNT, width)),
         }
 
     def loss(self, model: Any, batch: Batch) -> "torch.Tensor":

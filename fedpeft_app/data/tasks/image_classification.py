@@ -82,6 +82,7 @@ class ImageClassification:
         examples: ExampleSet,
         positions: Positions,
         generator: np.random.Generator | None = None,
+        multiple: int = 1,
     ) -> Batch:
         """Build one batch at the model's input size, varied in training."""
         rows = [examples.row(int(position)) for position in positions]

@@ -123,6 +123,7 @@ class Task(Protocol):
         examples: ExampleSet,
         positions: Positions,
         generator: np.random.Generator | None = None,
+        multiple: int = 1,
     ) -> Batch:
         """Build one batch.
 
@@ -130,6 +131,8 @@ class Task(Protocol):
             examples: Encoded examples.
             positions: Which of them, `(batch,)`, at least one.
             generator: Decides how examples are varied; given in training only.
+            multiple: Training with privacy wants what is padded to be as long as a multiple of
+                this, or as the longest example that there can be.
 
         Returns:
             The model's inputs and "labels", all `(batch, …)`.

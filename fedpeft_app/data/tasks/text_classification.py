@@ -8,7 +8,7 @@ import numpy as np
 
 from fedpeft_app.data.encoded import ExampleSet, Values
 from fedpeft_app.data.labels import Labels
-from fedpeft_app.data.tasks.padding import padded, padding_token
+from fedpeft_app.data.tasks.padding import padded, padded_width, padding_token
 from fedpeft_app.data.tasks.scores import Scores, label_tensor, scored
 from fedpeft_app.data.tasks.task import Batch, Metrics, Outputs, Positions, Prediction, Usage
 
@@ -81,14 +81,17 @@ class TextClassification:
         examples: ExampleSet,
         positions: Positions,
         generator: np.random.Generator | None = None,
+        multiple: int = 1,
     ) -> Batch:
         """Build one batch, padded on the right to its longest example."""
         import torch
 
         rows = [examples.row(int(position)) for position in positions]
+        width = padded_width(max(map(len, rows)), multiple, self._max_length)
+        shown = [np.ones_like(row) for row in rows]
         return {
-            "input_ids": torch.from_numpy(padded(rows, self._pad)),
-            "attention_mask": torch.from_numpy(padded([np.ones_like(row) for row in rows], 0)),
+            "input_ids": torch.from_numpy(padded(rows, self._pad, width)),
+            "attention_mask": torch.from_numpy(padded(shown, 0, width)),
             "labels": label_tensor(examples, positions),
         }
 
