@@ -96,9 +96,10 @@ def adapted_model(config: RunConfig, labels: tuple[str, ...]) -> AdaptedModel:
 def fit_settings(config: RunConfig) -> FitSettings:
     """Collect how every node trains; zero rates become the method's own."""
     train, method = config.train, make_method(config)
+    at_once = config.rounds if config.mode == "local" else 1  # rounds that nodes train in one go
     return FitSettings(
-        epochs=train.local_epochs,
-        max_steps=train.max_steps * (config.rounds if config.mode == "local" else 1),
+        epochs=train.local_epochs * at_once,
+        max_steps=train.max_steps * at_once,
         batch_size=train.batch_size,
         accumulation=train.gradient_accumulation,
         optimizer=train.optimizer,
@@ -111,7 +112,7 @@ def fit_settings(config: RunConfig) -> FitSettings:
         precision=resolve_precision(
             needed_precision(config.model.dtype) or train.precision, device()
         ),
-        rounds=1 if config.mode == "local" else config.rounds,
+        rounds=config.rounds // at_once,
         seed=config.seed,
     )
 

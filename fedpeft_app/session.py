@@ -88,7 +88,7 @@ def run_alone(grid: Grid, session: Session) -> tuple[Checkpoint, dict[str, Any]]
     )
     run_rounds(
         grid,
-        Alone(epochs=config.rounds * config.train.local_epochs),
+        Alone(),
         session.roster.members,
         session.initial,
         plan,

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from conftest import LocalGrid, read_events
 
+from fedpeft_app.assembly import fit_settings
 from fedpeft_app.config import parse
 from fedpeft_app.coordinator import coordinate
 from fedpeft_app.errors import ConfigError
@@ -95,9 +96,30 @@ def test_a_metric_that_the_task_does_not_have_is_refused_before_anybody_is_asked
 def test_every_node_trains_as_long_as_all_rounds_would(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:
+    settings["rounds"] = 3
     grid = LocalGrid(4, settings)
-    run = coordinate(grid, parse({**settings, "rounds": 3}), run_id=1)
+    run = coordinate(grid, parse(settings), run_id=1)
     trained = [message for message in grid.sent if message.metadata.message_type == "train"]
     assert len(trained) == 4
     finished = [e for e in read_events(run.journal) if e["event"] == "node_finished"]
     assert [event["train"]["examples-trained"] for event in finished] == [81] * 4  # 3 · 108 / 4
+
+
+def test_a_private_node_that_trains_alone_spends_what_a_run_of_all_rounds_would(
+    settings: dict[str, Any],
+) -> None:
+    private = {**settings, "privacy.mode": "sample", "privacy.target-epsilon": 4.0, "rounds": 3}
+    run = coordinate(LocalGrid(4, private), parse(private), run_id=1)
+    (stated,) = (event for event in run.events() if event["event"] == "privacy_statement")
+    assert stated["rows"]["privacy"].startswith("(4.00, 1e-05)-differential privacy")
+
+
+@pytest.mark.parametrize(
+    ("mode", "rounds", "epochs", "steps"), [("federated", 5, 2, 3), ("local", 1, 10, 15)]
+)
+def test_nodes_that_train_alone_train_all_rounds_in_one_go(
+    settings: dict[str, Any], mode: str, rounds: int, epochs: int, steps: int
+) -> None:
+    more = {"mode": mode, "rounds": 5, "train.local-epochs": 2, "train.max-steps": 3}
+    found = fit_settings(parse({**settings, **more}))
+    assert (found.rounds, found.epochs, found.max_steps) == (rounds, epochs, steps)

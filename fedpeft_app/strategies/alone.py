@@ -8,16 +8,9 @@ from fedpeft_app.strategies.strategy import Assignment, Member, Reply, everyone
 
 
 class Alone:
-    """Ask every node for the whole run's training at once, and leave the state as it is.
-
-    Args:
-        epochs: Passes over its data that each node makes.
-    """
+    """Ask every node to train, and leave the state as it is."""
 
     name = "local"
-
-    def __init__(self, epochs: int) -> None:
-        self._epochs = epochs
 
     def prepare(self, spec: AdapterSpec, members: Sequence[Member]) -> None:
         """Refuse nodes of their own rank."""
@@ -27,7 +20,7 @@ class Alone:
         self, round_number: int, state: AdapterState, cohort: Sequence[Member]
     ) -> Mapping[int, Assignment]:
         """Ask the whole cohort."""
-        return everyone(cohort, Assignment(state=state, options={"epochs": self._epochs}))
+        return everyone(cohort, Assignment(state=state))
 
     def aggregate(
         self, round_number: int, state: AdapterState, replies: Sequence[Reply]
