@@ -32,13 +32,14 @@ import torch
 from fedpeft_app.assembly import make_worker
 from fedpeft_app.config import parse
 from fedpeft_app.privacy.dp_sgd import NoisySum
+from fedpeft_app.privacy.events import Event
 from fedpeft_app.privacy.mechanism import Mechanism
 from fedpeft_app.privacy.per_sample import trained
 from fedpeft_app.privacy.randomness import randomness
 from fedpeft_app.training.engines import engine_of, losses_of
 from fedpeft_app.training.fit import fit, fresh_optimizer, training_mode
 from fedpeft_app.training.precision import autocast
-from fedpeft_app.training.private import private_fit
+from fedpeft_app.training.private import private_fit, schedule
 
 MOST = 1.15  # of plain seconds
 BATCH, TOKENS = 16, 64
@@ -46,9 +47,10 @@ CPU = torch.device("cpu")
 Step = Callable[[dict[str, torch.Tensor]], None]
 
 
-def mechanism() -> Mechanism:
+def mechanism(sampling: float = 1.0, steps: int = 1) -> Mechanism:
     secure = randomness(-1, "dp-sgd")
-    return Mechanism(noise_multiplier=1.0, clipping_norm=1.0, randomness=secure)
+    event = Event(noise_multiplier=1.0, sampling=sampling, steps=steps)
+    return Mechanism(event=event, clipping_norm=1.0, randomness=secure)
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -104,10 +106,11 @@ def in_rounds(worker: Any, repeats: int) -> list[float]:
     """Give the ratio of each repeat, of rounds as nodes train them."""
     common: dict[str, Any] = {"round_number": 1, "partition": 0}
     given = (worker.adapted, worker.task, worker.train, worker.settings)
+    own = mechanism(*schedule(len(worker.train), worker.settings))
     ratios = []
     for _ in range(repeats):
         plain = seconds(lambda: fit(*given, **common))
-        private = seconds(lambda: private_fit(*given, mechanism=mechanism(), **common))
+        private = seconds(lambda: private_fit(*given, mechanism=own, **common))
         ratios.append(private / plain)
     return ratios
 

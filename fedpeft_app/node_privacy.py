@@ -77,7 +77,7 @@ class SampleLevel:
     def mechanism(self, event: Event, round_number: int, partition: int) -> Mechanism:
         """Give what a round that has been written down may use."""
         return Mechanism(
-            noise_multiplier=event.noise_multiplier,
+            event=event,
             clipping_norm=self.clipping_norm,
             randomness=randomness(
                 self.unsafe_seed, "dp-sgd", round_number=round_number, partition=partition

@@ -63,7 +63,7 @@ class NoisySum:
 
     def _noise(self) -> list[torch.Tensor]:
         """Draw noise for every tensor."""
-        deviation = self._mechanism.noise_multiplier * self._mechanism.clipping_norm
+        deviation = self._mechanism.event.noise_multiplier * self._mechanism.clipping_norm
         if deviation == 0.0:
             return self._zeros()
         sizes = [parameter.numel() for parameter in self._parameters]

@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass
 
+from fedpeft_app.privacy.events import Event
 from fedpeft_app.privacy.randomness import Randomness
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mechanism:
-    """The Gaussian mechanism of DP-SGD, on sums of clipped gradients.
+    """The Gaussian mechanisms of DP-SGD, on sums of clipped gradients.
 
     Attributes:
-        noise_multiplier: z, from 0: standard deviation of the noise over the clipping norm.
+        event: Noise, samples and steps as they were written down: what is done is what was spent.
         clipping_norm: C, above 0: what the gradient of one example is shortened to, over all
             tensors that train.
         randomness: Where noise and samples come from.
@@ -19,6 +20,6 @@ class Mechanism:
         Abadi et al. 2016, arXiv 1607.00133, algorithm 1.
     """
 
-    noise_multiplier: float
+    event: Event
     clipping_norm: float
     randomness: Randomness

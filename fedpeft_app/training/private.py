@@ -46,16 +46,16 @@ def private_fit(
     """Train the model on a node's examples for one round, in place.
 
     Each step draws every example with the same probability, shortens its gradient over all
-    tensors that train, adds noise to the sum, and divides by the number drawn on average. That
-    is `schedule`'s number of Gaussian mechanisms; optimizer and corrections see nothing else.
-    `settings.max_grad_norm` is passed over: it would shorten noise.
+    tensors that train, adds noise to the sum, and divides by the number drawn on average; the
+    mechanism's event says how likely, how much and how often. Optimizer and corrections see
+    nothing else. `settings.max_grad_norm` is passed over: it would shorten noise.
 
     Args:
         adapted: The model, with the round's starting state poured in.
         task: Collation and losses.
         examples: The node's training examples, at least one.
-        settings: The run's training settings.
-        mechanism: Clipping norm, noise, and where noise and samples come from.
+        settings: The run's training settings; epochs and steps are the mechanism's.
+        mechanism: What was written down of this round, and where noise and samples come from.
         round_number: Round, from 1; decides where in the schedule of rates this is.
         partition: Not used: what is random here comes from the mechanism alone.
         corrections: What changes the gradients of every step, by nothing private.
@@ -71,8 +71,7 @@ def private_fit(
     started = time.perf_counter()
     precision = _precision(adapted, settings)
     where = adapted.trainable[0].device
-    sampling, steps = schedule(len(examples), settings)
-    expected = sampling * len(examples)
+    steps, expected = mechanism.event.steps, mechanism.event.sampling * len(examples)
     optimizer = fresh_optimizer(adapted, settings)
     dropout, variation = _secrets(mechanism)
     losses = losses_of(task, precision, where)
@@ -139,11 +138,11 @@ def _sample(
     it up: how coarse numbers are rounded may follow from a batch's shape, and so, without this,
     from how many were drawn.
     """
-    sampling, _ = schedule(len(examples), settings)
+    size = settings.batch_size
     for positions in poisson_batches(
-        examples.lengths, sampling, settings.batch_size, mechanism.randomness, _MULTIPLE
+        examples.lengths, mechanism.event.sampling, size, mechanism.randomness, _MULTIPLE
     ):
-        filled = np.resize(positions, settings.batch_size) if whole else positions
+        filled = np.resize(positions, size) if whole else positions
         yield task.collate(examples, filled, variation, _MULTIPLE), len(positions)
 
 

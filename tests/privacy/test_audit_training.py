@@ -114,19 +114,19 @@ def training(adapted: AdaptedModel) -> Play:
             seen.append(total.flatten().numpy())
 
         source = randomness(0, "audit", round_number=run)
+        sampling, steps = schedule(CANARIES, SETTINGS)
+        event = Event(noise_multiplier=NOISE, sampling=sampling, steps=steps)
         private_fit(
             adapted,
             OUTPUTS,
             canaries(there),
             SETTINGS,
-            mechanism=Mechanism(noise_multiplier=NOISE, clipping_norm=CLIPPING, randomness=source),
+            mechanism=Mechanism(event=event, clipping_norm=CLIPPING, randomness=source),
             round_number=1,
             partition=0,
             corrections=[watch],
         )
-        sampling, steps = schedule(CANARIES, SETTINGS)
         unit = math.sqrt(TENSORS) * CLIPPING / (sampling * CANARIES)  # of C / q·n, in each tensor
-        event = Event(noise_multiplier=NOISE, sampling=sampling, steps=steps)
         return np.stack(seen, axis=1) / unit, [event]
 
     return play

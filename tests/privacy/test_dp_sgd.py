@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from fedpeft_app.privacy import dp_sgd
 from fedpeft_app.privacy.dp_sgd import NoisySum, shortening
+from fedpeft_app.privacy.events import Event
 from fedpeft_app.privacy.mechanism import Mechanism
 
 ALMOST = 1.0 - 1e-6  # what is shortened ends this share of C away from 0
@@ -38,7 +39,8 @@ def parameters(*sizes: int) -> list[torch.nn.Parameter]:
 
 
 def mechanism(norm: float, noise: float = 0.0, randomness: Any = None) -> Mechanism:
-    return Mechanism(noise_multiplier=noise, clipping_norm=norm, randomness=randomness or Drawn())
+    event = Event(noise_multiplier=noise, sampling=1.0, steps=1)
+    return Mechanism(event=event, clipping_norm=norm, randomness=randomness or Drawn())
 
 
 def released(rows: list[torch.Tensor], norm: float, expected: float = 1.0) -> list[list[float]]:

@@ -19,6 +19,7 @@ from fedpeft_app.data.tasks.text_classification import TextClassification
 from fedpeft_app.errors import TrainingError
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.privacy import dp_sgd
+from fedpeft_app.privacy.events import Event
 from fedpeft_app.privacy.mechanism import Mechanism
 from fedpeft_app.privacy.randomness import SeededRandomness, randomness
 from fedpeft_app.training import engines, private
@@ -61,17 +62,20 @@ class Told:
 
 
 def told(*samples: list[float], noise: float = 0.0, clipping_norm: float = WIDE) -> Mechanism:
-    return Mechanism(
-        noise_multiplier=noise, clipping_norm=clipping_norm, randomness=Told(list(samples))
-    )
+    event = Event(noise_multiplier=noise, sampling=1.0, steps=1)
+    return Mechanism(event=event, clipping_norm=clipping_norm, randomness=Told(list(samples)))
 
 
 def seeded(noise: float = 0.0, clipping_norm: float = WIDE, seed: int = 0) -> Mechanism:
-    return Mechanism(
-        noise_multiplier=noise,
-        clipping_norm=clipping_norm,
-        randomness=SeededRandomness(np.random.default_rng(seed)),
-    )
+    event = Event(noise_multiplier=noise, sampling=1.0, steps=1)
+    source = SeededRandomness(np.random.default_rng(seed))
+    return Mechanism(event=event, clipping_norm=clipping_norm, randomness=source)
+
+
+def scheduled(mechanism: Mechanism, examples: int, settings: FitSettings) -> Mechanism:
+    """Give a mechanism the samples and steps of a round."""
+    sampling, steps = schedule(examples, settings)
+    return replace(mechanism, event=replace(mechanism.event, sampling=sampling, steps=steps))
 
 
 @pytest.fixture
@@ -107,7 +111,7 @@ def train(
         TASK,
         make_examples(count),
         settings,
-        mechanism=mechanism,
+        mechanism=scheduled(mechanism, count, settings),
         round_number=round_number,
         partition=0,
         **more,
@@ -117,12 +121,13 @@ def train(
 
 def on_line(adapted: AdaptedModel, mechanism: Mechanism, **settings: Any) -> list[float]:
     """One round on two points, (1, 2) → 1 and (3, 4) → 10, at rate 1; gives (w₁, w₂, v)."""
+    chosen = {"learning_rate": 1.0, "head_learning_rate": 1.0, "batch_size": 1, **settings}
     private_fit(
         adapted,
         SQUARES,
         points((1, 2, 1), (3, 4, 10)),
-        replace(PLAIN, learning_rate=1.0, head_learning_rate=1.0, **{"batch_size": 1, **settings}),
-        mechanism=mechanism,
+        replace(PLAIN, **chosen),
+        mechanism=scheduled(mechanism, 2, replace(PLAIN, **chosen)),
         round_number=1,
         partition=0,
     )
@@ -182,12 +187,13 @@ def test_what_rests_is_neither_clipped_over_nor_given_noise(a_line: AdaptedModel
 def test_corrections_see_the_noisy_gradient_and_come_after_it(a_line: AdaptedModel) -> None:
     # After a step from 0 to −1 on noise 1, FedProx with μ = ½ adds −½: 1 − ½ is the next.
     shared = a_line.shared
+    settings = replace(PLAIN, learning_rate=1.0, head_learning_rate=1.0, batch_size=1, max_steps=2)
     private_fit(
         a_line,
         SQUARES,
         points((1, 2, 1), (3, 4, 10)),
-        replace(PLAIN, learning_rate=1.0, head_learning_rate=1.0, batch_size=1, max_steps=2),
-        mechanism=told(NONE, NONE, noise=1.0, clipping_norm=1.0),
+        settings,
+        mechanism=scheduled(told(NONE, NONE, noise=1.0, clipping_norm=1.0), 2, settings),
         round_number=1,
         partition=0,
         corrections=[Proximal(shared, 0.5)],
@@ -307,7 +313,7 @@ def gradients_seen(
     lots = [0.0 if position in drawn else 1.0 for position in range(len(examples))]
     settings = replace(PLAIN, batch_size=4, max_steps=1, precision="bf16")
     adapted.pour(adapted.initial)
-    told_so = told(lots)
+    told_so = scheduled(told(lots), len(examples), settings)
     private_fit(adapted, TASK, examples, settings, mechanism=told_so, round_number=1, partition=0)
     monkeypatch.undo()
     return seen
@@ -343,7 +349,7 @@ def test_the_same_seed_gives_the_same_bits_and_the_system_never_does(
     adapted: AdaptedModel, start: AdapterState
 ) -> None:
     settings = replace(PLAIN, max_steps=2)
-    secure = [Mechanism(noise_multiplier=1.0, clipping_norm=1.0, randomness=randomness(-1, "t"))]
+    secure = [replace(seeded(1.0, 1.0), randomness=randomness(-1, "t"))]
     found = [
         train(adapted, 12, settings, mechanism)[0].vector.tobytes()
         for mechanism in [seeded(1.0, 1.0), seeded(1.0, 1.0), *(secure * 2)]
