@@ -20,7 +20,8 @@ import torch
 from fedpeft_app.privacy.mechanism import Mechanism
 
 _BELOW = 1.0 - 1e-6  # of C: keeps rounded contributions, and a rounded sum of 10⁴ of them, within
-_PIECE = 2**20  # values of an example's gradient that are float64 at a time, for memory
+_CACHED = 2**18  # float64 values at a time that a processor's cache holds: ten times as fast
+_HELD = 2**24  # and elsewhere, for memory
 
 
 class NoisySum:
@@ -100,5 +101,7 @@ def shortening(rows: Sequence[torch.Tensor], norm: float) -> torch.Tensor:
 def _pieces(rows: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
     """Cut `(batch, *shape)` into float64 columns, and say where each begins."""
     flat = rows.flatten(1) if rows.dim() > 1 else rows.unsqueeze(1)
-    for at in range(0, flat.shape[1], _PIECE):
-        yield at, flat[:, at : at + _PIECE].double()
+    most = _CACHED if rows.device.type == "cpu" else _HELD
+    width = max(1, most // len(flat))
+    for at in range(0, flat.shape[1], width):
+        yield at, flat[:, at : at + width].double()
