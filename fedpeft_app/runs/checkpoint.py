@@ -1,12 +1,14 @@
-"""Adapter states on disk: safetensors, with the spec and the metrics in the header.
+"""What a run can go on from after a crash: adapter states on disk, and all that came with them.
 
-safetensors notices a cut file but not a changed value, so the header also holds a digest.
+A file is safetensors, so that anything can read the adapter; spec, metrics and the rest of the
+values are in its header. safetensors notices a cut file but not a changed one, so the header also
+holds a digest of everything else.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +20,29 @@ from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.atomic import write_bytes
 from fedpeft_app.errors import AdapterMismatchError, RunFolderError
 from fedpeft_app.runs.directory import RunFolder
+from fedpeft_app.snapshot import Array, Snapshot
 
-_FORMAT = "fedpeft-adapter-1"
+_FORMAT, _STATES_ALONE = "fedpeft-checkpoint-2", "fedpeft-adapter-1"
 _PREFIX = "round-"
+_VECTOR, _PROGRESS, _DIGEST = "vector", "progress/", "sha256"
+_UNREADABLE = (SafetensorError, OSError, LookupError, ValueError, TypeError, AdapterMismatchError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """An adapter state as it stood after a round.
+    """A run as it stood after a round.
 
     Attributes:
-        state: The state.
+        state: The global state.
         round_number: Round, from 1; 0 for the initial state.
         metrics: What was measured on it, JSON values.
+        progress: What else the next round depends on; None = nobody can go on from here.
     """
 
     state: AdapterState
     round_number: int
-    metrics: Mapping[str, Any]
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    progress: Snapshot | None = None
 
 
 def save_checkpoint(folder: RunFolder, checkpoint: Checkpoint) -> Path:
@@ -49,18 +56,29 @@ def save_checkpoint(folder: RunFolder, checkpoint: Checkpoint) -> Path:
         The file's path.
 
     Raises:
-        OSError: If it cannot be written.
+        RunFolderError: If it cannot be written.
     """
     path = _path(folder, checkpoint.round_number)
-    vector = checkpoint.state.vector
+    progress = checkpoint.progress
+    arrays = {
+        f"{_PROGRESS}{name}": array for name, array in (progress or Snapshot()).arrays.items()
+    }
+    tensors = {_VECTOR: checkpoint.state.vector, **arrays}
     meta = {
         "format": _FORMAT,
         "spec": json.dumps(checkpoint.state.spec.to_json()),
         "round": str(checkpoint.round_number),
         "metrics": json.dumps(dict(checkpoint.metrics)),
-        "sha256": hashlib.sha256(vector.tobytes()).hexdigest(),
+        "progress": json.dumps(None if progress is None else dict(progress.values)),
     }
-    write_bytes(path, save({"vector": vector}, metadata=meta))
+    meta[_DIGEST] = _digest(meta, tensors)
+    try:
+        write_bytes(path, save(tensors, metadata=meta))
+    except OSError as error:
+        raise RunFolderError(
+            f"Cannot write the checkpoint {path}: {error.strerror or error}. Make room there; the "
+            f"run can go on from the rounds that are kept."
+        ) from error
     return path
 
 
@@ -75,7 +93,7 @@ def load_checkpoint(folder: RunFolder, round_number: int) -> Checkpoint:
         RunFolderError: If it is missing, was not kept, or is damaged.
 
     Guarantee:
-        The state has the bits that were saved.
+        Everything has the bits that were saved.
     """
     path = _path(folder, round_number)
     if not path.exists():
@@ -86,7 +104,7 @@ def load_checkpoint(folder: RunFolder, round_number: int) -> Checkpoint:
         )
     try:
         return _read(path)
-    except (SafetensorError, OSError, KeyError, ValueError, AdapterMismatchError) as error:
+    except _UNREADABLE as error:
         raise RunFolderError(f"The checkpoint {path} is damaged: {error}") from error
 
 
@@ -110,18 +128,44 @@ def prune(folder: RunFolder, keep: set[int]) -> None:
 def _read(path: Path) -> Checkpoint:
     """Read a file and check it against its own header."""
     with safe_open(path, framework="numpy") as file:
-        meta = file.metadata() or {}
-        vector = np.ascontiguousarray(file.get_tensor("vector"))
-    if meta["format"] != _FORMAT:
+        meta: dict[str, str] = file.metadata() or {}
+        tensors = {name: np.ascontiguousarray(file.get_tensor(name)) for name in file.keys()}
+    if meta["format"] not in (_FORMAT, _STATES_ALONE):
         raise ValueError(f"expected format '{_FORMAT}', got '{meta['format']}'")
-    if hashlib.sha256(vector.tobytes()).hexdigest() != meta["sha256"]:
-        raise ValueError("its values do not have the digest in its header")
-    spec = AdapterSpec.from_json(json.loads(meta["spec"]))
+    told = meta.pop(_DIGEST)
+    if told != (_digest(meta, tensors) if meta["format"] == _FORMAT else _old_digest(tensors)):
+        raise ValueError("it does not have the digest in its header")
+    vector = tensors.pop(_VECTOR)
+    values = json.loads(meta.get("progress", "null"))
     return Checkpoint(
-        state=AdapterState(spec=spec, vector=vector),
+        state=AdapterState(spec=AdapterSpec.from_json(json.loads(meta["spec"])), vector=vector),
         round_number=int(meta["round"]),
         metrics=json.loads(meta["metrics"]),
+        progress=None if values is None else Snapshot(values=values, arrays=_progress(tensors)),
     )
+
+
+def _progress(tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """Find the arrays of the progress."""
+    return {
+        name.removeprefix(_PROGRESS): array
+        for name, array in tensors.items()
+        if name.startswith(_PROGRESS)
+    }
+
+
+def _digest(meta: Mapping[str, str], tensors: Mapping[str, Array]) -> str:
+    """Tell a changed file from the one that was written."""
+    shapes = {name: [array.dtype.str, *array.shape] for name, array in tensors.items()}
+    digest = hashlib.sha256(json.dumps([meta, shapes], sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(np.ascontiguousarray(tensors[name]).data)
+    return digest.hexdigest()
+
+
+def _old_digest(tensors: Mapping[str, Array]) -> str:
+    """Give the digest of files that had nothing but an adapter."""
+    return hashlib.sha256(tensors[_VECTOR].tobytes()).hexdigest()
 
 
 def _path(folder: RunFolder, round_number: int) -> Path:

@@ -1,0 +1,61 @@
+"""Which rounds' checkpoints stay."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from fedpeft_app.criterion import UNRATED, Rating
+
+_RULE = re.compile(r"(last|best|every):([1-9][0-9]{0,8})")
+GRAMMAR = "'last-best' (last:2,best:1), 'all' (every:1), or rules such as last:2,best:1,every:10"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """Rules; a round stays if one of them keeps it.
+
+    Attributes:
+        last: So many of the last rounds, from 1: the newest may turn out to be damaged.
+        best: So many of the best ones, of those that were judged; 0 = none for that.
+        every: Every so many rounds; 0 = none for that.
+    """
+
+    last: int = 1
+    best: int = 0
+    every: int = 0
+
+    def kept(self, round_number: int, ratings: Mapping[int, Rating]) -> set[int]:
+        """List the rounds up to one that stay.
+
+        Args:
+            round_number: The newest, from 1.
+            ratings: Round → how good it is, for those that were judged.
+        """
+        judged = [number for number in ratings if ratings[number] > UNRATED]
+        ranked = sorted(judged, key=lambda number: (ratings[number], -number), reverse=True)
+        rounds = range(1, round_number + 1)
+        return {
+            *rounds[-self.last :],
+            *ranked[: self.best],
+            *(rounds[self.every - 1 :: self.every] if self.every else ()),
+        }
+
+
+def retention(text: str) -> Retention:
+    """Read rules.
+
+    Args:
+        text: As in `GRAMMAR`.
+
+    Raises:
+        ValueError: If it is none of that.
+    """
+    named = {"last-best": Retention(last=2, best=1), "all": Retention(every=1)}
+    if text in named:
+        return named[text]
+    rules = Retention()
+    for rule in text.split(","):
+        if not (found := _RULE.fullmatch(rule.strip())):
+            raise ValueError(f"expected {GRAMMAR}, got {text!r}")
+        rules = replace(rules, **{found[1]: int(found[2])})
+    return rules
