@@ -60,10 +60,9 @@ def save_checkpoint(folder: RunFolder, checkpoint: Checkpoint) -> Path:
     """
     path = _path(folder, checkpoint.round_number)
     progress = checkpoint.progress
-    arrays = {
-        f"{_PROGRESS}{name}": array for name, array in (progress or Snapshot()).arrays.items()
-    }
-    tensors = {_VECTOR: checkpoint.state.vector, **arrays}
+    tensors: dict[str, Array] = {_VECTOR: checkpoint.state.vector}
+    if progress is not None:
+        tensors |= {f"{_PROGRESS}{name}": array for name, array in progress.arrays.items()}
     meta = {
         "format": _FORMAT,
         "spec": json.dumps(checkpoint.state.spec.to_json()),
@@ -129,7 +128,8 @@ def _read(path: Path) -> Checkpoint:
     """Read a file and check it against its own header."""
     with safe_open(path, framework="numpy") as file:
         meta: dict[str, str] = file.metadata() or {}
-        tensors = {name: np.ascontiguousarray(file.get_tensor(name)) for name in file.keys()}
+        names: list[str] = file.keys()
+        tensors = {name: np.ascontiguousarray(file.get_tensor(name)) for name in names}
     if meta["format"] not in (_FORMAT, _STATES_ALONE):
         raise ValueError(f"expected format '{_FORMAT}', got '{meta['format']}'")
     told = meta.pop(_DIGEST)
