@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.adapters.parts import trained_spec
+from fedpeft_app.snapshot import Snapshot
 from fedpeft_app.strategies.composition import Composition
 from fedpeft_app.strategies.strategy import Assignment, Member, Reply, in_part
 
@@ -44,3 +45,11 @@ class Alternating:
     ) -> AdapterState:
         """Fold the deltas."""
         return self._inner.aggregate(round_number, state, replies)
+
+    def snapshot(self) -> Snapshot:
+        """Give what the inner strategy holds."""
+        return self._inner.snapshot()
+
+    def go_on(self, snapshot: Snapshot, state: AdapterState) -> None:
+        """Let the inner strategy go on."""
+        self._inner.go_on(snapshot, state)

@@ -8,6 +8,7 @@ import numpy as np
 from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.adapters.state import Vector
 from fedpeft_app.errors import AdapterMismatchError
+from fedpeft_app.snapshot import Snapshot
 from fedpeft_app.strategies.aggregators import Aggregator, Mean
 from fedpeft_app.strategies.ranks import require_one_rank
 from fedpeft_app.strategies.server_optimizers import Moments, ServerOptimizer, Sgd
@@ -73,6 +74,14 @@ class Composition:
         moments = self._optimizer.start(state.spec.size) if self.moments is None else self.moments
         moved, self.moments = self._optimizer.step(moments, state.vector.astype(np.float64), mean)
         return AdapterState(spec=state.spec, vector=moved.astype(np.float32))
+
+    def snapshot(self) -> Snapshot:
+        """Give the optimiser's moments."""
+        return Snapshot(arrays=self.moments or {})
+
+    def go_on(self, snapshot: Snapshot, state: AdapterState) -> None:
+        """Take the moments back; none were given before the first round."""
+        self.moments = dict(snapshot.arrays) or None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ nodes, and replies that carry whole states as plain float32 arrays, one per tens
 """
 
 import contextlib
+import copy
 import logging
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,8 @@ from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.adapters.algebra import shifted
 from fedpeft_app.errors import ConfigError, Fault, QuorumError
 from fedpeft_app.seeds import derive_seed
+from fedpeft_app.snapshot import Snapshot
+from fedpeft_app.strategies import attributes
 from fedpeft_app.strategies.ranks import require_one_rank
 from fedpeft_app.strategies.strategy import Assignment, Member, Reply
 from fedpeft_app.wire.record import Scalar
@@ -43,6 +46,7 @@ class FlowerAdapter:
     def __init__(self, strategy: FlowerStrategy, seed: int = 0) -> None:
         self._strategy = strategy
         self._seed = seed
+        self._before = attributes.held(strategy)
 
     def prepare(self, spec: AdapterSpec, members: Sequence[Member]) -> None:
         """Refuse nodes of their own rank, and a strategy that tells nodes what they do not know.
@@ -62,7 +66,8 @@ class FlowerAdapter:
         _flower_log.setLevel(logging.WARNING)  # nobody is sampled
         try:
             with contextlib.suppress(Exception):  # no messages; or it wants other tensors
-                list(self._strategy.configure_train(1, arrays, told, _CohortGrid(crowd)))
+                rehearsing = copy.deepcopy(self._strategy)  # some keep the first state they see
+                list(rehearsing.configure_train(1, arrays, told, _CohortGrid(crowd)))
         finally:
             _flower_log.setLevel(level)
         self._require_known(set(told))
@@ -112,6 +117,18 @@ class FlowerAdapter:
                 f"of {len(replies)} good replies."
             )
         return from_arrays(state.spec, arrays)
+
+    def snapshot(self) -> Snapshot:
+        """Read what the strategy's rounds have changed of its attributes."""
+        return attributes.read(self._strategy, self._before)
+
+    def go_on(self, snapshot: Snapshot, state: AdapterState) -> None:
+        """Give them back.
+
+        Raises:
+            RunFolderError: If some are no plain data.
+        """
+        attributes.write(self._strategy, snapshot)
 
     def _require_known(self, told: set[str]) -> None:
         """Refuse a strategy that counts on more than our nodes do."""

@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.adapters.lora import factors, whole_pairs, with_factors
 from fedpeft_app.adapters.products import Factors
+from fedpeft_app.snapshot import Snapshot
 from fedpeft_app.strategies.composition import Composition
 from fedpeft_app.strategies.exact_lora import Contributions, fedsvd
 from fedpeft_app.strategies.local_factors import local_factors, with_mean_of_others
@@ -105,3 +106,11 @@ class FedSvd:
         with threadpool_limits(1, "blas"):
             turned = {module: fedsvd(found) for module, found in factors(mean).items()}
         return with_factors(mean, turned)
+
+    def snapshot(self) -> Snapshot:
+        """Give what the inner strategy holds."""
+        return self._inner.snapshot()
+
+    def go_on(self, snapshot: Snapshot, state: AdapterState) -> None:
+        """Let the inner strategy go on."""
+        self._inner.go_on(snapshot, state)

@@ -6,6 +6,7 @@ import numpy as np
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.adapters.parts import trained_spec
+from fedpeft_app.snapshot import Snapshot
 from fedpeft_app.strategies.aggregators import fold_mean
 from fedpeft_app.strategies.composition import Composition
 from fedpeft_app.strategies.strategy import Assignment, Member, Reply, everyone
@@ -72,3 +73,14 @@ class Scaffold:
         moved = (self.control.vector + gained).astype(np.float32)
         self.control = AdapterState(spec=self.control.spec, vector=moved)
         return self._inner.aggregate(round_number, state, replies)
+
+    def snapshot(self) -> Snapshot:
+        """Give c, and what the inner strategy holds."""
+        own = {} if self.control is None else {CONTROL: self.control.vector}
+        return Snapshot.of({"own": Snapshot(arrays=own), "inner": self._inner.snapshot()})
+
+    def go_on(self, snapshot: Snapshot, state: AdapterState) -> None:
+        """Take c back, and let the inner strategy go on."""
+        self._inner.go_on(snapshot.part("inner"), state)
+        if (vector := snapshot.part("own").arrays.get(CONTROL)) is not None:
+            self.control = AdapterState(spec=trained_spec(state.spec), vector=vector)

@@ -1,7 +1,7 @@
 """User-level privacy around any strategy: it sees one noisy mean, and no node's own update."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,7 +13,9 @@ from fedpeft_app.privacy.budget import require_small
 from fedpeft_app.privacy.events import Event
 from fedpeft_app.privacy.randomness import Randomness, randomness
 from fedpeft_app.privacy.user_level import NoisyMean
+from fedpeft_app.snapshot import Snapshot
 from fedpeft_app.strategies.composition import Composition
+from fedpeft_app.strategies.continuing import Continuity
 from fedpeft_app.strategies.ranks import require_one_rank
 from fedpeft_app.strategies.strategy import (
     Assignment,
@@ -68,6 +70,7 @@ class UserLevel:
         self._unsafe_seed = unsafe_seed
         self._drawn: set[Member] = set()
         self._part = ""
+        self._continuity = Continuity(inner)
         self.name = name_of(inner)
         self.mechanism = mechanism
         self.notes: Mapping[str, float] = {}
@@ -91,6 +94,7 @@ class UserLevel:
         self._inner.prepare(spec, members)
         if isinstance(self._inner, Composition):
             self._inner.rehearse(1)  # that is all it ever gets
+        self._continuity = Continuity(self._inner)
 
     def configure(
         self, round_number: int, state: AdapterState, cohort: Sequence[Member]
@@ -150,6 +154,18 @@ class UserLevel:
         following = self._inner.aggregate(round_number, state, [_only(noisy, state)])
         self.notes = {**notes_of(self._inner), "clipping-norm": used.clipping_norm}
         return following
+
+    def snapshot(self) -> Snapshot:
+        """Give the clipping norm, and what the inner strategy holds; a book has what was spent."""
+        own = Snapshot(values={"clipping-norm": self.mechanism.clipping_norm})
+        return Snapshot.of({"own": own, "inner": self._continuity.snapshot()})
+
+    def go_on(self, snapshot: Snapshot, state: AdapterState) -> None:
+        """Take the clipping norm back where it follows a quantile; let the inner strategy go on."""
+        self._continuity.go_on(snapshot.part("inner"), state)
+        if self.mechanism.follow:
+            norm = snapshot.part("own").values["clipping-norm"]
+            self.mechanism = replace(self.mechanism, clipping_norm=norm)
 
     def _random(self, purpose: str, round_number: int) -> Randomness:
         """Give the randomness of a round."""
