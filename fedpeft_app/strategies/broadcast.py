@@ -12,12 +12,14 @@ import numpy as np
 
 from fedpeft_app.adapters import AdapterState
 from fedpeft_app.seeds import numpy_generator
+from fedpeft_app.snapshot import Snapshot
 from fedpeft_app.strategies.strategy import Member
 from fedpeft_app.wire.cast import float32
 from fedpeft_app.wire.codec import Codec
 from fedpeft_app.wire.payload import Section
 from fedpeft_app.wire.record import INCREMENT, MOST_INCREMENTS, STATE, section_of
 
+_MISSING = "missing"
 _AROUND = 128  # bytes at most around a section's data: its row in the header, and what fills up
 _EXACT = ("float32", "float32+zstd")  # codecs that lose nothing: the state itself is sent
 
@@ -109,6 +111,21 @@ class Broadcast:
         """Note that nobody knows what a node holds; it will be sent everything."""
         if not self.exact:
             self.seen[member.partition] = -1
+
+    def snapshot(self) -> Snapshot:
+        """Give what the next round depends on, but for the state.
+
+        What nodes hold is not in it: some may have gone on since, so that nobody knows after a
+        crash. They are sent everything once.
+        """
+        missing = {} if self._missing is None else {_MISSING: self._missing.vector}
+        return Snapshot(values={"version": self.version}, arrays=missing)
+
+    def go_on(self, snapshot: Snapshot) -> None:
+        """Go on from there, with the state of that time."""
+        self.version = snapshot.values["version"]
+        if (vector := snapshot.arrays.get(_MISSING)) is not None:
+            self._missing = AdapterState(spec=self.state.spec, vector=vector)
 
     @property
     def _snapshot_bytes(self) -> int:

@@ -236,3 +236,27 @@ def test_feedback_keeps_the_distance_to_what_was_meant_bounded() -> None:
     assert max(distances[True][150:]) <= 1.01 * max(distances[True][:150])
     # The same ten are sent for ever: 90 of 100 grow, √(Σ₁⁹⁰ i² / Σ₁¹⁰⁰ i²) = 0.8545 a round.
     assert distances[False][-1] == pytest.approx(300 * 0.8545, rel=1e-3)
+
+
+@pytest.mark.parametrize("codec", LOSSY + EXACT)
+@pytest.mark.parametrize("drawn", [True, False])
+def test_one_that_goes_on_sends_everything_once_and_then_the_same_bits(
+    codec: str, *, drawn: bool
+) -> None:
+    draw = np.random.default_rng(1)
+    first, deltas = draw.standard_normal(3000), draw.normal(0, 0.1, (6, 3000))
+    whole = of(first.tolist(), codec, drawn=drawn)
+    (member,) = members(1)
+    for delta in deltas[:3]:
+        move(whole, delta)
+        whole.arrived(member)
+    other = Broadcast(state=whole.state, codec=whole.codec, drawn=drawn)
+    other.go_on(whole.snapshot())
+    (section,) = other.sections(member)  # nobody knows what nodes hold
+    assert section.decode().vector.tobytes() == whole.state.vector.tobytes()
+    other.arrived(member)
+    for delta in deltas[3:]:
+        assert move(other, delta).vector.tobytes() == move(whole, delta).vector.tobytes()
+        assert names(other.sections(member)) == names(whole.sections(member))
+        other.arrived(member)
+        whole.arrived(member)
