@@ -1,0 +1,86 @@
+"""A run's folder as it stood after a round: what came later is put aside, nothing is lost."""
+
+import json
+from collections.abc import Sequence
+
+from fedpeft_app.atomic import write_bytes
+from fedpeft_app.errors import RunFolderError
+from fedpeft_app.runs.checkpoint import Checkpoint, kept_rounds, load_checkpoint, prune
+from fedpeft_app.runs.directory import RunFolder
+
+_ASIDE = "interrupted.jsonl"
+
+
+def last_sound(folder: RunFolder) -> tuple[Checkpoint, tuple[str, ...]]:
+    """Find the newest checkpoint that a run can go on from.
+
+    Args:
+        folder: The run's folder.
+
+    Returns:
+        The checkpoint, and what is wrong with newer ones.
+
+    Raises:
+        RunFolderError: If there is none; says why for each.
+    """
+    problems: list[str] = []
+    for round_number in reversed(kept_rounds(folder)):
+        try:
+            checkpoint = load_checkpoint(folder, round_number)
+        except RunFolderError as error:
+            problems.append(str(error))
+            continue
+        if checkpoint.progress is not None:
+            return checkpoint, tuple(problems)
+        problems.append(f"The checkpoint of round {round_number} has the adapter alone.")
+    reasons = "".join(f"\n  {problem}" for problem in problems) or " It has no checkpoint yet."
+    raise RunFolderError(f"{folder.path} has no round to go on from:{reasons}")
+
+
+def rewind(folder: RunFolder, round_number: int) -> int:
+    """Bring journal and checkpoints back to how they were when a round ended.
+
+    Args:
+        folder: The run's folder; nobody else writes to it.
+        round_number: A round that ended.
+
+    Returns:
+        How many lines of the journal were put aside, into a file beside it.
+
+    Raises:
+        RunFolderError: If the journal does not say that the round ended, or cannot be written.
+    """
+    lines = folder.journal.read_bytes().splitlines(keepends=True) if folder.journal.exists() else []
+    end = _end_of(lines, round_number)
+    if end == 0:
+        raise RunFolderError(
+            f"Expected the end of round {round_number} in {folder.journal}, where it is missing. "
+            f"Restore the file from a backup, or start a new run."
+        )
+    later = lines[end:]
+    try:
+        if later:
+            _put_aside(folder, later)
+            write_bytes(folder.journal, b"".join(lines[:end]))
+        prune(folder, {kept for kept in kept_rounds(folder) if kept <= round_number})
+    except OSError as error:
+        raise RunFolderError(f"Cannot go on in {folder.path}: {error.strerror}.") from error
+    return len(later)
+
+
+def _end_of(lines: Sequence[bytes], round_number: int) -> int:
+    """Count the lines up to the end of a round; 0 = it did not end."""
+    for at in range(len(lines) - 1, -1, -1):
+        if b'"round_finished"' not in lines[at]:
+            continue
+        event = json.loads(lines[at])
+        if event["event"] == "round_finished" and event["round"] == round_number:
+            return at + 1
+    return 0
+
+
+def _put_aside(folder: RunFolder, lines: Sequence[bytes]) -> None:
+    """Keep lines of an attempt that did not count; a half-written one too."""
+    path = folder.path / _ASIDE
+    before = path.read_bytes() if path.exists() else b""
+    write_bytes(path, before + b"".join(lines).rstrip(b"\n") + b"\n")
