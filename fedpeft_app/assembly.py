@@ -27,6 +27,7 @@ from fedpeft_app.methods.soft_prompts import prompt_tokens
 from fedpeft_app.node_privacy import SampleLevel
 from fedpeft_app.participation import Participation
 from fedpeft_app.privacy.budget import least_noise
+from fedpeft_app.privacy.user_level import Follow, NoisyMean
 from fedpeft_app.run_data import (
     bound_task,
     find_model,
@@ -150,15 +151,28 @@ def codecs(config: RunConfig) -> tuple[Codec, Codec]:
     return parse_codec(config.wire.uplink), parse_codec(config.wire.downlink)
 
 
-def user_noise(config: RunConfig) -> float:
-    """Give the noise multiplier of user-level privacy: as set, or the least for all rounds.
+def noisy_mean(config: RunConfig, users: int) -> NoisyMean:
+    """Make what takes the mean of nodes under user-level privacy.
+
+    Its noise is as set, or the least with which all rounds keep to the target.
+
+    Args:
+        config: The run's configuration.
+        users: Nodes that passed the roll call, from 1.
 
     Raises:
-        PrivacyError: If no noise keeps to the target.
+        PrivacyError: If no noise keeps to the target, or users are too few for a norm that
+            follows theirs.
     """
-    privacy = config.privacy
-    return privacy.noise_multiplier or least_noise(
-        privacy.target_epsilon, privacy.delta, config.strategy.fraction_train, config.rounds
+    privacy, sampling = config.privacy, config.strategy.fraction_train
+    quantile = privacy.clip_quantile
+    return NoisyMean(
+        clipping_norm=privacy.clipping_norm,
+        noise_multiplier=privacy.noise_multiplier
+        or least_noise(privacy.target_epsilon, privacy.delta, sampling, config.rounds),
+        sampling=sampling,
+        users=users,
+        follow=Follow(quantile=quantile, rate=privacy.clip_rate) if quantile else None,
     )
 
 
@@ -201,6 +215,7 @@ def sample_level(config: RunConfig) -> SampleLevel | None:
         noise=privacy.noise_multiplier,
         public_counts=privacy.public_counts,
         unsafe_seed=privacy.unsafe_seed,
+        wait_s=config.strategy.round_timeout,
     )
 
 

@@ -1,19 +1,23 @@
 """The ClientApp: decode, train or evaluate, encode. Imports nothing heavy before it must."""
 
+import logging
+from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from flwr.app import Context, Message
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedpeft_app.config import RunConfig, parse
-from fedpeft_app.errors import BudgetSpentError
+from fedpeft_app.errors import WITHOUT_DATA, BudgetSpentError
 from fedpeft_app.wire import record
 
 if TYPE_CHECKING:
     from fedpeft_app.participation import Participation
 
 app = ClientApp()
+_APP_FAILED = 2  # Flower's code for an exception in a ClientApp
+_log = logging.getLogger(__name__)
 
 
 @app.query("roll_call")
@@ -21,27 +25,59 @@ def roll_call(message: Message, context: Context) -> Message:
     """Say who this node is and what it has; warms the process up."""
     from fedpeft_app.assembly import make_presence
 
-    presence = make_presence(_config(context), context.node_config)
-    return Message(record.write_facts(presence.to_facts()), reply_to=message)
+    def content() -> RecordDict:
+        presence = make_presence(_config(context), context.node_config)
+        return record.write_facts(presence.to_facts())
+
+    return _reply(message, context, content)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train from the global state and send the delta."""
-    try:
-        content = record.write_update(_participation(message, context).train())
-    except BudgetSpentError as error:
-        content = record.write_refusal(str(error))
-    return Message(content, reply_to=message)
+
+    def content() -> RecordDict:
+        try:
+            return record.write_update(_participation(message, context).train())
+        except BudgetSpentError as error:
+            return record.write_refusal(str(error))
+
+    return _reply(message, context, content)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Judge the global state on what this node holds out."""
-    participation = _participation(message, context)
-    metrics = participation.evaluate(_config(context).evaluate.personal_steps)
-    numbers = {**metrics, "num-examples": len(participation.worker.held_out)}
-    return Message(record.write_facts({}, numbers), reply_to=message)
+
+    def content() -> RecordDict:
+        participation = _participation(message, context)
+        metrics = participation.evaluate(_config(context).evaluate.personal_steps)
+        numbers = {**metrics, "num-examples": len(participation.worker.held_out)}
+        return record.write_facts({}, numbers)
+
+    return _reply(message, context, content)
+
+
+def _reply(message: Message, context: Context, content: Callable[[], RecordDict]) -> Message:
+    """Answer; under privacy, what goes wrong is told in words that carry nothing of the data."""
+    discreet = _config(context).privacy.mode != "none"
+    try:
+        return Message(content(), reply_to=message)
+    except Exception as error:
+        if not discreet:
+            raise  # Flower sends the text, in simulation with the whole traceback
+        _log.exception("This node failed (%s)", message.metadata.message_type)
+        return Message(Error(code=_APP_FAILED, reason=_said_of(error)), reply_to=message)
+
+
+def _said_of(error: Exception) -> str:
+    """Put an error into words that may leave the node."""
+    if isinstance(error, WITHOUT_DATA):
+        return str(error)
+    return (
+        f"{type(error).__name__}: what it says may tell of this node's data, which privacy.mode "
+        f"hides; the node has it in its own log"
+    )
 
 
 def _participation(message: Message, context: Context) -> "Participation":

@@ -31,7 +31,7 @@ from fedpeft_app.node.memory import forget
 from fedpeft_app.observe.journal import Journal
 from fedpeft_app.observe.lines import describe
 from fedpeft_app.privacy_report import NUMBERS, protected
-from fedpeft_app.recorder import Examiner, Recorder
+from fedpeft_app.recorder import Examiner, Recorder, Secrecy, secrecy
 from fedpeft_app.run_data import bound_task, find_model, open_data, processor, server_splits
 from fedpeft_app.runs.checkpoint import Checkpoint
 from fedpeft_app.runs.directory import RunFolder, create_run, runs_parent
@@ -51,10 +51,12 @@ from fedpeft_app.strategies.roll_call import (
 )
 from fedpeft_app.strategies.rounds import RoundPlan, run_rounds
 from fedpeft_app.strategies.strategy import Strategy
+from fedpeft_app.traffic import Expected, expected_traffic, summary
 from fedpeft_app.wire.ledger import Ledger
 
 _flower_log = logging.getLogger("flwr").getChild("fedpeft")  # has Flower's handlers
 
+_ASIDE = "secret.jsonl"  # in a run's folder; not to be passed on with it
 _BYTES_PER_MIB = 2**20
 _NODES_TIMEOUT_S = 300.0  # nodes may still be connecting when the run starts
 
@@ -80,7 +82,8 @@ def coordinate(grid: Grid, config: RunConfig, run_id: int) -> RunFolder:
         session = _open_session(grid, config, folder, journal)
         if config.mode == "local":
             chosen, nodes = run_alone(grid, session)
-            _finish(session, chosen, "best node on validation data", nodes=nodes)
+            sent = summary(session.ledger, None, 1)
+            _finish(session, chosen, "best node on validation data", sent, nodes=nodes)
         else:
             _run_together(grid, session)
     except Exception as error:
@@ -224,8 +227,43 @@ def _initial_state(
 
 def _run_together(grid: Grid, session: Session) -> None:
     """Federated training, and its central baseline: one node that holds everything."""
+    config, expected = session.config, _expected(session)
+    with secrecy(session.folder.path / _ASIDE, expected) as kept:
+        recorder = _recorder(session, kept)
+        try:
+            run_rounds(
+                grid,
+                session.strategy if config.mode == "federated" else Composition(),
+                session.roster.members,
+                session.initial,
+                _plan(session),
+                ledger=session.ledger,
+                watcher=recorder,
+            )
+        except BudgetSpentError as error:
+            if recorder.last is None:  # there is nothing that could be exported
+                raise
+            session.journal.note("privacy_spent", rounds=config.rounds, problem=str(error))
+        else:
+            if recorder.last and recorder.last.round_number < config.rounds:
+                _note_bytes_spent(session, recorder.last.round_number)
+    forget(session.folder.path.name, personal=bool(session.adapted.personal.parameters))
+    chosen, last = recorder.best or recorder.last, recorder.last
+    if chosen is None or last is None:
+        raise FedPeftError("The run ended without a single round.")
+    measured = {
+        key: value
+        for key, value in chosen.metrics.items()
+        if key.startswith("clients") or key == "untrained"
+    }
+    why = "best on validation data" if recorder.best else "last"
+    _finish(session, chosen, why, summary(session.ledger, expected, last.round_number), **measured)
+
+
+def _recorder(session: Session, kept: Secrecy | None) -> Recorder:
+    """Make what watches the rounds."""
     config = session.config
-    recorder = Recorder(
+    return Recorder(
         folder=session.folder,
         journal=session.journal,
         ledger=session.ledger,
@@ -237,35 +275,18 @@ def _run_together(grid: Grid, session: Session) -> None:
         test_rounds=config.evaluate.test == "rounds",
         keep_all=config.output.keep == "all",
         report=session.report,
-        nameless=config.privacy.mode == "user",
+        secrecy=kept,
     )
-    try:
-        run_rounds(
-            grid,
-            session.strategy if config.mode == "federated" else Composition(),
-            session.roster.members,
-            session.initial,
-            _plan(session),
-            ledger=session.ledger,
-            watcher=recorder,
-        )
-    except BudgetSpentError as error:
-        if recorder.last is None:  # there is nothing that could be exported
-            raise
-        session.journal.note("privacy_spent", rounds=config.rounds, problem=str(error))
-    else:
-        if recorder.last and recorder.last.round_number < config.rounds:
-            _note_bytes_spent(session, recorder.last.round_number)
-    forget(session.folder.path.name, personal=bool(session.adapted.personal.parameters))
-    chosen = recorder.best or recorder.last
-    if chosen is None:
-        raise FedPeftError("The run ended without a single round.")
-    measured = {
-        key: value
-        for key, value in chosen.metrics.items()
-        if key.startswith("clients") or key == "untrained"
-    }
-    _finish(session, chosen, "best on validation data" if recorder.best else "last", **measured)
+
+
+def _expected(session: Session) -> Expected | None:
+    """Say what stands for traffic that would tell who was drawn; None where it may be told."""
+    config = session.config
+    if config.privacy.mode != "user":
+        return None
+    uplink, downlink = codecs(config)
+    clients = config.strategy.fraction_train * len(session.roster.members)
+    return expected_traffic(session.adapted.spec, uplink=uplink, downlink=downlink, clients=clients)
 
 
 def _note_bytes_spent(session: Session, round_number: int) -> None:
@@ -310,7 +331,9 @@ def _plan(session: Session) -> RoundPlan:
     )
 
 
-def _finish(session: Session, chosen: Checkpoint, why: str, **summary: Any) -> None:
+def _finish(
+    session: Session, chosen: Checkpoint, why: str, traffic: Mapping[str, Any], **found: Any
+) -> None:
     """Export the chosen state, judge it exactly, and close the journal with a summary."""
     config, ledger = session.config, session.ledger
     exact = chosen.metrics.get("precision") == "fp32"
@@ -323,7 +346,7 @@ def _finish(session: Session, chosen: Checkpoint, why: str, **summary: Any) -> N
         session.folder.path.name,
         exported=f"{chosen.round_number} ({why})",
         nodes=len(session.roster.members),
-        sent=ledger.total(),
+        traffic=traffic,
         test=test,
         privacy=_state_privacy(session),
     )
@@ -347,16 +370,12 @@ def _finish(session: Session, chosen: Checkpoint, why: str, **summary: Any) -> N
         chosen=why,
         test=test,
         seconds=round(time.monotonic() - session.started, 2),
-        down=ledger.total("down"),
-        up=ledger.total("up"),
-        payload=ledger.payload(),
         mode=config.mode,
         metric=session.criterion.metric,
-        bytes_per_message=ledger.mean_message_bytes(),
         full_bytes_per_message=ledger.full_message_bytes,
-        times_fewer=ledger.ratio_to_full(),
         backbone_bytes=ledger.backbone_bytes,
-        **summary,
+        **traffic,
+        **found,
     )
 
 

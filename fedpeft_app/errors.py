@@ -118,3 +118,16 @@ class RunFolderError(FedPeftError):
 
 class LaunchError(FedPeftError):
     """A run could not be started, or did not end well."""
+
+
+# What these say is about settings, software and a node's records of what it spent and kept;
+# the others may name a row, a label, a loss or a number of examples.
+WITHOUT_DATA = (
+    ConfigError,
+    UnknownNameError,
+    BackboneError,
+    AdapterMismatchError,
+    NodeStateError,
+    PrivacyError,
+    BudgetSpentError,
+)

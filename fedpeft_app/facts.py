@@ -12,7 +12,7 @@ def run_facts(
     *,
     exported: str | int,
     nodes: int | None,
-    sent: int | None,
+    traffic: Mapping[str, Any],
     test: Mapping[str, float],
     privacy: Mapping[str, str],
 ) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def run_facts(
         run: Its name.
         exported: The round that is exported, and why.
         nodes: How many took part; None if that is not known.
-        sent: Bytes sent in both directions in the whole run; None if it did not end.
+        traffic: Bytes of the whole run, as `traffic.summary` has them; empty if it did not end.
         test: The round's metrics on test data, in float32; empty if there are none.
         privacy: The run's privacy statement; empty if nothing is protected.
 
@@ -38,7 +38,15 @@ def run_facts(
         "rounds": config.rounds,
         "exported round": exported,
         **({"nodes": nodes} if nodes is not None else {}),
-        **({"bytes sent, both directions": sent} if sent is not None else {}),
+        **_bytes(traffic),
         **{f"test {name}": round(value, 4) for name, value in test.items()},
         **privacy,
     }
+
+
+def _bytes(traffic: Mapping[str, Any]) -> dict[str, int]:
+    """Add both directions up, and say whether they were counted."""
+    for name, found in (("sent", traffic), ("expected", traffic.get("expected", {}))):
+        if "down" in found:
+            return {f"bytes {name}, both directions": found["down"] + found["up"]}
+    return {}

@@ -6,7 +6,7 @@ Sample level: whoever gets what the node sends is not trusted, so all is decided
 from dataclasses import dataclass
 
 from fedpeft_app.node.book import Book
-from fedpeft_app.node.memory import PRIVACY, memory_of
+from fedpeft_app.node.memory import PRIVACY, REPLY, SPENT, memory_of
 from fedpeft_app.node.outbox import Outbox
 from fedpeft_app.privacy.budget import Budget, least_noise, require_small
 from fedpeft_app.privacy.events import Event
@@ -15,8 +15,6 @@ from fedpeft_app.privacy.randomness import randomness
 from fedpeft_app.training.fit import FitSettings
 from fedpeft_app.training.private import schedule
 from fedpeft_app.wire.record import EPSILON, UNAMPLIFIED
-
-_BOOK, _REPLY = "spent.jsonl", "reply.bin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +28,8 @@ class SampleLevel:
         noise: z; 0 = the least that keeps to the target if the node trains in every round.
         public_counts: Whether it may be known how many examples the node holds.
         unsafe_seed: Seed of noise and batches, for tests; below 0 = secure randomness.
+        wait_s: Seconds that an order waits for an earlier one, of which it may ask the same; the
+            server's own time-out will do: nobody waits for the reply any longer.
     """
 
     delta: float
@@ -38,6 +38,7 @@ class SampleLevel:
     noise: float = 0.0
     public_counts: bool = False
     unsafe_seed: int = -1
+    wait_s: float = 3600.0
 
     def require(self, examples: int) -> None:
         """Refuse a δ that would allow to publish an example outright.
@@ -45,16 +46,17 @@ class SampleLevel:
         Raises:
             PrivacyError: If δ is not below 1 / examples.
         """
-        require_small(self.delta, examples, f"the {examples} examples of this node")
+        count = f"the {examples} examples" if self.public_counts else "the number of examples"
+        require_small(self.delta, examples, f"{count} of this node")
 
     def budget(self, experiment: str, partition: int) -> Budget:
         """Open what a node may spend in an experiment, and what it has."""
         folder = memory_of(experiment, partition, PRIVACY).folder
-        return Budget(book=Book(path=folder / _BOOK), delta=self.delta, target=self.target)
+        return Budget(book=Book(path=folder / SPENT), delta=self.delta, target=self.target)
 
     def outbox(self, experiment: str, partition: int) -> Outbox:
         """Open what keeps a node's last reply."""
-        return Outbox(path=memory_of(experiment, partition, PRIVACY).folder / _REPLY)
+        return Outbox(path=memory_of(experiment, partition, PRIVACY).folder / REPLY)
 
     def event(self, examples: int, settings: FitSettings, epochs: int = 0) -> Event:
         """Say what one round of training spends.

@@ -8,14 +8,16 @@ decoded it, instead of which the server sends the whole state once.
 
 import json
 import logging
+import math
 from dataclasses import dataclass, replace
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.adapters.algebra import difference, digest_of
+from fedpeft_app.adapters.bounds import beyond
 from fedpeft_app.adapters.parts import replaced, taken, trained_spec
 from fedpeft_app.adapters.ranks import cut, padded
 from fedpeft_app.data.tasks.task import Metrics
-from fedpeft_app.errors import AdapterMismatchError, NodeStateError, PrivacyError
+from fedpeft_app.errors import AdapterMismatchError, NodeStateError, PrivacyError, TrainingError
 from fedpeft_app.node.memory import BROADCAST, PERSONAL, RESIDUAL, NodeMemory, memory_of
 from fedpeft_app.node_privacy import SampleLevel
 from fedpeft_app.privacy.mechanism import Mechanism
@@ -60,64 +62,91 @@ class Participation:
         """
         start = self._start()
         if self.protection is None:
-            return self._trained(start)
+            return self._trained(self._task(start))
         return self._trained_once(start, self.protection)
 
     def _trained_once(self, start: AdapterState, protection: SampleLevel) -> Update:
         """Train under differential privacy; what was sent already is sent again, for nothing.
 
+        One order after the other, with all of its training: where a node is asked the same while
+        it is still at work on it, the second order waits for the reply of the first.
+
         Raises:
             BudgetSpentError: If the node has no more to spend.
-            NodeStateError: If nobody knows any more what it has spent.
+            NodeStateError: If nobody knows any more what it has spent, or it is at work on another
+                order for too long.
+            PrivacyError: If δ is too large for the node's examples, or no noise keeps to the
+                target.
         """
         worker, order = self.worker, self.order
         experiment, partition, examples = self._experiment, worker.partition, len(worker.train)
-        budget = protection.budget(experiment, partition)
-        budget.require_round(max(self._base, int(order.options.get("received", 0))))
-        outbox, question = protection.outbox(experiment, partition), self._question(start)
-        if (kept := outbox.recall(question)) is not None:
-            return unpack(kept, order.spec)
-        event = protection.event(examples, worker.settings, int(order.options.get("epochs", 0)))
-        budget.spend(event, order.round_number)  # whatever happens from here on, it is spent
-        mechanism = protection.mechanism(event, order.round_number, partition)
-        update = self._trained(start, mechanism)
-        update = replace(update, metrics=protection.told(budget, examples))
-        outbox.keep(question, pack(update))
-        return update
+        protection.require(examples)
+        budget, question = protection.budget(experiment, partition), self._question(start)
+        outbox = protection.outbox(experiment, partition)
+        with budget.book.held(protection.wait_s):
+            budget.require_round(max(self._base, int(order.options.get("received", 0))))
+            if (kept := outbox.recall(question)) is not None:
+                return unpack(kept, order.spec)
+            task = self._task(start)
+            event = protection.event(examples, worker.settings, task.epochs)
+            budget.spend(event, order.round_number)  # whatever happens from here on, it is spent
+            mechanism = protection.mechanism(event, order.round_number, partition)
+            update = self._trained(task, mechanism)
+            update = replace(update, metrics=protection.told(budget, examples))
+            outbox.keep(question, pack(update))
+            return update
 
     def _question(self, start: AdapterState) -> str:
         """Tell orders apart: the same round anew, but from another state, is another one."""
         told = {key: self.order.options.get(key) for key in _SAID_OF_TRAINING}
         return json.dumps([self.order.round_number, digest_of(start), told], sort_keys=True)
 
-    def _trained(self, start: AdapterState, mechanism: Mechanism | None = None) -> Update:
-        """Train, and encode the delta."""
-        worker, order = self.worker, self.order
-        part = str(order.options.get("trains", ""))
-        whole = trained_spec(order.spec)
+    def _task(self, start: AdapterState) -> "_Task":
+        """Look at all of the order, and recall what it goes on from, before anything is done."""
+        order, options = self.order, self.order.options
+        part, epochs = str(options.get("trains", "")), int(options.get("epochs", 0))
+        proximal = float(options.get("proximal-mu", 0.0))
+        if epochs < 0 or not 0 <= proximal < math.inf:
+            raise TrainingError(
+                f"Expected an order with epochs and proximal-mu from 0, got {epochs} and "
+                f"{proximal}. Look at the strategy that wrote it."
+            )
+        whole, trained = trained_spec(order.spec), trained_spec(order.spec, part)
         extras = self._extras(whole)
         own_control = self._own_control(extras)
-        residual = self._recalled(RESIDUAL, whole) if self.feedback else None
-        fitted = worker.fit(
-            padded(start, worker.adapted.spec),
-            order.round_number,
-            personal=self._personal(),
-            epochs=int(order.options.get("epochs", 0)),
+        return _Task(
+            start=padded(start, self.worker.adapted.spec),
             part=part,
-            proximal=float(order.options.get("proximal-mu", 0.0)),
-            control=own_control
-            and taken(difference(extras[CONTROL], own_control), trained_spec(order.spec, part)),
+            trained=trained,
+            epochs=epochs,
+            proximal=proximal,
+            personal=self._personal(),
+            residual=self._recalled(RESIDUAL, whole) if self.feedback else None,
+            own_control=own_control,
+            control=own_control and taken(difference(extras[CONTROL], own_control), trained),
+        )
+
+    def _trained(self, task: "_Task", mechanism: Mechanism | None = None) -> Update:
+        """Train, and encode the delta."""
+        worker, order = self.worker, self.order
+        fitted = worker.fit(
+            task.start,
+            order.round_number,
+            personal=task.personal,
+            epochs=task.epochs,
+            part=task.part,
+            proximal=task.proximal,
+            control=task.control,
             mechanism=mechanism,
         )
-        delta = cut(fitted.delta, trained_spec(order.spec, part))
-        section, residual = self._encoded(delta, residual)
+        section, residual = self._encoded(cut(fitted.delta, task.trained), task.residual)
         kept = {PERSONAL: fitted.personal} if worker.adapted.personal.parameters else {}
         if residual is not None:
             kept[RESIDUAL] = residual
         sections = [section]
-        if own_control is not None and fitted.control is not None:
-            kept[CONTROL] = replaced(own_control, fitted.control)
-            sections.append(section_of(CONTROL, difference(kept[CONTROL], own_control)))
+        if task.own_control is not None and fitted.control is not None:
+            kept[CONTROL] = replaced(task.own_control, fitted.control)
+            sections.append(section_of(CONTROL, difference(kept[CONTROL], task.own_control)))
         if kept:
             self._memory().keep(kept, order.round_number, self._base)
         return Update(
@@ -153,6 +182,7 @@ class Participation:
             state = whole.decode()
         else:
             state = self._brought_up_to_date(increments)
+        _require_bounded("state", state)
         if self._version > 0 and (whole or increments):  # otherwise it lies there already
             self._memory(BROADCAST).keep({BROADCAST: state}, self._version, self._version)
         return state
@@ -188,6 +218,8 @@ class Participation:
                 f"The order carries {sorted(wrong)}, with which this node can do nothing. It "
                 f"knows: {', '.join(sorted(_NODE_EXTRAS))}, of the tensors that it trains."
             )
+        for name, state in found.items():
+            _require_bounded(name, state)
         if found and self.discreet:
             raise PrivacyError(f"The order asks for more than a delta: {', '.join(sorted(found))}.")
         return found
@@ -258,6 +290,39 @@ class Participation:
         )
         section = Section(name=DELTA, spec=delta.spec, codec=self.uplink, data=data)
         return section, replaced(residual, AdapterState(spec=delta.spec, vector=left))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Task:
+    """An order in which nothing is wrong, with all that the node needs to carry it out.
+
+    Attributes:
+        start: The state to train from, in the rank of the node's model.
+        part: Which part of it trains.
+        trained: That part, in the rank of the order.
+        epochs: Passes over the data; 0 = as in the settings.
+        proximal: FedProx's μ; 0 = none.
+        personal: The node's own parameters, if it has any.
+        residual: What its codec left out so far, if that is sent later.
+        own_control: Its control variate c_i, if the strategy has some.
+        control: c − c_i, likewise, of what trains.
+    """
+
+    start: AdapterState
+    part: str
+    trained: AdapterSpec
+    epochs: int
+    proximal: float
+    personal: AdapterState | None
+    residual: AdapterState | None
+    own_control: AdapterState | None
+    control: AdapterState | None
+
+
+def _require_bounded(name: str, state: AdapterState) -> None:
+    """Refuse a state from which no training goes on."""
+    if problem := beyond(state):
+        raise AdapterMismatchError(f"The order carries a {name} with {problem}.")
 
 
 def _numbers(worker: Worker, fitted: Fitted) -> dict[str, float]:

@@ -1,27 +1,25 @@
 """What a run has guaranteed so far, gathered while rounds go by; in words when it ends."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from fedpeft_app.assembly import fit_settings, sample_level, user_noise
+from fedpeft_app.assembly import noisy_mean
 from fedpeft_app.config import RunConfig
 from fedpeft_app.node.book import Book
 from fedpeft_app.privacy.accountant import ACCOUNTANT, epsilon
-from fedpeft_app.privacy.budget import Budget, require_small
+from fedpeft_app.privacy.budget import Budget
 from fedpeft_app.privacy.events import Event
 from fedpeft_app.privacy.statement import (
     Spent,
-    noise_forecast,
     sample_statement,
     user_statement,
 )
-from fedpeft_app.privacy.user_level import Follow, NoisyMean
+from fedpeft_app.strategies.dropouts import DROPPED_OUT
+from fedpeft_app.strategies.exchange import NOT_SENT
 from fedpeft_app.strategies.guard import MEASURED, NOTHING, SPENT, SatOut
-from fedpeft_app.strategies.rounds import RoundResult
-from fedpeft_app.strategies.strategy import Strategy
+from fedpeft_app.strategies.strategy import Reply, Strategy
 from fedpeft_app.strategies.user_level import UserLevel
 from fedpeft_app.wire.record import EPSILON, UNAMPLIFIED
 
@@ -32,12 +30,20 @@ NUMBERS = {"none": MEASURED, "sample": SPENT, "user": NOTHING}  # that nodes sen
 class PrivacyReport(Protocol):
     """Watches what is spent."""
 
-    def note(self, result: RoundResult) -> float | None:
-        """Take a round in; give ε of the run so far, None where nobody has spent anything."""
+    def asked(self, nodes: Iterable[int]) -> None:
+        """Take in whom a round asks, by partition, before anything is sent."""
+        ...
+
+    def answered(self, good: Sequence[Reply], rejected: Mapping[int, str]) -> None:
+        """Take in what came of that, as `Watcher.round_answered` is told it."""
+        ...
+
+    def epsilon(self) -> float | None:
+        """Give ε of the run so far, as far as it is known; None where nobody told of any."""
         ...
 
     def statement(self) -> dict[str, str]:
-        """State what the run guarantees; empty where nobody has spent anything."""
+        """State what the run guarantees; empty where nobody can have spent anything."""
         ...
 
 
@@ -48,32 +54,41 @@ class SampleReport:
     Attributes:
         config: The run's configuration.
         spent: Partition → what the node said last.
-        silent: Partitions of nodes that were asked since and sent nothing good: they may have
-            spent more.
+        waiting: Partitions of nodes whose answers are not in.
+        silent: Those of nodes that sent nothing good since: they may have spent more.
     """
 
     config: RunConfig
     spent: dict[int, Spent] = field(default_factory=dict)
+    waiting: set[int] = field(default_factory=set)
     silent: set[int] = field(default_factory=set)
 
-    def note(self, result: RoundResult) -> float | None:
-        """Take a round in; give the largest ε of a node."""
-        for reply in result.good:
+    def asked(self, nodes: Iterable[int]) -> None:
+        """Take in who may be about to spend."""
+        self.waiting = set(nodes)
+
+    def answered(self, good: Sequence[Reply], rejected: Mapping[int, str]) -> None:
+        """Take in what nodes say, and who says nothing."""
+        self.waiting.clear()
+        for reply in good:
             numbers, node = reply.metrics, reply.member.partition
             self.spent[node] = Spent(epsilon=numbers[EPSILON], unamplified=numbers[UNAMPLIFIED])
             self.silent.discard(node)
-        self.silent |= {
-            node for node, why in result.rejected.items() if not isinstance(why, SatOut)
-        }
+        self.silent |= {node for node, why in rejected.items() if not _spends_nothing(why)}
+
+    def epsilon(self) -> float | None:
+        """Give the largest ε of a node."""
         return max((one.epsilon for one in self.spent.values()), default=None)
 
     def statement(self) -> dict[str, str]:
         """State what the run guarantees."""
-        if not self.spent:
+        unknown = self.silent | self.waiting
+        if not self.spent and not unknown:
             return {}
         privacy = self.config.privacy
-        rows = sample_statement(
+        return sample_statement(
             self.spent,
+            unknown,
             delta=privacy.delta,
             clipping_norm=privacy.clipping_norm,
             mechanism=sample_mechanism(self.config),
@@ -82,13 +97,6 @@ class SampleReport:
             released=sample_released(self.config),
             apart=left_apart(self.config),
         )
-        if self.silent:
-            nodes = ", ".join(map(str, sorted(self.silent)))
-            rows["not known"] = (
-                f"what nodes {nodes} spent in rounds in which they sent no good reply; their own "
-                f"books have it"
-            )
-        return rows
 
 
 @dataclass(slots=True, kw_only=True)
@@ -105,13 +113,19 @@ class UserReport:
     budget: Budget
     users: int
 
-    def note(self, result: RoundResult) -> float | None:
-        """Give ε so far."""
+    def asked(self, nodes: Iterable[int]) -> None:
+        """Leave it at what the server spends."""
+
+    def answered(self, good: Sequence[Reply], rejected: Mapping[int, str]) -> None:
+        """Leave it at what the server spends."""
+
+    def epsilon(self) -> float | None:
+        """Give ε of all rounds that were spent."""
         return self.budget.spent()
 
     def statement(self) -> dict[str, str]:
         """State what the run guarantees."""
-        return _of_users(self.config, self.users, self.budget.events())
+        return user_rows(self.config, self.users, self.budget.events())
 
 
 def sample_mechanism(config: RunConfig) -> str:
@@ -122,8 +136,9 @@ def sample_mechanism(config: RunConfig) -> str:
         noise = f"Gaussian noise of z = {privacy.noise_multiplier:g} times that on their sum"
     else:
         noise = (
-            f"Gaussian noise on their sum, of the least size with which a node that trains in all "
-            f"{config.rounds} rounds stays within epsilon {privacy.target_epsilon:g}"
+            f"Gaussian noise on their sum, of the least size with which a node that trains in "
+            f"every one of {config.rounds} round{'s' * (config.rounds != 1)} stays within epsilon "
+            f"{privacy.target_epsilon:g}"
         )
     return (
         f"{noise}; Poisson batches, {count} examples expected, by which the sum is divided "
@@ -138,10 +153,14 @@ def sample_released(config: RunConfig) -> list[str]:
         if config.privacy.public_counts
         else "each node's epsilon, which depends on how many examples it has"
     )
+    labels = () if config.task == "causal-lm" else ("label names, which count as public",)
     return [
         counts,
-        "versions and fingerprints of software and model",
-        "when a node answers",
+        *labels,
+        "each node's partition and rank",
+        "versions and fingerprints of software and model, process and threads",
+        "when a node answers, and how large its messages are",
+        "that it sits out, or what kind of error keeps it from training",
     ]
 
 
@@ -169,13 +188,18 @@ def user_mechanism(config: RunConfig, users: int, *, noise_multiplier: float, ro
         f"z = {noise_multiplier:g} times that added to their sum, and the sum divided by "
         f"{sampling * users:g}, whoever took part (DP-FedAvg, McMahan et al. 2018); each of "
         f"{users} nodes takes part in a round with probability {sampling:g}, drawn in secret; "
-        f"{rounds} rounds"
+        f"{rounds} round{'s' * (rounds != 1)}"
     )
 
 
-def notes(report: PrivacyReport | None, result: RoundResult) -> Mapping[str, float]:
+def _spends_nothing(why: str) -> bool:
+    """Tell by the reason of a node that did not reply whether it cannot have trained."""
+    return isinstance(why, SatOut) or why in (DROPPED_OUT, NOT_SENT)
+
+
+def notes(report: PrivacyReport | None) -> Mapping[str, float]:
     """Give what a round's line in the journal says of privacy."""
-    spent = report.note(result) if report else None
+    spent = report.epsilon() if report else None
     return {} if spent is None else {EPSILON: spent}
 
 
@@ -194,7 +218,7 @@ def protected(
         The strategy to run, and the report; None where nothing is protected.
 
     Raises:
-        PrivacyError: If no noise keeps to the target, or it would not suffice.
+        PrivacyError: As `noisy_mean`.
     """
     privacy = config.privacy
     if privacy.mode == "none":
@@ -204,16 +228,9 @@ def protected(
     budget = Budget(
         book=Book(path=folder / _BOOK), delta=privacy.delta, target=privacy.target_epsilon
     )
-    quantile = privacy.clip_quantile
     private = UserLevel(
         strategy,
-        mechanism=NoisyMean(
-            clipping_norm=privacy.clipping_norm,
-            noise_multiplier=user_noise(config),
-            sampling=config.strategy.fraction_train,
-            users=users,
-            follow=Follow(quantile=quantile, rate=privacy.clip_rate) if quantile else None,
-        ),
+        mechanism=noisy_mean(config, users),
         delta=privacy.delta,
         spend=budget.spend,
         unsafe_seed=privacy.unsafe_seed,
@@ -221,64 +238,19 @@ def protected(
     return private, UserReport(config=config, budget=budget, users=users)
 
 
-def forecast(config: RunConfig, parameters: int, sizes: Sequence[int]) -> dict[str, str]:
-    """State, before a run, what it would guarantee, and how much noise that takes.
+def user_rows(config: RunConfig, users: int, events: Sequence[Event]) -> dict[str, str]:
+    """State what user-level privacy a server's events guarantee.
 
     Args:
         config: The run's configuration.
-        parameters: Numbers that train.
-        sizes: Training examples of each node.
-
-    Returns:
-        The rows of the statement, and "noise".
-
-    Raises:
-        PrivacyError: If no noise keeps to the target, or δ is too large for a node or for all.
+        users: N, the number of nodes.
+        events: What the server has done; empty for nothing, and so no statement.
     """
-    if config.privacy.mode == "user":
-        return _forecast_users(config, parameters, len(sizes))
-    level, settings = sample_level(config), fit_settings(config)
-    if level is None:
-        return {}
-    report, noises = SampleReport(config=config), []
-    for node, size in enumerate(sizes):
-        level.require(size)
-        event = level.event(size, settings)
-        report.spent[node] = _spent([event] * settings.rounds, config.privacy.delta)
-        count = event.sampling * size
-        noises.append((event.noise_multiplier * math.sqrt(parameters) / count, node, event, count))
-    _, node, event, count = max(noises, key=lambda found: found[0])
-    noise = noise_forecast(
-        noise_multiplier=event.noise_multiplier,
-        clipping_norm=config.privacy.clipping_norm,
-        parameters=parameters,
-        count=count,
-    )
-    steps = f"{event.steps * settings.rounds} steps, each example with q = {event.sampling:.3g}"
-    return {**report.statement(), "noise": f"{noise}, on node {node} ({steps})"}
-
-
-def _forecast_users(config: RunConfig, parameters: int, users: int) -> dict[str, str]:
-    """State what the server would guarantee."""
-    require_small(config.privacy.delta, users, f"{users} nodes")
-    sampling, noise = config.strategy.fraction_train, user_noise(config)
-    event = Event(noise_multiplier=noise, sampling=sampling, steps=config.rounds)
-    text = noise_forecast(
-        noise_multiplier=noise,
-        clipping_norm=config.privacy.clipping_norm,
-        parameters=parameters,
-        count=sampling * users,
-    )
-    return {**_of_users(config, users, [event]), "noise": text}
-
-
-def _of_users(config: RunConfig, users: int, events: Sequence[Event]) -> dict[str, str]:
-    """State what user-level privacy a server's events guarantee; empty for none."""
     if not events:
         return {}
     privacy = config.privacy
     return user_statement(
-        _spent(events, privacy.delta),
+        spent_by(events, privacy.delta),
         delta=privacy.delta,
         users=users,
         mechanism=user_mechanism(
@@ -289,13 +261,21 @@ def _of_users(config: RunConfig, users: int, events: Sequence[Event]) -> dict[st
         ),
         accountant=ACCOUNTANT,
         unsafe=privacy.unsafe_seed >= 0,
-        released=["the state after every round, and what the server's own data say of it"],
+        released=[
+            "the state after every round, and what the server's own data say of it",
+            "who passed the roll call, and how long rounds take",
+        ],
         apart=[*left_apart(config), "what the server keeps for itself"],
     )
 
 
-def _spent(events: Sequence[Event], delta: float) -> Spent:
-    """Count events both ways."""
+def spent_by(events: Sequence[Event], delta: float) -> Spent:
+    """Count events with and without amplification by sampling.
+
+    Args:
+        events: All that was done to one data set.
+        delta: δ, in (0, 1).
+    """
     return Spent(
         epsilon=epsilon(events, delta), unamplified=epsilon(events, delta, amplified=False)
     )

@@ -2,7 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +21,8 @@ from fedpeft_app.privacy_report import PrivacyReport, notes
 from fedpeft_app.runs.checkpoint import Checkpoint, prune, save_checkpoint
 from fedpeft_app.runs.directory import RunFolder
 from fedpeft_app.strategies.rounds import RoundResult
-from fedpeft_app.strategies.strategy import Member
+from fedpeft_app.strategies.strategy import Member, Reply
+from fedpeft_app.traffic import Expected
 from fedpeft_app.training.evaluate import evaluate
 from fedpeft_app.wire.ledger import Ledger
 
@@ -101,6 +105,35 @@ class Examiner:
         return note
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Secrecy:
+    """How it stays secret who is drawn, on which ε at the user level relies.
+
+    Attributes:
+        journal: Has what follows from that; for whoever runs the server, and for nobody else.
+        expected: What the run's own journal has in place of it, of a round; JSON values.
+    """
+
+    journal: Journal
+    expected: Mapping[str, Any]
+
+
+@contextmanager
+def secrecy(path: Path, expected: Expected | None) -> Iterator[Secrecy | None]:
+    """Open what nobody but the server's operator may read.
+
+    Args:
+        path: The file; its owner alone can read it.
+        expected: What is said in place of it; None = nothing is secret, and no file is made.
+    """
+    if expected is None:
+        yield None
+        return
+    path.touch(mode=0o600)
+    with closing(Journal(path)) as journal:
+        yield Secrecy(journal=journal, expected=expected.rounds(1))
+
+
 class Recorder:
     """Watches the rounds of a run and keeps what must not be lost.
 
@@ -116,7 +149,7 @@ class Recorder:
         test_rounds: Whether every evaluation measures the test set too.
         keep_all: Whether every round's checkpoint stays.
         report: Told every round, to state what has been guaranteed; None = nothing is.
-        nameless: Whether it stays unsaid who took part.
+        secrecy: Where it goes who takes part, and what follows from that; None = into the journal.
 
     Attributes:
         best: The best round so far on validation data, of equals the one with the lowest
@@ -138,7 +171,7 @@ class Recorder:
         test_rounds: bool,
         keep_all: bool,
         report: PrivacyReport | None = None,
-        nameless: bool = False,
+        secrecy: Secrecy | None = None,
     ) -> None:
         self._folder = folder
         self._journal = journal
@@ -151,7 +184,7 @@ class Recorder:
         self._test_rounds = test_rounds
         self._keep_all = keep_all
         self._report = report
-        self._nameless = nameless
+        self._secrecy = secrecy
         self._best_rating = UNRATED
         self.best: Checkpoint | None = None
         self.last: Checkpoint | None = None
@@ -159,19 +192,20 @@ class Recorder:
     def round_started(self, round_number: int, cohort: Sequence[Member]) -> None:
         """Note whom the round asks."""
         partitions = [member.partition for member in cohort]
-        named = {} if self._nameless else {"cohort": partitions}
-        self._journal.note(
-            "round_started",
-            round=round_number,
-            rounds=self._rounds,
-            asked=len(cohort),
-            **named,
-        )
+        if self._report:
+            self._report.asked(partitions)
+        told = {"round": round_number, "rounds": self._rounds}
+        self._note("round_started", told, {"asked": len(cohort), "cohort": partitions})
 
     def reply_arrived(self, round_number: int, member: Member, problem: str) -> None:
         """Note a reply."""
-        node = "?" if self._nameless else member.partition
-        self._journal.note("reply", round=round_number, node=node, problem=problem)
+        journal = self._secrecy.journal if self._secrecy else self._journal
+        journal.note("reply", round=round_number, node=member.partition, problem=problem)
+
+    def round_answered(self, good: Sequence[Reply], rejected: Mapping[int, str]) -> None:
+        """Take in what nodes say they have spent, whatever becomes of the round."""
+        if self._report:
+            self._report.answered(good, rejected)
 
     def round_finished(self, result: RoundResult) -> None:
         """Evaluate, checkpoint and journal the new state, in this order."""
@@ -216,33 +250,42 @@ class Recorder:
 
     def _note_round(self, result: RoundResult, measured: Mapping[str, Any]) -> None:
         """Write the round's line of the journal and force it to disk."""
-        round_number = result.round_number
-        trained = (reply.metrics.get("examples-trained", 0) for reply in result.good)
-        self._journal.note(
-            "round_finished",
-            round=round_number,
-            rounds=self._rounds,
-            metric=self._criterion.metric,
-            ok=len(result.good),
-            failed=len(result.rejected),
-            train_loss=result.train_loss,
-            examples=int(sum(trained)),
-            seconds=round(result.seconds, 4),
-            down=self._ledger.total("down", round_number=round_number),
-            up=self._ledger.total("up", round_number=round_number),
-            **({} if self._nameless else _by_node(result, self._ledger)),
+        told = {
+            "round": result.round_number,
+            "rounds": self._rounds,
+            "metric": self._criterion.metric,
             **({"notes": dict(result.notes)} if result.notes else {}),
-            **notes(self._report, result),
+            **notes(self._report),
             **measured,
-        )
+        }
+        expected = {"expected": self._secrecy.expected} if self._secrecy else {}
+        self._note("round_finished", {**told, **expected}, _of_cohort(result, self._ledger))
         if self._report and (rows := self._report.statement()):
             self._journal.note("privacy_statement", rows=rows, final=False)
         self._journal.sync()
 
+    def _note(self, event: str, told: Mapping[str, Any], of_cohort: Mapping[str, Any]) -> None:
+        """Note an event, and what of it follows from who was drawn where that may be read."""
+        if self._secrecy:
+            self._secrecy.journal.note(event, **told, **of_cohort)
+            self._journal.note(event, **told)
+        else:
+            self._journal.note(event, **told, **of_cohort)
 
-def _by_node(result: RoundResult, ledger: Ledger) -> dict[str, Any]:
-    """Say which node did what."""
+
+def _of_cohort(result: RoundResult, ledger: Ledger) -> dict[str, Any]:
+    """Say how many nodes did what, and which did."""
+    round_number = result.round_number
+    trained = [reply.metrics.get("examples-trained") for reply in result.good]
+    told = [count for count in trained if count is not None]
     return {
+        "ok": len(result.good),
+        "failed": len(result.rejected),
+        "train_loss": result.train_loss,
+        "examples": int(sum(told)) if len(told) == len(trained) else None,
+        "seconds": round(result.seconds, 4),
+        "down": ledger.total("down", round_number=round_number),
+        "up": ledger.total("up", round_number=round_number),
         "rejected": {str(node): reason for node, reason in result.rejected.items()},
         "nodes": {
             str(reply.member.partition): {**reply.facts, **reply.metrics} for reply in result.good

@@ -20,7 +20,7 @@ from fedpeft_app.data.splits import Splits, capped, carve
 from fedpeft_app.data.tasks.image_input import set_size
 from fedpeft_app.data.tasks.task import Task
 from fedpeft_app.data_plan import columns, encoding, make_task, shares, splits
-from fedpeft_app.errors import DataError
+from fedpeft_app.errors import DataError, PrivacyError
 from fedpeft_app.mirrors.digest import file_sha256
 
 # Files that decide how examples are encoded: those of tokenizers, and of processors.
@@ -232,7 +232,18 @@ def _own_or_share(
     threads = int(own_setting(node_config, "workers", 0))
     if path := str(node_config.get("data-path", "")):
         source = open_data(config, path, threads)
+        _require_public_labels(config, source.label_names)
         return number, source.label_names, source.splits["train"], source.splits
     labels = open_data(config, config.data.name, threads).label_names
     parts = _shares(config, int(node_config.get("num-partitions", 1)))
     return number, labels, parts[number if len(parts) > 1 else 0], {}
+
+
+def _require_public_labels(config: RunConfig, found: Sequence[str]) -> None:
+    """Refuse label names that nobody but this node knows, where it may not tell them."""
+    mode = config.privacy.mode
+    if mode != "none" and found and not config.data.labels:
+        raise PrivacyError(
+            f"Expected data.labels to name all labels, got nothing: this node has data of its "
+            f"own, and under privacy.mode = '{mode}' it does not tell which labels they have."
+        )

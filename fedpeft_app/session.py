@@ -20,7 +20,7 @@ from fedpeft_app.runs.directory import RunFolder
 from fedpeft_app.strategies.alone import Alone
 from fedpeft_app.strategies.roll_call import Roster
 from fedpeft_app.strategies.rounds import RoundPlan, RoundResult, run_rounds
-from fedpeft_app.strategies.strategy import Member, Strategy
+from fedpeft_app.strategies.strategy import Member, Reply, Strategy
 from fedpeft_app.wire.ledger import Ledger
 
 
@@ -113,6 +113,8 @@ class _AloneWatcher:
     def round_started(self, round_number: int, cohort: Sequence[Member]) -> None:
         """Note whom the run asks."""
         partitions = [member.partition for member in cohort]
+        if self.session.report:
+            self.session.report.asked(partitions)
         self.session.journal.note(
             "round_started", round=1, rounds=1, asked=len(cohort), cohort=partitions
         )
@@ -121,10 +123,13 @@ class _AloneWatcher:
         """Note a reply."""
         self.session.journal.note("reply", round=1, node=member.partition, problem=problem)
 
+    def round_answered(self, good: Sequence[Reply], rejected: Mapping[int, str]) -> None:
+        """Take in what nodes say they have spent, be they too few or not."""
+        if self.session.report:
+            self.session.report.answered(good, rejected)
+
     def round_finished(self, result: RoundResult) -> None:
         """Evaluate every node's state on the server's data."""
-        if self.session.report:
-            self.session.report.note(result)
         for reply in result.good:
             state = shifted(self.session.initial, reply.delta.vector)
             node = reply.member.partition

@@ -15,24 +15,26 @@ ROOT = "fedpeft_app"
 
 # A room is a sub-package or a module of the package itself. Imports lead to lower layers.
 LAYERS: dict[int, tuple[str, ...]] = {
-    0: ("errors", "registry", "seeds", "atomic", "criterion"),
+    0: ("errors", "registry", "seeds", "atomic", "criterion", "snapshot"),
     1: ("config", "adapters", "portable", "mirrors"),  # backbone and data both fetch
     2: ("wire", "backbone", "methods", "data", "privacy", "node"),
     3: ("training", "strategies", "runs", "observe"),
     4: (  # each may import those before it
         "names",
         "facts",
+        "costs",
+        "traffic",
         "data_plan",
         "run_data",
         "node_privacy",
         "participation",
         "assembly",
         "privacy_report",
+        "forecast",
         "recorder",
         "session",
         "coordinator",
         "restore",
-        "costs",
         "studies",
         "cli",
         "watchdog",
@@ -77,7 +79,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {  # third-party library → rooms and m
     "huggingface_hub": ("backbone.locate", "cli.doctor"),
     "pydantic": ("config",),
     "pydantic_core": ("config",),
-    "filelock": ("mirrors", "backbone.scratch", "data", "studies.record"),
+    "filelock": ("mirrors", "backbone.scratch", "data", "node.book", "runs.lock", "studies.record"),
     "typer": ("cli",),
     "rich": ("cli", "observe"),
     "psutil": ("cli",),
@@ -86,6 +88,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {  # third-party library → rooms and m
     # Layers 0 and 1, wire, strategies and runs do their arithmetic in NumPy.
     "numpy": (
         "seeds",
+        "snapshot",
         "adapters",
         "wire",
         "methods",
@@ -110,6 +113,7 @@ KNOWS_THE_CONFIG = {  # every other component takes ordinary arguments
     "run_data",
     "assembly",
     "privacy_report",
+    "forecast",
     "cli",
     "coordinator",
     "session",

@@ -2,12 +2,13 @@
 
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fedpeft_app.atomic import write_bytes, write_json
+from fedpeft_app.atomic import make_folder, write_bytes, write_json
 
 
 def test_a_write_replaces_the_whole_file(tmp_path: Path) -> None:
@@ -33,6 +34,36 @@ def test_a_failing_write_leaves_the_old_file_and_no_litter(
         write_bytes(path, b"new")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, set[str]]]:
+    """Every folder that is forced to disk: its inode, and the names in it at that time."""
+    found: list[tuple[int, set[str]]] = []
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        if stat.S_ISDIR((state := os.fstat(descriptor)).st_mode):
+            found.append((state.st_ino, set(os.listdir(descriptor))))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    return found
+
+
+def test_a_new_name_is_on_disk_too(tmp_path: Path, synced: list[tuple[int, set[str]]]) -> None:
+    write_bytes(tmp_path / "file", b"new")
+    assert synced == [(tmp_path.stat().st_ino, {"file"})]
+
+
+def test_new_folders_are_on_disk_up_to_the_first_old_one(
+    tmp_path: Path, synced: list[tuple[int, set[str]]]
+) -> None:
+    for _ in range(2):  # the second time nothing is new
+        make_folder(tmp_path / "a" / "b")
+    assert sorted(synced) == sorted(
+        [(tmp_path.stat().st_ino, {"a"}), ((tmp_path / "a").stat().st_ino, {"b"})]
+    )
 
 
 def test_an_interrupted_write_leaves_no_litter(

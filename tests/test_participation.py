@@ -74,6 +74,23 @@ def trained(
     return takes_part(worker, order).train()
 
 
+@pytest.mark.parametrize(("value", "named"), [(np.nan, "not finite"), (3e38, "up to 3e\\+38")])
+def test_a_state_that_no_training_reaches_is_refused(
+    worker: Worker, value: float, named: str
+) -> None:
+    state = like(worker, 0.0)
+    state.vector[3] = value
+    order = part_of(worker, section_of(STATE, state))
+    with pytest.raises(AdapterMismatchError, match=f"The order carries a state with.*{named}"):
+        takes_part(worker, order).train()
+    spec = trained_spec(state.spec)
+    control = AdapterState(spec=spec, vector=np.full(spec.size, value, dtype=np.float32))
+    sections = section_of(STATE, like(worker, 0.0)), section_of(CONTROL, control)
+    order = part_of(worker, *sections)
+    with pytest.raises(AdapterMismatchError, match=f"The order carries a control with.*{named}"):
+        takes_part(worker, order).train()
+
+
 def sent(update: Update, name: str = DELTA) -> AdapterState:
     """Decode a section of an update."""
     (found,) = [section for section in update.sections if section.name == name]

@@ -1,10 +1,14 @@
 """Sample-level privacy of a node: written before it is spent, told sparingly, never reset."""
 
+import math
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,13 @@ from fedpeft_app.adapters import AdapterState
 from fedpeft_app.adapters.parts import trained_spec
 from fedpeft_app.assembly import make_participation, make_presence, make_worker
 from fedpeft_app.config import parse
-from fedpeft_app.errors import BudgetSpentError, NodeStateError, PrivacyError, TrainingError
+from fedpeft_app.errors import (
+    BudgetSpentError,
+    FedPeftError,
+    NodeStateError,
+    PrivacyError,
+    TrainingError,
+)
 from fedpeft_app.node_privacy import SampleLevel
 from fedpeft_app.participation import Participation
 from fedpeft_app.privacy.accountant import epsilon
@@ -119,8 +129,15 @@ def test_a_delta_that_allows_to_publish_an_example_is_refused(
 ) -> None:
     private = {"privacy.mode": "sample", "privacy.target-epsilon": 8.0}
     config = parse({**tiny_settings, **private, "privacy.delta": 1 / 27})
-    with pytest.raises(PrivacyError, match="not below 1 over the 27 examples of this node"):
+    with pytest.raises(PrivacyError, match="not below 1 over the number of examples of this node"):
         make_presence(config, NODE)
+
+
+def test_a_delta_is_refused_without_a_roll_call_too(worker: Worker, start: AdapterState) -> None:
+    level = replace(LEVEL, delta=0.5)
+    with pytest.raises(PrivacyError, match=r"privacy\.delta = 0\.5 is not below 1 over"):
+        participation(worker, start, level=level).train()
+    assert rows(worker) == []
 
 
 def test_how_well_a_model_does_is_not_told(worker: Worker, start: AdapterState) -> None:
@@ -134,6 +151,7 @@ def test_control_variates_are_not_sent(worker: Worker, start: AdapterState) -> N
     order = replace(asked.order, sections=[*asked.order.sections, section_of(CONTROL, control)])
     with pytest.raises(PrivacyError, match="asks for more than a delta: control"):
         replace(asked, order=order).train()
+    assert rows(worker) == []
 
 
 def test_the_config_reaches_the_node(tiny_settings: dict[str, Any], worker: Worker) -> None:
@@ -146,13 +164,14 @@ def test_the_config_reaches_the_node(tiny_settings: dict[str, Any], worker: Work
             "privacy.delta": 1e-6,
             "privacy.clipping-norm": 0.3,
             "privacy.unsafe-seed": 5,
+            "strategy.round-timeout": 90.0,
         }
     )
     order = participation(worker, worker.adapted.initial).order
     made = make_participation(config, NODE, lambda spec: order)
     assert made.discreet
     assert made.protection == SampleLevel(
-        delta=1e-6, target=8.0, clipping_norm=0.3, noise=1.5, unsafe_seed=5
+        delta=1e-6, target=8.0, clipping_norm=0.3, noise=1.5, unsafe_seed=5, wait_s=90.0
     )
 
 
@@ -208,6 +227,79 @@ def test_another_question_is_another_answer(
     again = participation(worker, start, **options).train()
     assert bits(again) != bits(first)
     assert len(rows(worker)) == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"trains": "c"},
+        {"epochs": -1},
+        {"epochs": "many"},
+        {"proximal-mu": -0.5},
+        {"proximal-mu": math.nan},
+        {"proximal-mu": math.inf},
+    ],
+)
+def test_an_order_that_cannot_be_carried_out_costs_nothing(
+    options: dict[str, Any], worker: Worker, start: AdapterState
+) -> None:
+    with pytest.raises((FedPeftError, ValueError)):
+        participation(worker, start, **options).train()
+    assert rows(worker) == []
+
+
+def test_a_node_that_lost_its_own_parameters_spends_nothing(
+    tiny_settings: dict[str, Any],
+) -> None:
+    own = {"method.head": "personal", "evaluate.server": False, "strategy.fraction-evaluate": 1.0}
+    worker = make_worker(parse({**tiny_settings, **own}), NODE)
+    LEVEL.budget(RUN, worker.partition).spend(LEVEL.event(20, worker.settings), 1)
+    with pytest.raises(NodeStateError, match=r"of round 1 \(personal\)"):
+        participation(worker, worker.adapted.initial, 2, base=1).train()
+    assert len(rows(worker)) == 1
+
+
+@pytest.fixture
+def at_work(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Let training say that it began, and go on only when it is told to."""
+    began, goes_on, fit = threading.Event(), threading.Event(), Worker.fit
+
+    def slow(worker: Worker, *args: Any, **settings: Any) -> Any:
+        began.set()
+        assert goes_on.wait(60)
+        return fit(worker, *args, **settings)
+
+    monkeypatch.setattr(Worker, "fit", slow)
+    return began, goes_on
+
+
+def test_who_is_asked_twice_at_once_answers_once(
+    worker: Worker, start: AdapterState, at_work: tuple[threading.Event, threading.Event]
+) -> None:
+    began, goes_on = at_work
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(participation(worker, start).train)
+        assert began.wait(60)
+        again = pool.submit(participation(worker, start).train)
+        time.sleep(0.2)  # time enough to spend, were there nothing to wait for
+        goes_on.set()
+        assert bits(first.result()) == bits(again.result())
+    assert len(rows(worker)) == 1
+
+
+def test_who_waits_for_too_long_spends_nothing(
+    worker: Worker, start: AdapterState, at_work: tuple[threading.Event, threading.Event]
+) -> None:
+    began, goes_on = at_work
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(participation(worker, start).train)
+        assert began.wait(60)
+        impatient = participation(worker, start, 2, level=replace(LEVEL, wait_s=0.05))
+        with pytest.raises(NodeStateError, match=r"within 0\.05 s, but another"):
+            impatient.train()
+        goes_on.set()
+        first.result()
+    assert [row["round"] for row in rows(worker)] == [1]
 
 
 def test_the_same_round_from_another_state_counts_anew(worker: Worker) -> None:

@@ -15,7 +15,7 @@ from fedpeft_app.config import defaults
 from fedpeft_app.criterion import Criterion
 from fedpeft_app.observe.journal import Journal
 from fedpeft_app.observe.lines import describe
-from fedpeft_app.recorder import Recorder, spread
+from fedpeft_app.recorder import Recorder, Secrecy, spread
 from fedpeft_app.runs.checkpoint import kept_rounds, load_checkpoint
 from fedpeft_app.runs.directory import RunFolder, create_run
 from fedpeft_app.strategies.rounds import RoundResult
@@ -86,11 +86,12 @@ def record(folder: RunFolder, state: AdapterState) -> Record:
             "test_rounds": True,
             "keep_all": False,
         }
+        kept = Ledger(backbone_bytes=0, full_parameters=0)
         with closing(Journal(folder.journal)) as journal:
             recorder = Recorder(
                 folder=folder,
                 journal=journal,
-                ledger=ledger(rounds),
+                ledger=kept,
                 examiner=judge,
                 rounds=rounds,
                 **{**defaults, **settings},
@@ -98,21 +99,19 @@ def record(folder: RunFolder, state: AdapterState) -> Record:
             last = last or rounds
             for number in range(1, last + 1):
                 metrics = clients[number - 1] if clients else {}
+                note_bytes(kept, number)
                 recorder.round_finished(result(state, number, metrics, final=number == last))
         return recorder
 
     return watch
 
 
-def ledger(rounds: int) -> Ledger:
+def note_bytes(ledger: Ledger, number: int) -> None:
     """Note ten bytes down and one up in round 1, twenty and two in round 2, …"""
-    kept = Ledger(backbone_bytes=0, full_parameters=0)
-    for number in range(1, rounds + 1):
-        for direction, size in (("down", 10 * number), ("up", number)):
-            kept.note(
-                Entry(round_number=number, node=0, direction=direction, kind="train", size=size)
-            )
-    return kept
+    for direction, size in (("down", 10 * number), ("up", number)):
+        ledger.note(
+            Entry(round_number=number, node=0, direction=direction, kind="train", size=size)
+        )
 
 
 def result(
@@ -142,12 +141,14 @@ def result(
     )
 
 
-def recorder(folder: RunFolder, journal: Journal) -> Recorder:
+def recorder(folder: RunFolder, journal: Journal, secrecy: Secrecy | None = None) -> Recorder:
     """Make the recorder of a run of one round, without validation data."""
+    ledger = Ledger(backbone_bytes=0, full_parameters=0)
+    note_bytes(ledger, 1)
     return Recorder(
         folder=folder,
         journal=journal,
-        ledger=ledger(1),
+        ledger=ledger,
         examiner=Judge([]),
         rounds=1,
         every=1,
@@ -155,6 +156,7 @@ def recorder(folder: RunFolder, journal: Journal) -> Recorder:
         criterion=going_by("accuracy"),
         test_rounds=True,
         keep_all=False,
+        secrecy=secrecy,
     )
 
 
@@ -321,6 +323,58 @@ def test_starts_and_replies_are_noted_by_partition(folder: RunFolder) -> None:
     started, reply = read_events(folder.journal)
     assert (started["round"], started["rounds"], started["cohort"]) == (1, 1, [3, 5])
     assert (reply["round"], reply["node"], reply["problem"]) == (1, 5, "disk on fire")
+
+
+def test_what_nodes_do_not_tell_is_not_made_up(folder: RunFolder, state: AdapterState) -> None:
+    one = result(state, 1, {}, final=True)
+    silent = [replace(reply, metrics={"epsilon": 1.0}) for reply in one.good]
+    with closing(Journal(folder.journal)) as journal:
+        recorder(folder, journal).round_finished(replace(one, good=silent))
+    (event,) = read_events(folder.journal)
+    assert (event["train_loss"], event["examples"]) == (None, None)
+
+
+def secret_round(
+    folder: RunFolder, outcome: RoundResult, cohort: Sequence[int], problem: str
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Watch a round whose cohort is secret; give the journal, and what is kept aside."""
+    aside = folder.path / "aside.jsonl"
+    for path in (folder.journal, aside):
+        path.unlink(missing_ok=True)
+    members = [Member(node_id=70 + node, partition=node, examples=1) for node in cohort]
+    with closing(Journal(folder.journal)) as journal, closing(Journal(aside)) as secret:
+        expected = {"clients": 2.5, "down": 1000, "up": 500}
+        watching = recorder(folder, journal, Secrecy(journal=secret, expected=expected))
+        watching.round_started(1, members)
+        for member in members:
+            watching.reply_arrived(1, member, problem)
+        watching.round_finished(outcome)
+    return read_events(folder.journal), read_events(aside)
+
+
+def timeless(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in event.items() if k not in ("at", "clock")} for event in events]
+
+
+def test_a_journal_is_the_same_whoever_was_drawn(folder: RunFolder, state: AdapterState) -> None:
+    one = result(state, 1, {}, final=True)
+    nobody = replace(one, good=[], rejected={}, seconds=0.0)
+    told, _ = secret_round(folder, one, [3, 4, 5], "Node 2: … (training loss 3.21)")
+    other, _ = secret_round(folder, nobody, [], "")
+    assert timeless(told) == timeless(other)
+    assert [event["event"] for event in told] == ["round_started", "round_finished"]
+    assert told[-1]["expected"] == {"clients": 2.5, "down": 1000, "up": 500}
+
+
+def test_what_a_journal_leaves_out_is_kept_aside(folder: RunFolder, state: AdapterState) -> None:
+    _, kept = secret_round(folder, result(state, 1, {}, final=True), [3, 4, 5], "disk on fire")
+    started, *replies, finished = kept
+    assert (started["asked"], started["cohort"]) == (3, [3, 4, 5])
+    assert [(one["node"], one["problem"]) for one in replies] == [
+        (node, "disk on fire") for node in (3, 4, 5)
+    ]
+    assert (finished["ok"], finished["failed"], finished["up"]) == (2, 1, 1)
+    assert finished["rejected"] == {"4": "disk on fire"}
 
 
 def test_spread_is_this() -> None:

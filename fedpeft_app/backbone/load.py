@@ -4,6 +4,7 @@ The head of a model is by definition what its checkpoint does not hold, plus wha
 outside the pre-trained body. Everything in it must be trained, sent and saved.
 """
 
+import gc
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -115,6 +116,13 @@ def load_model(
         kind=kind,
         pooling=pooling,
     )
+
+
+def release() -> None:
+    """Give back the memory of models that nobody holds any more; a GPU's would stay ours."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _from_pretrained(

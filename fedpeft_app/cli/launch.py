@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from fedpeft_app.cli.app_folder import app_folder
+from fedpeft_app.cli.plan import cautions
 from fedpeft_app.cli.preflight import preflight
 from fedpeft_app.cli.settings import to_toml
 from fedpeft_app.cli.superlink import (
@@ -85,7 +86,9 @@ def run_simulation(config: RunConfig, simulation: Simulation, console: Console) 
     with LiveView(console) as view, interruptible():
         view.stage("checking model and data")
         simulation = _settled(config, simulation)
-        preflight(config, simulation.nodes)
+        located = preflight(config, simulation.nodes)
+        for caution in cautions(config, located, simulation.nodes):
+            console.print(f"mind: {caution}", style="yellow", markup=False, soft_wrap=True)
         sweep_scratch(home())
         with tempfile.TemporaryDirectory(prefix=f"flower-{os.getpid()}-", dir=home()) as scratch:
             view.stage("starting Flower and Ray")

@@ -1,4 +1,7 @@
-"""What can be found out about a run before anything starts, without loading a model."""
+"""What can be found out about a run before anything starts.
+
+No model is loaded, except where each example is to be protected: what is sound depends on it.
+"""
 
 import contextlib
 import json
@@ -9,7 +12,14 @@ from pathlib import Path
 
 from fedpeft_app.adapters import AdapterSpec
 from fedpeft_app.backbone.locate import LocatedModel, locate
-from fedpeft_app.cli.trial import blamed, is_known_to_fit, tried_spec, try_initial, try_method
+from fedpeft_app.cli.trial import (
+    blamed,
+    is_known_to_fit,
+    tried_spec,
+    try_examples_apart,
+    try_initial,
+    try_method,
+)
 from fedpeft_app.config import RunConfig, flatten
 from fedpeft_app.config.schema import needed_precision, options, planned_ranks
 from fedpeft_app.data.encoded import EncodedSource
@@ -61,6 +71,10 @@ _NOT_LOOKED_AT = (
     "output.keep",
     "output.name",
 )
+_DECIDES_NOISE = (
+    *("rounds", "train.batch-size", "train.gradient-accumulation"),
+    *("train.local-epochs", "train.max-steps"),
+)
 
 
 def preflight(config: RunConfig, nodes: int) -> LocatedModel:
@@ -104,13 +118,16 @@ def preflight_faults(config: RunConfig, nodes: int) -> list[Fault]:
     return faults
 
 
-def is_looked_at(key: str) -> bool:
+def is_looked_at(key: str, *, private: bool = False) -> bool:
     """Say whether `preflight` may find another problem when a key has another value.
 
     Args:
         key: A dotted key of the configuration. The seed, which decides who gets which examples,
             does not count.
+        private: Whether the run is, so that noise depends on how long it trains.
     """
+    if private and key in _DECIDES_NOISE:
+        return True
     if key.startswith("train."):
         return key in ("train.precision", "train.gradient-checkpointing")
     return key not in _NOT_LOOKED_AT
@@ -138,6 +155,7 @@ def _look(
         ("method.name", lambda: try_method(config, model())),
         ("strategy.name", lambda: _try_strategy(config, nodes, model())),
         ("method.init-from", lambda: try_initial(config, model())),
+        ("privacy.mode", lambda: _try_privacy(config, nodes, sound=not problems)),
     )
     for key, step in steps:
         try:
@@ -290,6 +308,35 @@ def _try_shares(config: RunConfig, data: EncodedSource, nodes: int) -> None:
     """Share data out among nodes, for each to train on and, if nodes evaluate, to judge on."""
     with contextlib.suppress(UnknownNameError):  # _import_plugins says so already
         require_held_out(config, shares(config, splits(config, data).train, nodes))
+
+
+def node_sizes(config: RunConfig, nodes: int) -> list[int]:
+    """Count the training examples of each node.
+
+    Args:
+        config: A configuration that passed `preflight`.
+        nodes: Simulated nodes.
+    """
+    from fedpeft_app.run_data import node_data
+
+    count = 1 if config.mode == "central" else nodes
+    places = [{"partition-id": node, "num-partitions": count} for node in range(count)]
+    return [len(node_data(config, place).train) for place in places]
+
+
+def _try_privacy(config: RunConfig, nodes: int, *, sound: bool) -> None:
+    """Refuse what nodes or server would: a δ, noise or method with which they promise nothing.
+
+    Only of a configuration that is sound otherwise: its data and its model are needed.
+    """
+    if config.privacy.mode == "none" or not sound:
+        return
+    from fedpeft_app.forecast import forecast
+
+    forecast(config, 1, node_sizes(config, nodes))
+    if config.privacy.mode == "sample":
+        with blamed("method.name", config.method.name):
+            try_examples_apart(config, nodes)
 
 
 def _import_plugins(config: RunConfig) -> None:

@@ -21,7 +21,10 @@ def require_startable(cells: Sequence[Cell], tell: Callable[[str], None]) -> Non
     """
     alike: dict[tuple[object, ...], list[Cell]] = {}
     for cell in cells:
-        seen = tuple(value for key, value in cell.config.items() if is_looked_at(key))
+        private = cell.config["privacy.mode"] != "none"
+        seen = tuple(
+            value for key, value in cell.config.items() if is_looked_at(key, private=private)
+        )
         alike.setdefault((cell.nodes, *seen), []).append(cell)
     if not alike:
         return

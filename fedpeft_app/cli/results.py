@@ -73,7 +73,8 @@ def list_runs_table(console: Console) -> None:
 def clean_runs(references: list[str], *, everything: bool, unfinished: bool, ask: bool) -> None:
     """Remove the named runs, all runs, or those that did not finish.
 
-    What simulated nodes kept for themselves on this machine goes with them.
+    What simulated nodes kept for themselves on this machine goes with them, but for their books of
+    what they spent of privacy.
 
     Args:
         references: Runs by folder, name or part of a name.
@@ -235,7 +236,7 @@ def _facts(run: RunFolder, config: RunConfig, checkpoint: "Checkpoint") -> dict[
         run.path.name,
         exported=exported,
         nodes=members[-1] if members else None,
-        sent=finished["down"] + finished["up"] if finished else None,
+        traffic=finished,
         test=test,
         privacy=_last(events, "privacy_statement").get("rows", {}),
     )

@@ -151,6 +151,27 @@ def tried_spec(config: RunConfig, located: LocatedModel, labels: int = 2) -> Ada
     return _spec_of(config, *_adapted_empty(config, located, labels=labels))
 
 
+def try_examples_apart(config: RunConfig, nodes: int) -> None:
+    """Compute gradients of single examples as a node does at the roll call, and let the model go.
+
+    Args:
+        config: A checked configuration whose data can be shared out.
+        nodes: Simulated nodes.
+
+    Raises:
+        PrivacyError: If nothing gives right ones; says which tensor is off.
+        FedPeftError: If the model cannot be loaded.
+    """
+    from fedpeft_app.assembly import adapted_model, make_worker
+    from fedpeft_app.backbone.load import release
+
+    try:
+        make_worker(config, {"partition-id": 0, "num-partitions": nodes}).require_sound_privacy()
+    finally:
+        adapted_model.cache_clear()
+        release()  # Ray's actors are about to load models of their own
+
+
 def _spec_of(config: RunConfig, adaptation: "Adaptation", head: frozenset[str]) -> AdapterSpec:
     """Describe what would travel of an adapted model without weights."""
     stays = tuple(head) if config.method.head != "train" else ()

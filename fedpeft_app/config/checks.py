@@ -101,6 +101,11 @@ def _what_is_personal_stays_on_nodes(config: RunConfig) -> Iterator[Fault]:
     else:
         return
     why = f"{key} = '{value}' leaves the server without a trained {lacking}"
+    if config.privacy.mode != "none":
+        problem = f"{why}, and under privacy.mode = '{config.privacy.mode}' nodes do not tell how "
+        problem += "they do with theirs, so nobody could judge. Use another."
+        yield Fault(key=key, value=value, problem=problem)
+        return
     if config.mode != "federated":
         problem = f"{why}, and mode = '{config.mode}' judges there. Use another."
         yield Fault(key=key, value=value, problem=problem)
@@ -134,12 +139,11 @@ def _quantized_weights_stay_frozen(config: RunConfig) -> Iterator[Fault]:
 
 def _steps_for_oneself_are_judged(config: RunConfig) -> Iterator[Fault]:
     if config.evaluate.personal_steps and config.strategy.fraction_evaluate == 0:
-        yield Fault(
-            key="evaluate.personal-steps",
-            value=config.evaluate.personal_steps,
-            problem="only nodes take them, before they evaluate; set "
-            "strategy.fraction-evaluate above 0.",
-        )
+        problem = "only nodes take them, before they evaluate; set "
+        private = config.privacy.mode != "none"  # then they never do
+        problem += "it to 0." if private else "strategy.fraction-evaluate above 0."
+        steps = config.evaluate.personal_steps
+        yield Fault(key="evaluate.personal-steps", value=steps, problem=problem)
 
 
 def _ranks_of_nodes_are_ranks(config: RunConfig) -> Iterator[Fault]:
@@ -223,7 +227,10 @@ _RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (  # the keys a rule reads, t
     (("mode", "strategy.fraction-evaluate"), _alone_means_no_rounds),
     (("model.dtype", "train.precision"), _half_base_needs_its_own_precision),
     (
-        ("method.head", "method.name", "mode", "evaluate.server", "strategy.fraction-evaluate"),
+        (
+            *("method.head", "method.name", "mode", "privacy.mode"),
+            *("evaluate.server", "strategy.fraction-evaluate"),
+        ),
         _what_is_personal_stays_on_nodes,
     ),
     (("method.name", "method.head"), _something_travels),
@@ -236,7 +243,7 @@ _RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (  # the keys a rule reads, t
     (("method.node-ranks", "method.name"), _ranks_can_be_cut),
     (("model.quantization", "method.name"), _quantized_weights_stay_frozen),
     (
-        ("evaluate.personal-steps", "strategy.fraction-evaluate"),
+        ("evaluate.personal-steps", "strategy.fraction-evaluate", "privacy.mode"),
         _steps_for_oneself_are_judged,
     ),
 )

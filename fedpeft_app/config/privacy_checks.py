@@ -120,6 +120,16 @@ def _cohorts_are_drawn_in_secret(config: RunConfig) -> Iterator[Fault]:
         )
 
 
+def _bytes_end_no_run(config: RunConfig) -> Iterator[Fault]:
+    if config.privacy.mode == "user" and config.budget.uplink_mib:
+        yield Fault(
+            key="budget.uplink-mib",
+            value=config.budget.uplink_mib,
+            problem="the round in which a run ends would tell how many nodes were drawn, which "
+            "privacy.mode = 'user' keeps secret; set it to 0.",
+        )
+
+
 def _counts_are_known_where_they_matter(config: RunConfig) -> Iterator[Fault]:
     hidden = config.privacy.mode == "sample" and not config.privacy.public_counts
     if hidden and config.strategy.cohort == "by-examples":
@@ -180,6 +190,7 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (  # the keys a rule reads, th
         ("privacy.mode", "strategy.cohort", "strategy.over-selection"),
         _cohorts_are_drawn_in_secret,
     ),
+    (("privacy.mode", "budget.uplink-mib"), _bytes_end_no_run),
     (
         ("privacy.mode", "privacy.public-counts", "strategy.cohort"),
         _counts_are_known_where_they_matter,

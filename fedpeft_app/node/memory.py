@@ -18,14 +18,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from fedpeft_app.adapters import AdapterState
-from fedpeft_app.atomic import write_bytes
+from fedpeft_app.atomic import make_folder, write_bytes
 from fedpeft_app.errors import AdapterMismatchError, NodeStateError
 from fedpeft_app.mirrors import home
 
 _EXPERIMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 PERSONAL, RESIDUAL = "personal", "residual"  # what nodes keep, by name
 BROADCAST = "broadcast"  # and in a memory apart: the global state as last decoded
-PRIVACY = "privacy"  # in a folder apart: what was spent, which outlives the run, and the last reply
+PRIVACY = "privacy"  # in a folder apart: what was spent, which outlives all, and the last reply
+SPENT, REPLY = "spent.jsonl", "reply.bin"
 _FORMAT = "fedpeft-memory-1"
 
 
@@ -94,7 +95,7 @@ class NodeMemory:
             meta[f"{name}.sha256"] = hashlib.sha256(state.vector.tobytes()).hexdigest()
         vectors = {name: state.vector for name, state in states.items()}
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             write_bytes(self._path(version), save(vectors, metadata=meta))
             for other in self.rounds():
                 if other < version and other != base:
@@ -153,22 +154,39 @@ def forget(experiment: str, *, personal: bool) -> None:
     """
     folder = experiment_folder(experiment)
     for path in folder.glob("node-*/*"):
-        if path.name == BROADCAST:
-            shutil.rmtree(path, ignore_errors=True)
-        elif path.is_file() and not personal:
-            path.unlink(missing_ok=True)
-    for left in (*folder.glob("node-*"), folder):
-        with suppress(OSError):  # it is not empty, or not there
-            left.rmdir()
+        if path.name == BROADCAST or (path.is_file() and not personal):
+            _remove(path)
+    _remove_empty(folder)
 
 
 def erase(experiment: str) -> None:
-    """Remove, on this machine, everything that nodes keep of an experiment.
+    """Remove, on this machine, all that nodes keep of an experiment but what they spent of it.
+
+    Of privacy, that is: what a run has released of their data stays released without the run.
 
     Raises:
         NodeStateError: If the name is none.
     """
-    shutil.rmtree(experiment_folder(experiment), ignore_errors=True)
+    folder = experiment_folder(experiment)
+    for path in folder.glob("node-*/*"):
+        _remove(path / REPLY if path.name == PRIVACY else path)
+    _remove_empty(folder)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it, as far as that can be done."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove the folders of nodes of which nothing is left, and that of an empty experiment."""
+    for left in (*folder.glob("node-*"), folder):
+        with suppress(OSError):  # it is not empty, or not there
+            left.rmdir()
 
 
 def _require_sound(

@@ -5,7 +5,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedpeft_app.atomic import write_bytes
+from fedpeft_app.atomic import make_folder, write_bytes
 from fedpeft_app.errors import NodeStateError
 
 _HEAD = struct.Struct("<32s32s")  # digest of the question, digest of the answer
@@ -50,7 +50,7 @@ class Outbox:
         """
         head = _HEAD.pack(_digest(question.encode()), _digest(answer))
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             write_bytes(self.path, head + answer)
         except OSError as error:
             raise NodeStateError(

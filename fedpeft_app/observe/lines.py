@@ -76,11 +76,10 @@ def _budget_spent(event: Mapping[str, Any]) -> str:
 
 
 def _round_finished(event: Mapping[str, Any]) -> str:
-    parts = [
-        f"round {event['round']}/{event['rounds']}",
-        f"clients {event['ok']} ok, {event['failed']} failed",
-    ]
-    if event["train_loss"] is not None:
+    parts = [f"round {event['round']}/{event['rounds']}"]
+    if "ok" in event:
+        parts.append(f"clients {event['ok']} ok, {event['failed']} failed")
+    if event.get("train_loss") is not None:
         parts.append(f"train loss {event['train_loss']:.3f}")
     if "epsilon" in event:
         parts.append(f"epsilon {shown(event['epsilon'])}")
@@ -94,9 +93,18 @@ def _round_finished(event: Mapping[str, Any]) -> str:
             f"client {_metric_of(clients)} {clients['mean']:.4f} "
             f"({decile}worst {clients['worst']:.4f})"
         )
-    parts.append(f"{human_bytes(event['down'])} down, {human_bytes(event['up'])} up")
-    parts.append(f"{event['seconds']:.1f} s")
+    if "down" in event:
+        parts.append(_both_ways(event))
+    if "expected" in event:  # who was drawn is secret, and so is what they sent
+        expected = event["expected"]
+        parts.append(f"expected: {expected['clients']:g} clients, {_both_ways(expected)}")
+    if "seconds" in event:
+        parts.append(f"{event['seconds']:.1f} s")
     return " | ".join(parts)
+
+
+def _both_ways(traffic: Mapping[str, float]) -> str:
+    return f"{human_bytes(traffic['down'])} down, {human_bytes(traffic['up'])} up"
 
 
 def _node_finished(event: Mapping[str, Any]) -> str:

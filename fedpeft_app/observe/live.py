@@ -62,7 +62,7 @@ class LiveView:
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
         match event["event"]:
             case "round_started":
-                self._done, self._asked = 0, event["asked"]
+                self._done, self._asked = 0, event.get("asked", 0)  # 0 = that is secret
                 self._set(f"round {event['round']}/{event['rounds']}: training")
             case "reply":
                 self._done += 1
@@ -81,5 +81,6 @@ class LiveView:
     def _render(self) -> Group:
         """Draw the moving line."""
         elapsed = time.monotonic() - self._since
-        clients = f" {self._done}/{self._asked} clients" if "training" in self._status else ""
+        counted = self._asked and "training" in self._status
+        clients = f" {self._done}/{self._asked} clients" if counted else ""
         return Group(Spinner("dots", Text(f"{self._status}{clients} ({elapsed:.0f} s)")))

@@ -22,7 +22,7 @@ from dp_accounting.pld.privacy_loss_distribution import (
     from_gaussian_mechanism,
 )
 
-from fedpeft_app.errors import BudgetSpentError
+from fedpeft_app.errors import BudgetSpentError, PrivacyError
 from fedpeft_app.privacy.events import Event
 
 ACCOUNTANT = f"PLD of dp-accounting {version('dp-accounting')}, add/remove"
@@ -86,6 +86,7 @@ def noise_multiplier(
     Raises:
         ValueError: If the target or δ is out of its range.
         BudgetSpentError: If no noise does: what was spent before is too much already.
+        PrivacyError: If no noise does, though nothing was spent before.
     """
     if not 0 < target < math.inf:
         raise ValueError(f"Expected a target ε in (0, inf), got {target}.")
@@ -95,7 +96,13 @@ def noise_multiplier(
         more = Event(noise_multiplier=thousandths / _PER_UNIT, sampling=sampling, steps=steps)
         return math.log(max(epsilon([*spent, more], delta), sys.float_info.min) / target)
 
-    if excess(_ENOUGH * _PER_UNIT) > 0:
+    if (over := excess(_ENOUGH * _PER_UNIT)) > 0:
+        if not spent:
+            raise PrivacyError(
+                f"Expected to stay within ε = {target:g} at δ = {delta:g}, but with z = "
+                f"{_ENOUGH:g}, next to nothing but noise, ε still counts as "
+                f"{target * math.exp(over):.4g}. Raise the target, or privacy.delta."
+            )
         raise BudgetSpentError(
             f"Expected to stay within ε = {target:g} at δ = {delta:g}, but "
             f"{epsilon(spent, delta):.4g} is spent already. Raise the target, or stop."

@@ -1,6 +1,7 @@
 """What may be spent of privacy in a run, and what has been: written down before it is spent."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
@@ -21,6 +22,10 @@ class Book(Protocol):
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add a row."""
+        ...
+
+    def held(self, wait_s: float = ...) -> AbstractContextManager[None]:
+        """Keep everyone else from adding rows meanwhile; who holds it may do so once more."""
         ...
 
 
@@ -51,14 +56,10 @@ class Budget:
             BudgetSpentError: If it would exceed the target; it is not written then.
             NodeStateError: If it cannot be written.
         """
-        if self.target:
-            after = epsilon([*self.events(), event], self.delta)
-            if after > self.target:
-                raise BudgetSpentError(
-                    f"Round {round_number} would bring ε to {after:.3f} at δ = {self.delta:g}, "
-                    f"beyond privacy.target-epsilon = {self.target:g}."
-                )
-        self.book.append({_ROUND: round_number, **event.to_row()})
+        with self.book.held():  # what is counted is all there is when the row is written
+            if self.target:
+                self._require_left(event, round_number)
+            self.book.append({_ROUND: round_number, **event.to_row()})
 
     def spent(self, *, amplified: bool = True) -> float:
         """Give ε of everything in the book.
@@ -87,6 +88,15 @@ class Budget:
                 f"Expected a record of what was spent in round {round_number}, of which the server "
                 f"holds a reply, found none. Without it, nobody knows what is left; restore what "
                 f"this node keeps from a backup, or leave it out of this run."
+            )
+
+    def _require_left(self, event: Event, round_number: int) -> None:
+        """Refuse an event that would exceed the target."""
+        after = epsilon([*self.events(), event], self.delta)
+        if after > self.target:
+            raise BudgetSpentError(
+                f"Round {round_number} would bring ε to {after:.3f} at δ = {self.delta:g}, "
+                f"beyond privacy.target-epsilon = {self.target:g}."
             )
 
 

@@ -153,10 +153,10 @@ def _checked(
     """Refuse rows that are none; float32, for norms of half precision would be too small."""
     shape = (examples, *parameter.shape)
     if rows is None or not torch.is_tensor(rows) or tuple(rows.shape) != shape:
-        found = tuple(rows.shape) if torch.is_tensor(rows) else "none"
+        found = "others" if torch.is_tensor(rows) else "none"  # how many is drawn in secret
         raise PrivacyError(
-            f"Expected a gradient for each of {examples} examples, {shape}, of '{name}', got "
-            f"{found}. Take a method that docs/privacy.md says is exact."
+            f"Expected a gradient of '{name}', {tuple(parameter.shape)}, for each example of a "
+            f"batch, got {found}. Take a method that docs/privacy.md says is exact."
         )
     return rows.detach().float()
 

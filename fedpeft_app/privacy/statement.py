@@ -6,7 +6,7 @@ arXiv 2303.00654, section 5.3.3 (what to report).
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 _UNSAFE = " UNSAFE: noise came from a seed, so this holds against nobody who knows it"
@@ -40,6 +40,7 @@ def shown(epsilon: float) -> str:
 
 def sample_statement(
     spent: Mapping[int, Spent],
+    unknown: Collection[int] = (),
     *,
     delta: float,
     clipping_norm: float,
@@ -52,7 +53,9 @@ def sample_statement(
     """State what sample-level privacy a run guarantees.
 
     Args:
-        spent: Partition → what the node has spent, as it says; at least one.
+        spent: Partition → what the node has spent, as it said last; at least one, or one unknown.
+        unknown: Partitions of nodes that may have spent more since, or anything at all. What is
+            stated holds for the others.
         delta: δ of each node.
         clipping_norm: C, of an example's gradient over all tensors that train.
         mechanism: Noise, sampling and steps, as far as they are public.
@@ -64,23 +67,16 @@ def sample_statement(
     Returns:
         Name → text, in the order in which they are to be read.
     """
-    worst = max(one.epsilon for one in spent.values())
-    unamplified = max(one.unamplified for one in spent.values())
-    nodes = f"{len(spent)} node{'s' * (len(spent) > 1)}"
-    each = ", ".join(f"{node}: {shown(one.epsilon)}" for node, one in sorted(spent.items()))
     return {
-        "privacy": f"({shown(worst)}, {delta:g})-differential privacy for each training example"
-        + (_UNSAFE if unsafe else ""),
+        "privacy": _headline(spent, unknown, delta) + (_UNSAFE if unsafe else ""),
         "against": "everyone who sees what nodes send: the server, other nodes, readers of the "
-        "adapter",
+        "adapter; as long as server and who started the run are honest, if curious: nodes take "
+        "settings and code from them",
         "neighbouring": "one example of one node counts for nothing (zero-out; ε as for adding "
         "or removing it); how many examples a node holds is taken as known",
         "mechanism": f"DP-SGD (Abadi et al. 2016) on every node: each example's gradient clipped "
         f"to norm {clipping_norm:g} over all tensors that train, {mechanism}",
-        "epsilon": f"max {shown(worst)}, median {shown(_median(spent))} over {nodes} at δ = "
-        f"{delta:g}; nodes hold different examples, so the largest is that of the run",
-        "epsilon of each node": each,
-        "epsilon without amplification by sampling": f"max {shown(unamplified)}",
+        **_epsilons(spent, unknown, delta),
         **_assumptions(accountant, released, apart, unsafe=unsafe),
     }
 
@@ -122,29 +118,6 @@ def user_statement(
     }
 
 
-def noise_forecast(
-    *, noise_multiplier: float, clipping_norm: float, parameters: int, count: float
-) -> str:
-    """Say how the noise of one step, or round, compares to what it is to hide.
-
-    Args:
-        noise_multiplier: z.
-        clipping_norm: C.
-        parameters: d, the numbers that train.
-        count: What the sum is divided by: expected examples of a batch, or nodes of a cohort.
-
-    Returns:
-        The expected norm of the noise on the mean, z·C·√d over the count, against C, the most
-        that the mean itself can have.
-    """
-    norm = noise_multiplier * math.sqrt(parameters) / count
-    return (
-        f"z = {noise_multiplier:.3g} over {parameters:,} numbers and {count:,.4g} contributions "
-        f"gives the mean noise of norm {norm * clipping_norm:.3g}: {norm:.3g} times the most that "
-        f"the mean itself can have (C = {clipping_norm:g})"
-    )
-
-
 def _assumptions(
     accountant: str, released: Sequence[str], apart: Sequence[str], *, unsafe: bool
 ) -> dict[str, str]:
@@ -157,6 +130,42 @@ def _assumptions(
     }
 
 
-def _median(spent: Mapping[int, Spent]) -> float:
-    """Give the median ε over nodes."""
-    return statistics.median(one.epsilon for one in spent.values())
+def _headline(spent: Mapping[int, Spent], unknown: Collection[int], delta: float) -> str:
+    """State the guarantee, for those for whom it is known."""
+    known = [one.epsilon for node, one in spent.items() if node not in unknown]
+    if not known:
+        return "not known: no node that was asked has told all that it spent"
+    text = f"({shown(max(known))}, {delta:g})-differential privacy for each training example"
+    return f"{text}, but for those of nodes {_listed(unknown)}: not known" if unknown else text
+
+
+def _epsilons(spent: Mapping[int, Spent], unknown: Collection[int], delta: float) -> dict[str, str]:
+    """Give the rows about ε of nodes."""
+    known = [one for node, one in spent.items() if node not in unknown]
+    rows = {}
+    if known:
+        epsilons = [one.epsilon for one in known]
+        nodes = f"{len(known)} node{'s' * (len(known) > 1)}"
+        rows["epsilon"] = (
+            f"max {shown(max(epsilons))}, median {shown(statistics.median(epsilons))} over {nodes} "
+            f"at δ = {delta:g}; nodes hold different examples, so the largest is that of the run"
+        )
+    if spent:
+        rows["epsilon of each node"] = ", ".join(
+            f"{node}: {'at least ' * (node in unknown)}{shown(one.epsilon)}"
+            for node, one in sorted(spent.items())
+        )
+    if known:
+        most = max(one.unamplified for one in known)
+        rows["epsilon without amplification by sampling"] = f"max {shown(most)}"
+    if unknown:
+        rows["not known"] = (
+            f"what nodes {_listed(unknown)} spent in rounds in which they sent no good reply; "
+            f"their own books have it"
+        )
+    return rows
+
+
+def _listed(nodes: Collection[int]) -> str:
+    """List partitions."""
+    return ", ".join(map(str, sorted(nodes)))

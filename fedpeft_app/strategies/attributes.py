@@ -7,7 +7,6 @@ no code.
 
 import hashlib
 import json
-import pickle
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.errors import RunFolderError
 from fedpeft_app.snapshot import Array, Snapshot
 
+_DEPTH = 3  # of objects within objects
 _MARK = "is"  # in JSON: what a dictionary stands for
 
 
@@ -33,7 +33,7 @@ def held(thing: object) -> dict[str, str]:
         thing: The object.
 
     Returns:
-        Attribute → digest of its value; of what cannot be pickled, only which object it is.
+        Attribute → digest of its value.
     """
     return {name: _digest(value) for name, value in _attributes(thing)}
 
@@ -85,12 +85,18 @@ def _attributes(thing: object) -> Iterator[tuple[str, Any]]:
             yield name, getattr(thing, name)
 
 
-def _digest(value: object) -> str:
-    """Tell a value from another."""
+def _digest(value: object, depth: int = _DEPTH) -> str:
+    """Tell a value from another; objects by what they hold, and in the end by which they are."""
+    arrays: dict[str, Array] = {}
     try:
-        return hashlib.sha256(pickle.dumps(value)).hexdigest()
-    except Exception:  # noqa: BLE001  objects refuse in ways of their own
-        return f"object {id(value)}"
+        digest = hashlib.sha256(json.dumps(_written(value, "", arrays)).encode())
+    except NotPlainError:
+        own = vars(value) if depth and hasattr(value, "__dict__") else {}
+        parts = sorted((name, _digest(one, depth - 1)) for name, one in own.items())
+        return f"object {id(value)} {parts}"
+    for name in sorted(arrays):
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()
 
 
 def _written(value: Any, name: str, arrays: dict[str, Array]) -> Any:

@@ -16,6 +16,7 @@ from fedpeft_app.wire.record import message_bytes, payload_bytes
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.01, 0.2  # Flower's own loop sleeps 3 s between polls
 _SWEEP_S = 0.12  # Flower's simulation collects messages every 0.1 s, in an order of its own
 _AHEAD = 4  # so many are sent one by one if the longest work goes first
+NOT_SENT = "the message could not be sent"  # so the node knows of nothing
 _NO_REPLY = 0  # Flower's error codes start at 0 = unknown
 
 
@@ -81,7 +82,7 @@ def exchange(
     )
     waiting = _push(grid, messages, waves)
     sent = set(waiting.values())
-    inbox.give_up(messages.keys() - sent, "the message could not be sent")
+    inbox.give_up(messages.keys() - sent, NOT_SENT)
     for member, reply in _replies(grid, waiting, inbox, timeout_s):
         inbox.take(member, reply)
     silent = set(waiting.values())

@@ -5,10 +5,10 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from flwr.app import Message
 
-from fedpeft_app.adapters import AdapterSpec, AdapterState
+from fedpeft_app.adapters import AdapterSpec
+from fedpeft_app.adapters.bounds import beyond
 from fedpeft_app.adapters.parts import trained_spec
 from fedpeft_app.errors import AdapterMismatchError, BudgetSpentError, QuorumError, WireError
 from fedpeft_app.strategies.strategy import Assignment, Member, Reply
@@ -23,7 +23,6 @@ from fedpeft_app.wire.record import (
     refusal,
 )
 
-LARGEST = 1e5  # of a value in one round: see docs/wire-format.md, "What a server accepts"
 _LARGEST_METRIC = 1e100  # sums of these, weighted by examples, are finite for any number of nodes
 _WEIGHT = "num-examples"
 _FACTS = {"process": str, "backbone-loads": int, "threads": int}  # and of its facts, by type
@@ -164,8 +163,9 @@ def require_quorum(
     sat_out = [node for node, reason in rejected.items() if isinstance(reason, SatOut)]
     if len(good) + len(sat_out) >= minimum:
         raise BudgetSpentError(
-            f"Round {round_number}: {len(sat_out)} nodes have no more privacy to spend, and the "
-            f"{len(good)} others are fewer than {minimum} (strategy.min-replies):{reasons}"
+            f"Round {round_number}: {len(sat_out)} node{_have(sat_out)} no more privacy to spend, "
+            f"and good replies, {len(good)}, are fewer than {minimum} (strategy.min-replies):"
+            f"{reasons}"
         )
     raise QuorumError(
         f"Round {round_number}: {len(good)} of {len(good) + len(rejected)} replies were good, "
@@ -193,6 +193,11 @@ def require_judges(round_number: int, judged: Collection[int], failed: Mapping[i
     )
 
 
+def _have(nodes: Collection[int]) -> str:
+    """End a sentence's beginning, "2 node", with the verb that its number takes."""
+    return " has" if len(nodes) == 1 else "s have"
+
+
 def _listed(reasons: Mapping[int, str]) -> str:
     """Give each node's reason a line of its own, below what they explain."""
     return "".join(f"\n  node {node}: {reason}" for node, reason in reasons.items())
@@ -207,26 +212,9 @@ def _wrong_sections(sections: Sequence[Section], expected: Mapping[str, AdapterS
         wanted = expected[section.name].fingerprint
         if section.spec.fingerprint != wanted:
             return f"sent a {section.name} of {section.spec.fingerprint} instead of {wanted}"
-        if problem := _too_large(section.name, section.decode()):
-            return problem
+        if problem := beyond(section.decode()):
+            return f"sent a {section.name} with {problem}"
     return ""
-
-
-def _too_large(name: str, state: AdapterState) -> str:
-    """Say that values are not finite, or that one is too large; empty if all are fine.
-
-    No value is larger than the root of the sum of squares: one pass, where all is well.
-    """
-    values = state.vector
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = np.vdot(values, values)
-    if squares <= LARGEST**2:
-        return ""
-    largest = max(float(values.max()), -float(values.min()))  # NaN if one of them is
-    if not math.isfinite(largest):
-        return "sent values that are not finite"
-    fine = largest <= LARGEST
-    return "" if fine else f"sent a {name} with values up to {largest:.3g}, beyond {LARGEST:g}"
 
 
 def _wrong_round(answered: int, asked: int) -> str:

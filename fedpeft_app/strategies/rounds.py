@@ -1,6 +1,5 @@
 """The round loop: sample, send, receive, guard, aggregate; over any strategy."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -12,15 +11,9 @@ from fedpeft_app.adapters.algebra import is_finite
 from fedpeft_app.errors import TrainingError
 from fedpeft_app.strategies.broadcast import Broadcast
 from fedpeft_app.strategies.dropouts import DROPPED_OUT, dropped
+from fedpeft_app.strategies.evaluation import evaluate_on_nodes
 from fedpeft_app.strategies.exchange import Arrival, exchange
-from fedpeft_app.strategies.guard import (
-    MEASURED,
-    Numbers,
-    admit,
-    admit_metrics,
-    require_judges,
-    require_quorum,
-)
+from fedpeft_app.strategies.guard import MEASURED, Numbers, admit, require_quorum
 from fedpeft_app.strategies.orders import Courier
 from fedpeft_app.strategies.sampling import cohort_size, sample_cohort
 from fedpeft_app.strategies.strategy import (
@@ -36,8 +29,6 @@ from fedpeft_app.strategies.versions import Versions
 from fedpeft_app.wire.cast import float32
 from fedpeft_app.wire.codec import Codec
 from fedpeft_app.wire.ledger import Ledger
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +53,9 @@ class RoundPlan:
         drawn: Whether nodes can draw the first state for themselves.
         uplink_budget: Bytes of train replies after which rounds end; 0 = no end but the last.
         numbers: Which metrics of train replies are read.
-        chance: Whether the strategy draws each node by itself with some probability, so that
-            fewer than `min_replies` may be asked, and nobody now and then.
+        chance: Whether the strategy draws each node by itself with some probability. Then nobody
+            is asked now and then, and a round counts however few replies there are: whether
+            others reply must change nothing of what becomes of one node's.
     """
 
     rounds: int
@@ -127,6 +119,15 @@ class Watcher(Protocol):
 
     def reply_arrived(self, round_number: int, member: Member, problem: str) -> None:
         """Told with every train reply; `problem` says why it does not count, if so."""
+        ...
+
+    def round_answered(self, good: Sequence[Reply], rejected: Mapping[int, str]) -> None:
+        """Told what came of all orders, before anything is made of it, and be it too little.
+
+        Args:
+            good: Replies that count.
+            rejected: Partition → reason, for everyone else who was asked, or drawn to be.
+        """
         ...
 
     def round_finished(self, result: RoundResult) -> None:
@@ -226,23 +227,21 @@ def run_round(
     broadcast = courier.broadcast
     asked = _assignments(strategy, members, plan, round_number, broadcast.state)
     watcher.round_started(round_number, list(asked))
-    out = dropped(asked, plan.dropout, seed=plan.seed, round_number=round_number)
-    gone = sorted(out, key=lambda member: member.partition)
-    for member in gone:
-        watcher.reply_arrived(round_number, member, DROPPED_OUT)
-    reporting = {member: asked[member] for member in asked if member not in gone}
+    gone = _dropped_out(asked, plan, round_number, watcher)
+    reporting = {member: asked[member] for member in asked if member.partition not in gone}
     good, rejected, seconds = _train_on_nodes(
         grid, reporting, members, plan, round_number, courier, ledger, watcher
     )
-    rejected |= {member.partition: DROPPED_OUT for member in gone}
-    # Who dropped out on purpose, or was not drawn, is not missed.
-    quorum = min(plan.min_replies, len(reporting)) if gone or plan.chance else plan.min_replies
-    require_quorum(round_number, good, rejected, quorum)
+    rejected |= gone
+    watcher.round_answered(good, rejected)
+    # Who dropped out on purpose is not missed.
+    quorum = min(plan.min_replies, len(reporting)) if gone else plan.min_replies
+    require_quorum(round_number, good, rejected, 0 if plan.chance else quorum)
     target = strategy.aggregate(round_number, broadcast.state, good)
     _require_finite(target, strategy, round_number)
     broadcast.advance(target)
     courier.versions.advance(round_number, good)
-    judged = _evaluate_on_nodes(grid, strategy, members, plan, round_number, courier, ledger)
+    judged = evaluate_on_nodes(grid, strategy, members, plan, round_number, courier, ledger)
     return RoundResult(
         round_number=round_number,
         state=broadcast.state,
@@ -280,6 +279,18 @@ def _assignments(
     )
     chosen = strategy.configure(round_number, state, cohort)
     return {member: chosen[member.node_id] for member in cohort if member.node_id in chosen}
+
+
+def _dropped_out(
+    asked: Mapping[Member, Assignment], plan: RoundPlan, round_number: int, watcher: Watcher
+) -> dict[int, str]:
+    """Draw who does not report; give their partitions and the reason, and tell the watcher."""
+    gone = dropped(
+        asked, plan.dropout, seed=plan.seed, round_number=round_number, spare=not plan.chance
+    )
+    for member in sorted(gone, key=lambda member: member.partition):
+        watcher.reply_arrived(round_number, member, DROPPED_OUT)
+    return {member.partition: DROPPED_OUT for member in gone}
 
 
 def _train_on_nodes(
@@ -325,9 +336,7 @@ def _train_on_nodes(
         seed=plan.seed,
     )
     courier.note_arrivals({a.member: isinstance(outcomes[a.member], Reply) for a in arrivals})
-    courier.versions.note_received(
-        round_number, [a.member for a in arrivals if not a.message.has_error()]
-    )
+    courier.versions.note_received(round_number, [a.member for a in arrivals if a.payload_bytes])
     good: list[Reply] = []
     rejected: dict[int, str] = {}
     for arrival in arrivals:
@@ -347,53 +356,3 @@ def _require_finite(state: AdapterState, strategy: Strategy, round_number: int) 
             f"replies has values that are not finite. Check strategy.options, or lower "
             f"train.learning-rate."
         )
-
-
-def _evaluate_on_nodes(
-    grid: Grid,
-    strategy: Strategy,
-    members: Sequence[Member],
-    plan: RoundPlan,
-    round_number: int,
-    courier: Courier,
-    ledger: Ledger,
-) -> dict[int, dict[str, float]]:
-    """Let a sample of the nodes judge the new state on what they hold out."""
-    if plan.fraction_evaluate == 0:
-        return {}
-    cohort = sample_cohort(
-        members,
-        fraction=plan.fraction_evaluate,
-        minimum=1,
-        seed=plan.seed,
-        round_number=0,  # the same nodes every round: their figures decide which round is best
-        purpose="evaluation-cohort",
-    )
-    state = courier.broadcast.state
-    ranked = [member for member in cohort if member.rank]
-    served = strategy.configure(round_number, state, ranked) if ranked else {}
-    asked = {
-        member: Assignment(state=served[member.node_id].state if member.rank else state)
-        for member in cohort
-    }
-    arrivals = exchange(
-        grid,
-        courier.messages("evaluate", round_number, asked),
-        ledger=ledger,
-        round_number=round_number,
-        kind="evaluate",
-        timeout_s=plan.timeout_s,
-    )
-    measured: dict[int, dict[str, float]] = {}
-    failed: dict[int, str] = {}
-    for arrival in arrivals:
-        outcome = admit_metrics(arrival.message, arrival.member)
-        if isinstance(outcome, str):
-            node = arrival.member.partition
-            failed[node] = outcome
-            _log.warning("Round %d: node %d did not evaluate: %s", round_number, node, outcome)
-        else:
-            measured[arrival.member.partition] = outcome
-    courier.note_arrivals({a.member: a.member.partition in measured for a in arrivals})
-    require_judges(round_number, measured, failed)
-    return measured

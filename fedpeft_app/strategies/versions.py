@@ -17,7 +17,7 @@ class Versions:
             codec left out, or the state that increments are added to.
         personal: Whether they keep parameters of their own, which start as they were drawn.
         accepted: Partition → last round in which a reply of the node was good.
-        received: Partition → last round in which a reply of the node came, good or not.
+        received: Partition → last round in which an update of the node came, good or not.
     """
 
     experiment: str = ""
@@ -43,9 +43,12 @@ class Versions:
     def note_received(self, round_number: int, members: Iterable[Member]) -> None:
         """Note who has released something, whatever comes of it.
 
+        An update that came too late to be pulled is not known of. Should the node lose its book
+        right after it, nothing here tells; what it spent is stated as unknown until it replies.
+
         Args:
             round_number: Round, from 1.
-            members: Those whose reply carried no error.
+            members: Those of whom an update was pulled, needed or not.
         """
         self.received.update((member.partition, round_number) for member in members)
 

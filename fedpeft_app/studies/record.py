@@ -42,10 +42,12 @@ class Measured:
         round: The chosen round, from 1.
         chosen: Why this round.
         rounds: What each round measured; empty in mode = "local".
-        examples: Training examples processed, all rounds and nodes.
-        down: Bytes from the server to nodes.
-        up: Bytes from nodes to the server.
-        bytes_per_message: Mean of the train messages, both directions.
+        examples: Training examples processed, all rounds and nodes; None where nodes do not
+            tell.
+        down: Bytes from the server to nodes; None where that is secret.
+        up: Bytes from nodes to the server; likewise.
+        bytes_per_message: Mean of the train messages, both directions; what was expected of it
+            where it is secret.
         trainable: Parameters that train.
         parameters: Parameters of the model, head included.
         seconds: From the start of the server app to the end.
@@ -62,9 +64,9 @@ class Measured:
     round: int
     chosen: str
     rounds: Sequence[Mapping[str, Any]]
-    examples: int
-    down: int
-    up: int
+    examples: int | None
+    down: int | None
+    up: int | None
     bytes_per_message: int
     trainable: int
     parameters: int
@@ -188,10 +190,9 @@ def measure(events: Sequence[Mapping[str, Any]]) -> Measured:
             round=finished["round"],
             chosen=f"mean over {len(alone)} nodes" if alone else finished["chosen"],
             rounds=[{k: event[k] for k in _KEPT_OF_A_ROUND if k in event} for event in rounds],
-            examples=sum(int(event["examples"]) for event in rounds)
-            + sum(int(node["train"]["examples-trained"]) for node in alone),
-            down=finished["down"],
-            up=finished["up"],
+            examples=_examples(rounds, alone),
+            down=finished.get("down"),
+            up=finished.get("up"),
             bytes_per_message=finished["bytes_per_message"],
             trainable=started["trainable"],
             parameters=started["parameters"],
@@ -294,6 +295,16 @@ def _outcome(ending: Ending, events: Sequence[Mapping[str, Any]]) -> tuple[str, 
         return "failed", str(stated[-1])
     refused = ending.exit_status == 1 and ending.run is None
     return "failed" if refused else "crashed", ending.message or f"exit {ending.exit_status}"
+
+
+def _examples(
+    rounds: Sequence[Mapping[str, Any]], alone: Sequence[Mapping[str, Any]]
+) -> int | None:
+    """Add up the examples that nodes processed; None if one of them does not tell."""
+    counts = [event.get("examples") for event in rounds]
+    counts += [node["train"].get("examples-trained") for node in alone]
+    told = [int(count) for count in counts if count is not None]
+    return sum(told) if len(told) == len(counts) else None
 
 
 def _validation(

@@ -27,10 +27,10 @@ class Line:
         difference: Mean difference to the baseline, seed by seed.
         difference_half_width: Of its 95 % interval.
         trainable: Parameters that train.
-        examples: Training examples processed, mean over the runs.
+        examples: Training examples processed, mean over the runs; None where nodes do not tell.
         bytes_per_message: Mean over the runs; None where no message would travel.
         run_bytes: Of all messages of a run, both directions, mean over the runs; None where
-            nothing but the roll call travels.
+            nothing but the roll call travels, or where it is secret.
         times_fewer: Bytes of a message of full fine-tuning, as this study measured them, over
             these.
         seconds: Mean over the runs.
@@ -127,7 +127,7 @@ def _line(
         difference=difference.mean if difference else None,
         difference_half_width=difference.half_width if difference else None,
         trainable=measured[0].trainable if measured else None,
-        examples=_mean(run.examples for run in measured),
+        examples=_mean(run.examples for run in measured if run.examples is not None),
         bytes_per_message=message,
         run_bytes=_run_bytes(finished),
         times_fewer=full_message / message if full_message and message else None,
@@ -168,10 +168,9 @@ def _message_bytes(records: Iterable[Record]) -> float | None:
 
 def _run_bytes(records: Iterable[Record]) -> float | None:
     """Average the bytes of whole federated runs."""
+    measured = [record.measured for record in records if record.federated and record.measured]
     return _mean(
-        record.measured.down + record.measured.up
-        for record in records
-        if record.federated and record.measured
+        run.down + run.up for run in measured if run.down is not None and run.up is not None
     )
 
 

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -74,16 +75,15 @@ def private_fit(
     steps, expected = mechanism.event.steps, mechanism.event.sampling * len(examples)
     optimizer = fresh_optimizer(adapted, settings)
     dropout, variation = _secrets(mechanism)
-    losses = losses_of(task, precision, where)
+    whole = precision == "bf16"
+    sample = partial(_sample, task, examples, settings, mechanism, variation, whole=whole)
     with training_mode(adapted.model, dropout):
         engine = engine_of(adapted, task, examples, precision)
-        with engine(adapted.model, losses) as gradients:
+        with engine(adapted.model, losses_of(task, precision, where)) as gradients:
             total = NoisySum(list(trained(adapted.model).values()), mechanism)
             for step in range(steps):
                 set_rate(optimizer, rate_factor(settings, round_number, step, steps))
-                for batch, drawn in _sample(
-                    task, examples, settings, mechanism, variation, whole=precision == "bf16"
-                ):
+                for batch, drawn in sample():
                     total.add([rows[:drawn] for rows in gradients(placed(batch, where))])
                 total.release(expected)
                 _step(optimizer, corrections)

@@ -1,12 +1,16 @@
-"""What the processes of a run are told by their environment."""
+"""What the processes of a run are told by their environment, and what a person is before it."""
 
+import io
 import os
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from fedpeft_app.cli.launch import _environment
+from fedpeft_app.cli import launch
+from fedpeft_app.cli.launch import Simulation, _environment
 from fedpeft_app.config import parse
+from fedpeft_app.errors import LaunchError
 
 
 @pytest.mark.parametrize(
@@ -39,3 +43,20 @@ def test_modules_of_the_working_folder_are_not_found_by_chance(
 ) -> None:
     monkeypatch.delenv("PYTHONPATH", raising=False)
     assert "PYTHONPATH" not in _environment(parse(named))
+
+
+def test_what_speaks_against_a_private_run_is_said_before_it_starts(
+    monkeypatch: pytest.MonkeyPatch, tiny_settings: dict[str, Any]
+) -> None:
+    def not_started(*_: object) -> None:
+        raise LaunchError("not in this test")
+
+    monkeypatch.setattr(launch, "own_superlink", not_started)
+    private = {"privacy.mode": "sample", "privacy.target-epsilon": 4.0}
+    simulation = Simulation(nodes=4, client_cpus=1, client_gpus=0.0, actors=0)
+    for settings, warned in ((tiny_settings, False), ({**tiny_settings, **private}, True)):
+        console = Console(file=io.StringIO(), width=200)
+        with pytest.raises(LaunchError, match="not in this test"):
+            launch.run_simulation(parse(settings), simulation, console)
+        text: str = console.file.getvalue()  # type: ignore[attr-defined]
+        assert ("mind: in a step, noise is" in text) == warned

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from conftest import LocalGrid
 
+from fedpeft_app.assembly import adapted_model
 from fedpeft_app.cli.preflight import (
+    _DECIDES_NOISE,
     _NOT_LOOKED_AT,
     is_looked_at,
     preflight,
@@ -202,6 +204,29 @@ def test_keys_that_change_nothing_are_known() -> None:
     assert not any(map(is_looked_at, ("seed", "train.learning-rate", "output.name")))
     assert all(map(is_looked_at, ("method.rank", "train.precision", "data.max-length")))
     assert set(_NOT_LOOKED_AT) <= defaults().keys()
+
+
+def test_how_long_a_private_run_trains_is_looked_at() -> None:
+    keys = ("rounds", "train.batch-size", "train.max-steps")
+    assert all(is_looked_at(key, private=True) for key in keys)
+    assert not any(map(is_looked_at, keys))
+    assert set(_DECIDES_NOISE) <= defaults().keys()
+
+
+def test_a_method_without_sound_gradients_is_refused_before_a_run(sound: dict[str, Any]) -> None:
+    private = {**sound, "privacy.mode": "sample", "privacy.noise-multiplier": 1.0}
+    preflight(parse(private), 2)
+    with pytest.raises(ConfigError, match=r"method\.name = 'peft:LOHA'.*gradients of single exam"):
+        preflight(parse({**private, "method.name": "peft:LOHA"}), 2)
+    assert adapted_model.cache_info().currsize == 0  # the run needs the memory
+
+
+def test_privacy_that_would_fail_is_a_fault_of_a_key(sound: dict[str, Any]) -> None:
+    private = {**sound, "privacy.mode": "sample", "privacy.noise-multiplier": 1e-7}
+    (fault,) = preflight_faults(parse(private), 2)
+    assert fault.key == "privacy.noise-multiplier"
+    missing = {**private, "data.name": str(Path(sound["data.name"]) / "missing.csv")}
+    assert [one.key for one in preflight_faults(parse(missing), 2)] == ["data.name"]
 
 
 def test_a_pooled_run_needs_no_column_of_nodes(sound: dict[str, Any]) -> None:

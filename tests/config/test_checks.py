@@ -252,6 +252,25 @@ CLASHES = [  # what is given, the key to blame, what to change instead
         id="the fastest are no random sample",
     ),
     pytest.param(
+        {**TRUSTING, "budget.uplink-mib": 1.0},
+        "budget.uplink-mib",
+        {"budget.uplink-mib": 0.0},
+        id="bytes tell how many were drawn",
+    ),
+    *(
+        pytest.param(
+            {**privacy, **personal},
+            key,
+            {key: value},
+            id=f"what stays on nodes is judged by nobody ({key}, {privacy['privacy.mode']})",
+        )
+        for privacy in (PRIVATE, TRUSTING)
+        for personal, key, value in (
+            ({"method.head": "personal"}, "method.head", "train"),
+            ({"method.name": "lora-sa"}, "method.name", "lora-fa"),
+        )
+    ),
+    pytest.param(
         {**TRUSTING, "privacy.public-counts": True},
         "privacy.public-counts",
         {"privacy.public-counts": False},
@@ -324,6 +343,18 @@ def test_a_personal_head_alone_says_all_that_it_needs() -> None:
         parse({"method.head": "personal"})
     keys = ["evaluate.server", "strategy.fraction-evaluate"]
     assert [fault.key for fault in caught.value.faults] == keys
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+@pytest.mark.parametrize(
+    "needs_nodes",
+    [{"method.head": "personal"}, {"method.name": "lora-sa"}, {"evaluate.personal-steps": 3}],
+    ids=str,
+)
+def test_no_rule_tells_private_nodes_to_evaluate(needs_nodes: Flat, share: float) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse({**PRIVATE, **needs_nodes, "strategy.fraction-evaluate": share})
+    assert "above 0" not in str(caught.value)
 
 
 @pytest.mark.parametrize("head", ["personal", "frozen"])

@@ -8,11 +8,19 @@ from conftest import LocalGrid, read_events
 
 from fedpeft_app.config import parse
 from fedpeft_app.coordinator import coordinate
-from fedpeft_app.errors import BudgetSpentError, PrivacyError, RollCallError
+from fedpeft_app.errors import (
+    BudgetSpentError,
+    PrivacyError,
+    QuorumError,
+    RollCallError,
+    TrainingError,
+)
+from fedpeft_app.mirrors import home
 from fedpeft_app.node.book import Book
 from fedpeft_app.node.memory import PRIVACY, memory_of
 from fedpeft_app.privacy.accountant import epsilon
 from fedpeft_app.privacy.events import Event
+from fedpeft_app.privacy.statement import shown
 from fedpeft_app.runs.checkpoint import load_checkpoint
 from fedpeft_app.strategies.strategy import Reply
 
@@ -40,7 +48,7 @@ def node_epsilon(settings: dict[str, Any], examples: int, rounds: int) -> float:
     """ε of a node that trained in so many rounds, worked out from n, B and z alone."""
     batch = settings["train.batch-size"]
     steps = -(-examples // batch) * rounds
-    event = Event(noise_multiplier=1.0, sampling=batch / examples, steps=steps)
+    event = Event(noise_multiplier=1.0, sampling=min(1.0, batch / examples), steps=steps)
     return epsilon([event], 1e-5)
 
 
@@ -192,6 +200,56 @@ def test_a_node_that_lost_its_book_is_refused(tiny_settings: dict[str, Any]) -> 
     assert "what nodes 2 spent" in final["rows"]["not known"]
 
 
+def test_a_round_that_fails_is_stated_too(tiny_settings: dict[str, Any]) -> None:
+    four = {"strategy.min-nodes": 4, "strategy.min-replies": 4}
+    settings = {**tiny_settings, **SAMPLE, **EVERYONE, **four, "rounds": 3}
+    grid = LocalGrid(4, settings)
+
+    def loses(message: Any, reply: Any) -> Any:
+        if message.content["config"]["round"] == 2:
+            raise TrainingError("lost")
+        return reply
+
+    grid.tampered = {1: loses}
+    with pytest.raises(QuorumError):
+        run(settings, grid=grid)
+    (folder,) = (home() / "runs").iterdir()
+    (final,) = [
+        event
+        for event in named(read_events(folder / "journal.jsonl"), "privacy_statement")
+        if event["final"]
+    ]
+    told = final["rows"]["epsilon of each node"].split(", ")
+    for node in range(4):
+        two = shown(node_epsilon(settings, len_of(settings, node), 2))
+        one = shown(node_epsilon(settings, len_of(settings, node), 1))
+        assert told[node] == (f"1: at least {one}" if node == 1 else f"{node}: {two}")
+    assert "but for those of nodes 1: not known" in final["rows"]["privacy"]
+
+
+def test_who_has_spent_its_budget_sits_out_and_the_others_go_on(
+    tiny_settings: dict[str, Any],
+) -> None:
+    uneven = {"data.partitioner": "dirichlet", "data.dirichlet-alpha": 0.5, "seed": 3}
+    settings = {**tiny_settings, **SAMPLE, **EVERYONE, **uneven, "rounds": 5}
+    sizes = [len_of(settings, node) for node in range(4)]
+    worst = max(node_epsilon(settings, size, 2) for size in sizes)
+    settings |= {"privacy.target-epsilon": worst + 0.01, "strategy.min-replies": 1}
+    rounds = [
+        max(r for r in range(6) if r == 0 or node_epsilon(settings, size, r) <= worst + 0.01)
+        for size in sizes
+    ]
+    assert min(rounds) == 2 < max(rounds)
+    folder = run(settings)
+    events = read_events(folder.journal)
+    for event in named(events, "round_finished"):
+        reasons = {int(node): why for node, why in event["rejected"].items()}
+        assert set(reasons) == {node for node in range(4) if rounds[node] < event["round"]}
+        assert all("would bring ε to" in why for why in reasons.values())
+    (final,) = [event for event in named(events, "privacy_statement") if event["final"]]
+    assert "not known" not in final["rows"]
+
+
 def test_books_stay_when_the_run_is_over(tiny_settings: dict[str, Any]) -> None:
     settings = {**tiny_settings, **SAMPLE, **EVERYONE}
     folder = run(settings)
@@ -217,20 +275,73 @@ def test_the_server_accounts_for_users(tiny_settings: dict[str, Any]) -> None:
     assert [row["round"] for row in rows] == [1, 2, 3]
 
 
-def test_who_took_part_is_not_said(tiny_settings: dict[str, Any]) -> None:
-    folder = run({**tiny_settings, **USER, "rounds": 3})
-    for event in read_events(folder.journal):
-        if event["event"] in ("round_started", "reply", "round_finished"):
-            assert not {"cohort", "nodes", "rejected", "bytes_by_node"} & event.keys()
-            assert event.get("node", "?") == "?"
+_OF_THE_STATE = {"test", "validation"}  # what the server measures of the noised state
+_OF_THE_CLOCK = {"at", "clock", "seconds"}
+_OF_THE_FOLDER = {"run", "folder", "adapter", "snippet"}
+
+
+def told(folder: Any) -> tuple[list[dict[str, Any]], list[str]]:
+    """Give what a run's journal and card say, but for time, names, and what ε covers."""
+    apart = _OF_THE_STATE | _OF_THE_CLOCK | _OF_THE_FOLDER
+    events = [
+        {key: value for key, value in event.items() if key not in apart}
+        for event in read_events(folder.journal)
+        if event["event"] != "evaluating"
+    ]
+    card = (folder.adapter / "README.md").read_text(encoding="utf-8").split("## Load it")[0]
+    rows = [row for row in card.splitlines() if not row.startswith(("| test ", "| run "))]
+    return events, rows
+
+
+@pytest.mark.parametrize(
+    "wire", [{}, {"wire.uplink": "threshold(0.02)+float32+zstd"}], ids=["fixed sizes", "sizes vary"]
+)
+def test_nothing_that_is_told_follows_from_who_was_drawn_or_what_they_sent(
+    wire: dict[str, Any], tiny_settings: dict[str, Any]
+) -> None:
+    settings = {**tiny_settings, **USER, **wire, "rounds": 3, "evaluate.every": 0}
+    quiet = run({**settings, "privacy.unsafe-seed": 3})
+    grid = LocalGrid(4, settings)
+    grid.broken = dict.fromkeys(range(4), TrainingError("… (training loss 3.21)"))
+    other = run({**settings, "privacy.unsafe-seed": 4}, grid=grid)
+    assert told(quiet) == told(other)
+    assert secrets_of(quiet) != secrets_of(other)
+
+
+def secrets_of(folder: Any) -> list[list[int]]:
+    """Give the cohorts that only the server's operator may read."""
+    events = read_events(folder.path / "secret.jsonl")
+    return [event["cohort"] for event in named(events, "round_started")]
+
+
+def test_the_log_does_not_say_who_failed(
+    tiny_settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = {**tiny_settings, **USER, **EVERYONE}
+    grid = LocalGrid(4, settings)
+    grid.broken = {2: TrainingError("Node 2, round 1: … (training loss 3.21)")}
+    with caplog.at_level("INFO"):
+        folder = run(settings, grid=grid)
+    assert "3.21" not in caplog.text
+    assert "node 2" not in caplog.text.lower()
+    failed = [event for event in read_events(folder.path / "secret.jsonl") if event.get("problem")]
+    assert {event["node"] for event in failed} == {2}
+
+
+def test_secrets_are_for_the_servers_operator_alone(tiny_settings: dict[str, Any]) -> None:
+    folder = run({**tiny_settings, **USER})
+    secret = folder.path / "secret.jsonl"
+    assert secret.stat().st_mode & 0o777 == 0o600
+    assert not list(folder.adapter.glob("**/secret*"))
+    other = run({**tiny_settings, **SAMPLE})
+    assert not (other.path / "secret.jsonl").exists()
 
 
 def test_cohorts_are_drawn_node_by_node(tiny_settings: dict[str, Any]) -> None:
     settings = {**tiny_settings, **USER, "rounds": 12, "strategy.fraction-train": 0.25}
-    events = read_events(run(settings).journal)
-    asked = [event["asked"] for event in named(events, "round_started")]
-    assert len(asked) == 12
-    assert len(set(asked)) > 1  # a cohort of a fixed size is no Poisson sample
+    sizes = [len(cohort) for cohort in secrets_of(run(settings))]
+    assert len(sizes) == 12
+    assert len(set(sizes)) > 1  # a cohort of a fixed size is no Poisson sample
 
 
 def test_a_user_budget_ends_the_run(tiny_settings: dict[str, Any]) -> None:

@@ -15,7 +15,9 @@ from fedpeft_app.node.memory import (
     BROADCAST,
     PERSONAL,
     PRIVACY,
+    REPLY,
     RESIDUAL,
+    SPENT,
     NodeMemory,
     erase,
     experiment_folder,
@@ -236,14 +238,24 @@ def test_after_a_run_only_parameters_of_a_nodes_own_are_left(
 
 
 @pytest.mark.parametrize("personal", [True, False])
-def test_what_was_spent_outlives_the_run_until_the_run_is_removed(
-    *, personal: bool, own_home: Path
+def test_what_was_spent_outlives_the_run_and_its_removal(
+    state: AdapterState, *, personal: bool, own_home: Path
 ) -> None:
-    book = memory_of("run-a", 1, PRIVACY).folder / "spent.jsonl"
-    book.parent.mkdir(parents=True)
-    book.write_text("a row")
+    kept = memory_of("run-a", 1, PRIVACY).folder
+    kept.mkdir(parents=True)
+    for name in (SPENT, REPLY):
+        (kept / name).write_text(name)
+    memory_of("run-a", 2).keep({PERSONAL: state}, 2, base=1)
     forget("run-a", personal=personal)
-    assert book.read_text() == "a row"
+    assert {path.name for path in kept.iterdir()} == {SPENT, REPLY}
+    erase("run-a")
+    (left,) = [path for path in experiment_folder("run-a").rglob("*") if path.is_file()]
+    assert (left, left.read_text()) == (kept / SPENT, SPENT)
+
+
+def test_where_nothing_was_spent_nothing_is_left(state: AdapterState, own_home: Path) -> None:
+    memory_of("run-a", 1).keep({PERSONAL: state}, 2, base=1)
+    memory_of("run-a", 1, BROADCAST).keep({BROADCAST: state}, 2, base=1)
     erase("run-a")
     assert not experiment_folder("run-a").exists()
 

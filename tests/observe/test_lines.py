@@ -80,6 +80,22 @@ _SAID: list[tuple[dict[str, Any], str | None]] = [
         _ROUND,
         "round 2/5 | clients 3 ok, 1 failed | train loss 0.123 | 4.0 KiB down, 2.0 MiB up | 1.2 s",
     ),
+    (  # who was drawn, and all that follows from it, may be secret
+        {
+            **{key: _ROUND[key] for key in ("event", "round", "rounds")},
+            "epsilon": 1.234,
+            "test": {"accuracy": 0.5},
+            "expected": {"clients": 2.5, "down": 4096, "up": 2**21},
+        },
+        (
+            "round 2/5 | epsilon 1.24 | test accuracy 0.5000 | expected: 2.5 clients, "
+            "4.0 KiB down, 2.0 MiB up"
+        ),
+    ),
+    (  # what is missing is not said
+        {key: _ROUND[key] for key in ("event", "round", "rounds")},
+        "round 2/5",
+    ),
     (
         {
             **_ROUND,

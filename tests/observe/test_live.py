@@ -17,12 +17,12 @@ _EVENTS: list[dict[str, Any]] = [
 ]
 
 
-def watch(console: Console) -> list[str]:
+def watch(console: Console, events: list[dict[str, Any]] = _EVENTS) -> list[str]:
     """Feed all events; give what the moving line said after each."""
     said = []
     with LiveView(console) as view:
         view.stage("checking model and data")
-        for event in _EVENTS:
+        for event in events:
             view.feed(event)
             said.append(view._render().renderables[0].text.plain)
     return said
@@ -47,6 +47,12 @@ def test_the_moving_line_says_what_goes_on() -> None:
         "evaluating on the test set: 50%",
         "evaluating on the test set: 50%",
     ]
+
+
+def test_a_secret_cohort_is_not_counted() -> None:
+    events = [{"event": "round_started", "round": 1, "rounds": 2}]
+    (said,) = watch(Console(file=StringIO()), events)
+    assert said.startswith("round 1/2: training (")
 
 
 def test_a_terminal_shows_the_same_lines_and_is_left_clean() -> None:

@@ -16,7 +16,7 @@ from dp_accounting import (
 )
 from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
 
-from fedpeft_app.errors import BudgetSpentError
+from fedpeft_app.errors import BudgetSpentError, PrivacyError
 from fedpeft_app.privacy.accountant import ACCOUNTANT, epsilon, noise_multiplier
 from fedpeft_app.privacy.events import Event
 
@@ -174,6 +174,11 @@ def test_what_was_spent_counts() -> None:
 def test_no_noise_takes_back_what_was_spent() -> None:
     with pytest.raises(BudgetSpentError, match=r"within ε = 3 at δ = 1e-05, but 3\.35 is spent"):
         noise_multiplier(3, delta=1e-5, sampling=CLIENT, steps=7, spent=[ROUND])
+
+
+def test_where_no_noise_is_enough_nothing_is_said_to_be_spent() -> None:
+    with pytest.raises(PrivacyError, match="next to nothing but noise, ε still counts as inf"):
+        noise_multiplier(8, delta=1e-300, sampling=0.1, steps=10)
 
 
 @pytest.mark.parametrize("target", [0.0, -1.0, math.inf, math.nan])

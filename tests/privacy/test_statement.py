@@ -1,6 +1,7 @@
 """Statements: nothing is rounded in one's own favour, and what is unsafe says so."""
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -9,14 +10,15 @@ from hypothesis import strategies as st
 
 from fedpeft_app.privacy.statement import (
     Spent,
-    noise_forecast,
     sample_statement,
     shown,
     user_statement,
 )
 
 
-def of_nodes(spent: dict[int, Spent], **changes: Any) -> dict[str, str]:
+def of_nodes(
+    spent: dict[int, Spent], unknown: Collection[int] = (), **changes: Any
+) -> dict[str, str]:
     chosen: dict[str, Any] = {
         "delta": 1e-5,
         "clipping_norm": 0.5,
@@ -27,7 +29,7 @@ def of_nodes(spent: dict[int, Spent], **changes: Any) -> dict[str, str]:
         "apart": ["tuning"],
         **changes,
     }
-    return sample_statement(spent, **chosen)
+    return sample_statement(spent, unknown, **chosen)
 
 
 @given(epsilon=st.floats(0, 1e6))
@@ -57,6 +59,28 @@ def test_the_largest_node_is_the_run() -> None:
     assert rows["epsilon without amplification by sampling"] == "max 9.00"
     assert rows["also released"] == "this; that"
     assert "clipped to norm 0.5 over all tensors that train, some noise" in rows["mechanism"]
+
+
+def test_what_is_stated_holds_for_those_of_whom_it_is_known() -> None:
+    spent = {node: Spent(epsilon=float(node), unamplified=10.0 * node) for node in (1, 2, 3)}
+    rows = of_nodes(spent, {3, 0})
+    assert rows["privacy"] == (
+        "(2.00, 1e-05)-differential privacy for each training example, but for those of nodes "
+        "0, 3: not known"
+    )
+    assert "max 2.00, median 1.50 over 2 nodes" in rows["epsilon"]
+    assert rows["epsilon of each node"] == "1: 1.00, 2: 2.00, 3: at least 3.00"
+    assert rows["epsilon without amplification by sampling"] == "max 20.00"
+    assert rows["not known"].startswith("what nodes 0, 3 spent in rounds in which")
+
+
+@pytest.mark.parametrize("spent", [{}, {1: Spent(epsilon=1.0, unamplified=2.0)}])
+def test_where_nothing_is_known_nothing_is_promised(spent: dict[int, Spent]) -> None:
+    rows = of_nodes(spent, {1})
+    assert rows["privacy"].startswith("not known")
+    assert not {"epsilon", "epsilon without amplification by sampling"} & rows.keys()
+    assert rows.get("epsilon of each node", "1: at least 1.00") == "1: at least 1.00"
+    assert {"mechanism", "randomness", "not known"} <= rows.keys()
 
 
 def test_noise_from_a_seed_is_no_guarantee() -> None:
@@ -94,8 +118,3 @@ def test_users_are_not_hidden_from_the_server() -> None:
     assert "one of 1000 nodes" in rows["neighbouring"]
     assert rows["epsilon"] == "1.00 at δ = 1e-06"
     assert rows["also released"] == "nothing"
-
-
-def test_noise_grows_with_the_root_of_what_trains() -> None:
-    text = noise_forecast(noise_multiplier=2.0, clipping_norm=0.5, parameters=10_000, count=50)
-    assert "norm 2: 4 times the most that the mean itself can have (C = 0.5)" in text

@@ -13,7 +13,7 @@ from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.strategies.rounds import RoundPlan
 from fedpeft_app.strategies.strategy import Member, Reply
 from fedpeft_app.wire.codec import Codec
-from fedpeft_app.wire.ledger import Ledger
+from fedpeft_app.wire.ledger import Entry, Ledger
 from fedpeft_app.wire.payload import Section
 from fedpeft_app.wire.record import (
     DELTA,
@@ -38,9 +38,21 @@ def members(count: int, examples: int = 100) -> list[Member]:
     ]
 
 
-def ledger() -> Ledger:
+class NotedLedger(Ledger):
+    """A ledger that remembers every message."""
+
+    def __init__(self) -> None:
+        super().__init__(backbone_bytes=0, full_parameters=100)
+        self.entries: list[Entry] = []
+
+    def note(self, entry: Entry) -> None:
+        self.entries.append(entry)
+        super().note(entry)
+
+
+def ledger() -> NotedLedger:
     """Make an empty ledger."""
-    return Ledger(backbone_bytes=0, full_parameters=100)
+    return NotedLedger()
 
 
 def plan(**changes: Any) -> RoundPlan:

@@ -94,9 +94,7 @@ def test_nodes_of_their_own_rank_are_refused_by_number(
         strategy.prepare(spec, mixed)
 
 
-def test_alone_asks_everyone_and_keeps_the_state(
-    spec: AdapterSpec, state: AdapterState
-) -> None:
+def test_alone_asks_everyone_and_keeps_the_state(spec: AdapterSpec, state: AdapterState) -> None:
     cohort, strategy = members(2), Alone()
     asked = strategy.configure(1, state, cohort)
     assert set(asked) == {member.node_id for member in cohort}

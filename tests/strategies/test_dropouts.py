@@ -27,6 +27,11 @@ def test_nobody_s_luck_depends_on_the_others_but_one_always_reports(
         assert len(cohort - found) == min(1, len(cohort))
 
 
+def test_where_nobody_is_spared_all_drop_out() -> None:
+    gone = dropped(TWENTY, 0.999999, seed=0, round_number=1, spare=False)
+    assert gone == set(TWENTY)
+
+
 def test_the_luckiest_is_the_one_that_is_left() -> None:
     left = {
         probability: set(TWENTY) - dropped(TWENTY, probability, seed=0, round_number=1)

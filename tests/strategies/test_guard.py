@@ -209,7 +209,7 @@ def test_one_value_that_is_not_finite_rejects(
     vector = state.vector.copy()
     vector[place] = value
     reason = judged(spec, AdapterState(spec=spec, vector=vector), numbers())
-    assert reason == "sent values that are not finite"
+    assert reason == "sent a delta with values that are not finite"
 
 
 @pytest.mark.parametrize("place", [0, 6])

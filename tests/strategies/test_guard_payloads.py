@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from strategy_samples import members, numbers, state_of, update
 
 from fedpeft_app.adapters import AdapterSpec, TensorSpec
+from fedpeft_app.adapters.bounds import LARGEST
 from fedpeft_app.adapters.parts import trained_spec
-from fedpeft_app.strategies.guard import LARGEST, admit
+from fedpeft_app.strategies.guard import admit
 from fedpeft_app.strategies.strategy import Assignment, Reply
 from fedpeft_app.wire.catalogue import parse_codec
 from fedpeft_app.wire.payload import Section
@@ -128,7 +129,7 @@ def test_floats_that_are_not_finite_are_found_in_every_section(
         for one in (DELTA, CONTROL)
     ]
     found = looked_at(packed(*sections), extras={CONTROL: state_of(PARTS[""], 0.0)})
-    assert found == "sent values that are not finite"
+    assert found == f"sent a {name} with values that are not finite"
 
 
 @pytest.mark.parametrize("codec", ["float32", "bfloat16", "int8", "topk(0.5)+int4+zstd"])

@@ -26,6 +26,7 @@ from strategy_samples import (
 from fedpeft_app.adapters import AdapterSpec, AdapterState, TensorSpec
 from fedpeft_app.errors import QuorumError, RollCallError, TrainingError
 from fedpeft_app.strategies.composition import Composition
+from fedpeft_app.strategies.exchange import NOT_SENT
 from fedpeft_app.strategies.rounds import RoundPlan, RoundResult, run_rounds
 from fedpeft_app.strategies.strategy import Assignment, Member, Reply, train_loss
 from fedpeft_app.wire.catalogue import parse_codec
@@ -44,6 +45,10 @@ class Log:
 
     def reply_arrived(self, round_number: int, member: Member, problem: str) -> None:
         self.lines.append(("reply", round_number, member.partition, problem))
+
+    def round_answered(self, good: Sequence[Reply], rejected: Mapping[int, str]) -> None:
+        partitions = [reply.member.partition for reply in good]
+        self.lines.append(("answered", partitions, sorted(rejected)))
 
     def round_finished(self, result: RoundResult) -> None:
         self.lines.append(("finished", result.round_number))
@@ -113,6 +118,7 @@ def test_the_watcher_is_told_in_order(spec: AdapterSpec, state: AdapterState) ->
         lambda number: ("reply", number, 0, ""),
         lambda number: ("reply", number, 1, "No such file."),
         lambda number: ("reply", number, 2, ""),
+        lambda _: ("answered", [0, 2], [1]),
         lambda number: ("finished", number),
     ]
     assert log.lines == [line(number) for number in (1, 2) for line in one_round]
@@ -125,7 +131,8 @@ def test_rejected_replies_are_named_and_the_round_goes_on(
         return update(message, state_of(spec, math.nan), 1, numbers())
 
     end, log = run([fails, Learner(spec, 2.0), wild], state, plan(min_replies=1))
-    assert log.results[0].rejected == {0: "No such file.", 2: "sent values that are not finite"}
+    infinite = "sent a delta with values that are not finite"
+    assert log.results[0].rejected == {0: "No such file.", 2: infinite}
     assert [reply.member.partition for reply in log.results[0].good] == [1]
     np.testing.assert_array_equal(end.vector, state.vector + 2)
 
@@ -148,6 +155,35 @@ def test_too_few_good_replies_fail_the_round(spec: AdapterSpec, state: AdapterSt
         "  node 0: No such file.\n"
         "  node 2: no reply within 0.1 s"
     )
+
+
+def test_the_watcher_is_told_what_came_before_a_round_fails(
+    spec: AdapterSpec, state: AdapterState
+) -> None:
+    class Raving(Composition):
+        """A strategy that makes nothing finite of good replies."""
+
+        def aggregate(self, *_: object) -> AdapterState:  # type: ignore[override]
+            return state_of(spec, math.nan)
+
+    for settings, strategy, error in (
+        (plan(min_replies=2), Composition(), QuorumError),
+        (plan(), Raving(), TrainingError),
+    ):
+        everyone, log = members(2), Log()
+        nodes = (fails, Learner(spec, 1.0))
+        grid = ScriptedGrid({m.node_id: node for m, node in zip(everyone, nodes, strict=True)})
+        with pytest.raises(error):
+            run_rounds(grid, strategy, everyone, state, settings, ledger=ledger(), watcher=log)
+        assert log.lines[-1] == ("answered", [1], [0])
+
+
+def test_who_could_not_be_asked_is_told_apart(spec: AdapterSpec, state: AdapterState) -> None:
+    everyone, log = members(2), Log()
+    grid = ScriptedGrid({member.node_id: Learner(spec, 1.0) for member in everyone})
+    grid.pushed_ids = lambda ids: [ids[0], None]
+    run_rounds(grid, Composition(), everyone, state, plan(), ledger=ledger(), watcher=log)
+    assert log.results[0].rejected == {1: NOT_SENT}
 
 
 def test_a_cohort_is_never_smaller_than_the_quorum(spec: AdapterSpec, state: AdapterState) -> None:
@@ -296,7 +332,9 @@ def test_who_drops_out_is_asked_for_nothing_and_named(
     assert told == [(at, node) for at, out in enumerate(gone, start=1) for node in sorted(out)]
     steps = [np.mean([n for n in range(10) if n not in dropped]) for dropped in gone]
     np.testing.assert_allclose(end.vector - state.vector, sum(steps), rtol=1e-6)
-    assert sum(entry.direction == "down" for entry in book.entries) == 20 - sum(map(len, gone))
+    assert {int(node) for node, row in book.by_node(2).items() if row["down"]} == {
+        node for node in range(10) if node not in gone[1]
+    }
 
 
 def test_dropouts_alone_never_fail_a_round(spec: AdapterSpec, state: AdapterState) -> None:
@@ -331,7 +369,7 @@ def test_a_round_that_chance_leaves_without_anybody_goes_on(
 
     end, log = run([Learner(spec, 1.0)], state, plan(chance=True, rounds=2), strategy=Patient())
     assert (end.vector == 0).all()
-    assert [line[0] for line in log.lines] == ["started", "finished"] * 2
+    assert [line[0] for line in log.lines] == ["started", "answered", "finished"] * 2
     assert [(result.good, result.rejected) for result in log.results] == [([], {})] * 2
 
 

@@ -54,7 +54,7 @@ def test_a_path_that_leads_nowhere_is_refused(name: str) -> None:
         ("trimmed-mean", {"trim": 0.5}),
         ("flwr.serverapp.strategy:FedAdam", {"etta": 0.1}),
         ("flwr.serverapp.strategy:Strategy", {}),  # abstract
-        ("fedpeft_app.strategies.alone:Alone", {}),  # needs epochs
+        ("fedpeft_app.strategies.scaffold:Scaffold", {}),  # needs what folds
     ],
 )
 def test_options_that_do_not_fit_are_refused(name: str, options: dict[str, Any]) -> None:

@@ -437,6 +437,8 @@ class Results(list[RoundResult]):
 
     def reply_arrived(self, *_: object) -> None: ...
 
+    def round_answered(self, *_: object) -> None: ...
+
     def round_finished(self, result: RoundResult) -> None:
         self.append(result)
 
@@ -474,16 +476,24 @@ def test_a_round_of_nobody_still_adds_noise(spec: AdapterSpec, state: AdapterSta
     assert (result.state.vector != state.vector).all()
 
 
-def test_a_round_in_which_nobody_of_those_asked_is_good_fails(
-    spec: AdapterSpec, state: AdapterState
-) -> None:
+def test_that_all_others_fail_does_not_end_a_run(spec: AdapterSpec, state: AdapterState) -> None:
     def fails(message: Message) -> Message:
         return failure(message, "No such file.")
 
-    spent = Spent()
-    with pytest.raises(QuorumError, match="0 of 4 replies were good, at least 1"):
-        run([fails] * USERS, state, private(spend=spent))
-    assert spent == []
+    # Were it otherwise, whether there is a next round would tell of the first node's reply.
+    for nodes in ([fails] * USERS, [Discreet(spec, 0.1), *[fails] * (USERS - 1)]):
+        spent = Spent()
+        results = run(nodes, state, private(spend=spent), rounds=2)
+        assert [number for _, number in spent] == [1, 2]
+        assert [len(result.good) for result in results] == [USERS - nodes.count(fails)] * 2
+
+
+def test_whether_a_node_reports_depends_on_no_other_one(
+    spec: AdapterSpec, state: AdapterState
+) -> None:
+    nodes = [Discreet(spec, 0.1) for _ in range(USERS)]
+    results = run(nodes, state, private(), rounds=3, dropout=0.999)
+    assert [len(result.rejected) for result in results] == [USERS] * 3  # nobody is spared
 
 
 def test_whoever_fails_counts_for_nothing(spec: AdapterSpec, state: AdapterState) -> None:

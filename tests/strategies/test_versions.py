@@ -1,6 +1,7 @@
 """What nodes keep for themselves: each goes on from its last reply that counted."""
 
 import math
+from collections.abc import Sequence
 
 import pytest
 from flwr.app import Message
@@ -23,7 +24,7 @@ from fedpeft_app.strategies.composition import Composition
 from fedpeft_app.strategies.orders import Courier
 from fedpeft_app.strategies.rounds import RoundPlan, run_round
 from fedpeft_app.strategies.versions import Versions
-from fedpeft_app.wire.record import Scalar, read_order
+from fedpeft_app.wire.record import Scalar, read_order, write_refusal
 
 
 class Keeper(Learner):
@@ -53,10 +54,18 @@ class Keeper(Learner):
         return [options["base"] for asked, options in self.asked if asked == kind]
 
 
-def run(nodes: list[Keeper], state: AdapterState, settings: RoundPlan, versions: Versions) -> None:
+def run(
+    nodes: Sequence[Keeper],
+    state: AdapterState,
+    settings: RoundPlan,
+    versions: Versions,
+    *,
+    per_pull: int = 1,
+) -> None:
     """Run the plan's rounds over nodes, by partition."""
     everyone = members(len(nodes))
     grid = ScriptedGrid({m.node_id: node for m, node in zip(everyone, nodes, strict=True)})
+    grid.per_pull = per_pull
     courier = Courier(broadcast=Broadcast(state=state), versions=versions)
     for number in range(1, settings.rounds + 1):
         run_round(
@@ -71,12 +80,28 @@ def run(nodes: list[Keeper], state: AdapterState, settings: RoundPlan, versions:
         )
 
 
+class SitsOut(Keeper):
+    """A node that has no more privacy to spend from a round on."""
+
+    def __init__(self, spec: AdapterSpec, *, last: int) -> None:
+        super().__init__(spec)
+        self._last = last
+
+    def __call__(self, message: Message) -> Message:
+        reply = super().__call__(message)
+        if self.orders and self.orders[-1].round_number > self._last:
+            return Message(write_refusal("no more to spend"), reply_to=message)
+        return reply
+
+
 class Deaf:
     """A watcher that heeds nothing."""
 
     def round_started(self, *_: object) -> None: ...
 
     def reply_arrived(self, *_: object) -> None: ...
+
+    def round_answered(self, *_: object) -> None: ...
 
     def round_finished(self, *_: object) -> None: ...
 
@@ -118,6 +143,30 @@ def test_after_a_rejected_reply_a_node_goes_on_from_before_it(
     assert nodes[0].bases("train") == [0, 1, 2, 3]
     assert nodes[1].bases("train") == [0, 1, 1, 3]
     assert versions.accepted == {0: 4, 1: 4}
+
+
+def test_what_was_released_and_rejected_is_known_of(spec: AdapterSpec, state: AdapterState) -> None:
+    nodes = [Keeper(spec), Keeper(spec, raves=2), Keeper(spec, fails=2)]
+    run(nodes, state, plan(rounds=3), Versions(experiment="run", keeps=True))
+    told = [node.asked[2][1].get("received") for node in nodes]
+    assert told == [None, 2, None]
+
+
+def test_who_sat_out_has_released_nothing(spec: AdapterSpec, state: AdapterState) -> None:
+    nodes = [Keeper(spec), SitsOut(spec, last=2)]
+    versions = Versions(experiment="run", keeps=True)
+    run(nodes, state, plan(rounds=5), versions)
+    assert nodes[1].bases("train") == [0, 1, 2, 2, 2]
+    assert not any("received" in options for _, options in nodes[1].asked)
+    assert versions.received == {0: 5, 1: 2}
+
+
+def test_an_update_that_was_not_needed_was_released(spec: AdapterSpec, state: AdapterState) -> None:
+    nodes = [Keeper(spec) for _ in range(4)]
+    versions = Versions(experiment="run", keeps=True)
+    run(nodes, state, plan(fraction_train=0.5, over_selection=2.0), versions, per_pull=4)
+    assert len(versions.accepted) == 2
+    assert versions.received == dict.fromkeys(range(4), 1)
 
 
 def test_a_round_is_judged_with_what_it_made_of_each_node(

@@ -85,6 +85,30 @@ def test_nodes_alone_count_the_same_each() -> None:
     assert (found.examples, found.chosen, found.rounds) == (100, "mean over 2 nodes", [])
 
 
+def test_what_a_private_run_keeps_secret_is_not_made_up() -> None:
+    start, done, end = journal(CONFIG, 0.8)
+    for secret in ("examples", "down", "up", "seconds", "train_loss"):
+        del done[secret]
+    for secret in ("down", "up"):
+        del end[secret]
+    found = measure([start, done, end])
+    assert (found.examples, found.down, found.up) == (None, None, None)
+    assert found.test["accuracy"] == 0.8
+
+
+def test_examples_that_some_rounds_do_not_tell_are_not_counted() -> None:
+    events = journal(CONFIG, 0.8)
+    assert measure([*events, {**events[1], "round": 1, "examples": None}]).examples is None
+
+
+def test_private_nodes_alone_tell_no_examples() -> None:
+    start, _, end = journal(CONFIG, 0.9)
+    judged = {"validation": {"accuracy": 0.4}, "test": {"accuracy": 0.5}}
+    train = {"num-examples": 1, "epsilon": 3.0}
+    alone = {"event": "node_finished", "node": 0, "train": train, **judged}
+    assert measure([start, alone, {**end, "round": 1}]).examples is None
+
+
 @pytest.mark.parametrize("missing", ["run_started", "run_finished"])
 def test_a_journal_without_the_numbers_is_refused(missing: str) -> None:
     events = [event for event in journal(CONFIG, 0.8) if event["event"] != missing]

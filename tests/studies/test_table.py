@@ -150,6 +150,33 @@ def test_a_candidate_that_failed_is_named_with_its_reason(tmp_path: Path) -> Non
     assert "runs missing" not in text
 
 
+def keeping_secrets(runs: Path) -> Callable[[Cell], Ending]:
+    """Make up runs whose journals do not say who was drawn, nor what follows from it."""
+
+    def run(cell: Cell) -> Ending:
+        start, done, end = journal(cell.config, 0.5)
+        for secret in ("examples", "train_loss", "down", "up", "seconds"):
+            del done[secret]
+        expected = {"clients": 2.5, "down": 90, "up": 60}
+        told = {key: end[key] for key in end if key not in ("down", "up")}
+        events = [start, done, {**told, "expected": expected}]
+        return Ending(exit_status=0, run=write_run(runs, cell.run_name, events), message="")
+
+    return run
+
+
+def test_what_a_private_run_keeps_secret_is_a_dash_in_the_table(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, 'name = "x"\n[grid]\nmethod.name = ["lora"]\n')
+    runner = Pretence(tmp_path / "runs", keeping_secrets(tmp_path / "runs"))
+    now = conducted(plan, tmp_path, runner)
+    (line,) = lines(plan.study, now)
+    assert (line.mean, line.bytes_per_message, line.seconds) == (0.5, 40, 8.0)
+    assert (line.run_bytes, line.examples) == (None, None)
+    (row,) = [row for row in to_markdown(plan.study, now).splitlines() if row.startswith("| lora")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[-3:] == ["–", "–", "8"]
+
+
 # ------------------------------------------------------------------ what nodes measure
 
 PERSONAL = """
