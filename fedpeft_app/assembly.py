@@ -27,7 +27,7 @@ from fedpeft_app.methods.soft_prompts import prompt_tokens
 from fedpeft_app.node_privacy import SampleLevel
 from fedpeft_app.participation import Participation
 from fedpeft_app.privacy.budget import least_noise
-from fedpeft_app.privacy.user_level import Follow, NoisyMean
+from fedpeft_app.privacy.noisy_mean import Follow, NoisyMean
 from fedpeft_app.run_data import (
     bound_task,
     find_model,

@@ -10,6 +10,7 @@ from flwr.clientapp import ClientApp
 
 from fedpeft_app.config import RunConfig, parse
 from fedpeft_app.errors import WITHOUT_DATA, BudgetSpentError
+from fedpeft_app.mirrors import home
 from fedpeft_app.wire import record
 
 if TYPE_CHECKING:
@@ -71,9 +72,9 @@ def _reply(message: Message, context: Context, content: Callable[[], RecordDict]
 
 
 def _said_of(error: Exception) -> str:
-    """Put an error into words that may leave the node."""
+    """Put an error into words that may leave the node; its own log has whole paths."""
     if isinstance(error, WITHOUT_DATA):
-        return str(error)
+        return str(error).replace(str(home()), "$FEDPEFT_HOME")
     return (
         f"{type(error).__name__}: what it says may tell of this node's data, which privacy.mode "
         f"hides; the node has it in its own log"

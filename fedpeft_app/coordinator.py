@@ -4,55 +4,36 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from flwr.serverapp import Grid
 
-from fedpeft_app.adapters import AdapterState
-from fedpeft_app.adapters.parts import trained_spec
 from fedpeft_app.assembly import (
-    adapted_model,
-    agreement,
     codecs,
     fit_settings,
 )
 from fedpeft_app.config import RunConfig, flatten
-from fedpeft_app.config.schema import options
-from fedpeft_app.data.encoded import example_set
-from fedpeft_app.data.splits import Splits
-from fedpeft_app.data_plan import criterion, make_task
-from fedpeft_app.errors import AdapterMismatchError, BudgetSpentError, FedPeftError
+from fedpeft_app.errors import BudgetSpentError, FedPeftError
 from fedpeft_app.facts import run_facts
-from fedpeft_app.methods.adapted import AdaptedModel
-from fedpeft_app.methods.method import as_saved
 from fedpeft_app.node.memory import forget
 from fedpeft_app.observe.journal import Journal
 from fedpeft_app.observe.lines import describe
-from fedpeft_app.privacy_report import NUMBERS, protected
-from fedpeft_app.recorder import Examiner, Recorder, Secrecy, secrecy
-from fedpeft_app.run_data import bound_task, find_model, open_data, processor, server_splits
+from fedpeft_app.opening import open_session
+from fedpeft_app.privacy_report import NUMBERS
+from fedpeft_app.recorder import Recorder, Secrecy, secrecy
+from fedpeft_app.resume import find_resumed, reopen
+from fedpeft_app.run_data import processor
 from fedpeft_app.runs.checkpoint import Checkpoint
 from fedpeft_app.runs.directory import RunFolder, create_run, runs_parent
 from fedpeft_app.runs.export import export
-from fedpeft_app.runs.initial import load_adapter
+from fedpeft_app.runs.lock import writing
+from fedpeft_app.runs.retention import retention
 from fedpeft_app.session import Session, run_alone
+from fedpeft_app.snapshot import Snapshot
 from fedpeft_app.strategies.broadcast import is_exact
-from fedpeft_app.strategies.catalogue import make_strategy
 from fedpeft_app.strategies.composition import Composition
-from fedpeft_app.strategies.ranks import rank_objection
-from fedpeft_app.strategies.roll_call import (
-    Presence,
-    Roster,
-    call_roll,
-    make_roster,
-    wait_for_nodes,
-)
-from fedpeft_app.strategies.rounds import RoundPlan, run_rounds
-from fedpeft_app.strategies.strategy import Strategy
+from fedpeft_app.strategies.rounds import RoundPlan, Since, run_rounds
 from fedpeft_app.traffic import Expected, expected_traffic, summary
-from fedpeft_app.wire.ledger import Ledger
 
 _flower_log = logging.getLogger("flwr").getChild("fedpeft")  # has Flower's handlers
 
@@ -75,11 +56,32 @@ def coordinate(grid: Grid, config: RunConfig, run_id: int) -> RunFolder:
     Raises:
         FedPeftError: Whatever went wrong; it is journalled first.
     """
-    folder = create_run(runs_parent(config.output.dir), config.output.name, run_id, flatten(config))
+    if config.resume:
+        folder = find_resumed(config)
+    else:
+        parent = runs_parent(config.output.dir)
+        folder = create_run(parent, config.output.name, run_id, flatten(config))
+    with writing(folder):
+        _coordinate(grid, config, folder, run_id)
+    return folder
+
+
+def _coordinate(grid: Grid, config: RunConfig, folder: RunFolder, run_id: int) -> None:
+    """Run one federation in a folder, or go on with it."""
+    reopened = reopen(folder, config) if config.resume else None
     journal = Journal(folder.journal, _log_line)
     session: Session | None = None
+    if reopened:
+        journal.note(
+            "run_resumed",
+            run_id=str(run_id),
+            round=reopened.checkpoint.round_number,
+            rounds=config.rounds,
+            changed=dict(reopened.changed),
+            problems=list(reopened.problems),
+        )
     try:
-        session = _open_session(grid, config, folder, journal)
+        session = open_session(grid, config, folder, journal, reopened)
         if config.mode == "local":
             chosen, nodes = run_alone(grid, session)
             sent = summary(session.ledger, None, 1)
@@ -94,135 +96,6 @@ def coordinate(grid: Grid, config: RunConfig, run_id: int) -> RunFolder:
         raise
     finally:
         journal.close()
-    return folder
-
-
-def _open_session(grid: Grid, config: RunConfig, folder: RunFolder, journal: Journal) -> Session:
-    """Call the roll, load what the server needs, and note who takes part."""
-    started = time.monotonic()
-    rule = criterion(config, make_task(config))  # `flwr run` starts runs that nothing looked at
-    strategy = make_strategy(
-        config.strategy.name, options(config.strategy.options), seed=config.seed
-    )
-    located = find_model(config.model.name, config.model.revision)
-    ledger = Ledger(backbone_bytes=located.weight_bytes, full_parameters=0)
-    adapted, roster = _call_roll(grid, config, strategy, ledger)
-    ledger.full_parameters = adapted.backbone.parameters
-    journal.note(
-        "run_started",
-        run=folder.path.name,
-        folder=str(folder.path),
-        mode=config.mode,
-        method=config.method.name,
-        model=config.model.name,
-        backbone_bytes=located.weight_bytes,
-        trainable=trained_spec(adapted.spec).size,
-        parameters=adapted.backbone.parameters,
-        precision=fit_settings(config).precision,
-        head=config.method.head,
-        personal=adapted.personal.spec.size,
-        personal_steps=config.evaluate.personal_steps,
-    )
-    journal.note(
-        "roll_call",
-        examples={str(member.partition): member.examples for member in roster.members},
-        counted=config.privacy.counts_told,
-        refused=dict(roster.refused),
-        bytes=ledger.total(kind="roll-call"),
-        labels=list(roster.labels),
-    )
-    strategy, report = protected(config, strategy, len(roster.members), folder.path)
-    return Session(
-        config=config,
-        folder=folder,
-        journal=journal,
-        ledger=ledger,
-        roster=roster,
-        adapted=adapted,
-        examiner=_examiner(config, adapted, roster.labels, journal),
-        criterion=rule,
-        strategy=strategy,
-        report=report,
-        initial=_initial_state(config, adapted, roster.labels),
-        started=started,
-    )
-
-
-def _call_roll(
-    grid: Grid, config: RunConfig, strategy: Strategy, ledger: Ledger
-) -> tuple[AdaptedModel, Roster]:
-    """Find out who is there, and keep those who hold what the server holds."""
-    minimum = 1 if config.mode == "central" else config.strategy.min_nodes
-    nodes = wait_for_nodes(grid, minimum, _NODES_TIMEOUT_S)
-    answers = call_roll(grid, nodes, ledger=ledger, timeout_s=config.strategy.round_timeout)
-    labels = _labels(config, answers)
-    adapted = adapted_model(config, labels)
-    exact = is_exact(codecs(config)[1])
-    roster = make_roster(
-        answers,
-        expected=agreement(config, adapted),
-        minimum=minimum,
-        labels=labels,
-        objection=lambda member: rank_objection(
-            strategy,
-            adapted.spec,
-            member,
-            highest=config.method.rank,
-            exact_downlink=exact,
-        ),
-    )
-    if config.mode == "central":
-        roster = replace(roster, members=roster.members[:1])
-    return adapted, roster
-
-
-def _labels(config: RunConfig, answers: list[tuple[int, Presence | str]]) -> tuple[str, ...]:
-    """Take the label names from the server's data, or from the first node that answered."""
-    if config.evaluate.server:
-        return open_data(config, config.data.name).label_names
-    present = [answer for _, answer in answers if isinstance(answer, Presence)]
-    return present[0].labels if present else ("", "")
-
-
-def _examiner(
-    config: RunConfig, adapted: AdaptedModel, labels: tuple[str, ...], journal: Journal
-) -> Examiner:
-    """Make the server's examiner, without examples where the server holds none."""
-    nothing = example_set([])
-    held = config.evaluate.server
-    splits = (
-        server_splits(config) if held else Splits(train=nothing, validation=nothing, test=nothing)
-    )
-    return Examiner(
-        adapted=adapted,
-        task=bound_task(config, labels),
-        splits=splits,
-        batch_size=config.evaluate.batch_size,
-        journal=journal,
-    )
-
-
-def _initial_state(
-    config: RunConfig, adapted: AdaptedModel, labels: tuple[str, ...]
-) -> AdapterState:
-    """Start fresh, or from an existing adapter folder."""
-    if not config.method.init_from:
-        return adapted.initial
-    try:
-        return load_adapter(
-            Path(config.method.init_from),
-            adapted.spec,
-            labels,
-            drawn={name: value.numpy(force=True) for name, value in adapted.drawn.items()},
-            personal=[tensor.name for tensor in adapted.personal.spec.tensors],
-        )
-    except AdapterMismatchError as error:
-        if adapted.adaptation.restate is as_saved:
-            raise
-        raise AdapterMismatchError(
-            f"{error} Mind that {config.method.name} is exported as another method "
-            f"(docs/methods.md), from which it cannot go on."
-        ) from error
 
 
 def _run_together(grid: Grid, session: Session) -> None:
@@ -230,6 +103,8 @@ def _run_together(grid: Grid, session: Session) -> None:
     config, expected = session.config, _expected(session)
     with secrecy(session.folder.path / _ASIDE, expected) as kept:
         recorder = _recorder(session, kept)
+        if session.reopened:
+            recorder.go_on(session.reopened.checkpoint, session.reopened.asked)
         try:
             run_rounds(
                 grid,
@@ -239,6 +114,7 @@ def _run_together(grid: Grid, session: Session) -> None:
                 _plan(session),
                 ledger=session.ledger,
                 watcher=recorder,
+                since=_since(session),
             )
         except BudgetSpentError as error:
             if recorder.last is None:  # there is nothing that could be exported
@@ -260,6 +136,15 @@ def _run_together(grid: Grid, session: Session) -> None:
     _finish(session, chosen, why, summary(session.ledger, expected, last.round_number), **measured)
 
 
+def _since(session: Session) -> Since | None:
+    """Say after which round the rounds go on."""
+    if session.reopened is None:
+        return None
+    checkpoint = session.reopened.checkpoint
+    progress = (checkpoint.progress or Snapshot()).part("rounds")
+    return Since(round_number=checkpoint.round_number, snapshot=progress)
+
+
 def _recorder(session: Session, kept: Secrecy | None) -> Recorder:
     """Make what watches the rounds."""
     config = session.config
@@ -273,7 +158,7 @@ def _recorder(session: Session, kept: Secrecy | None) -> Recorder:
         precision=fit_settings(config).precision,
         criterion=session.criterion,
         test_rounds=config.evaluate.test == "rounds",
-        keep_all=config.output.keep == "all",
+        keep=retention(config.output.keep),
         report=session.report,
         secrecy=kept,
     )
@@ -381,9 +266,11 @@ def _finish(
 
 def _state_privacy(session: Session) -> dict[str, str]:
     """Say what is guaranteed of privacy when a run ends, however it does."""
-    rows = session.report.statement() if session.report else {}
-    if rows:
-        session.journal.note("privacy_statement", rows=rows, final=True)
+    report = session.report
+    if report is None or not (rows := report.statement()):
+        return {}
+    told = {"epsilon": report.epsilon(), "nodes": report.each()}
+    session.journal.note("privacy_statement", rows=rows, final=True, **told)
     return rows
 
 

@@ -15,7 +15,7 @@ from fedpeft_app.node_privacy import SampleLevel
 from fedpeft_app.privacy.accountant import epsilon
 from fedpeft_app.privacy.budget import require_small
 from fedpeft_app.privacy.events import Event
-from fedpeft_app.privacy.statement import Spent
+from fedpeft_app.privacy.statement import Spent, counted
 from fedpeft_app.privacy_report import SampleReport, spent_by, user_rows
 from fedpeft_app.strategies.sampling import cohort_size
 from fedpeft_app.training.fit import FitSettings
@@ -295,17 +295,6 @@ def asked(config: RunConfig, nodes: int) -> float:
     if config.privacy.mode == "user":
         return chosen.fraction_train * nodes
     return cohort_size(nodes, fraction=chosen.fraction_train, minimum=chosen.min_replies)
-
-
-def counted(number: float, noun: str) -> str:
-    """Write a number of things.
-
-    Args:
-        number: How many; whole, or an average.
-        noun: One of them.
-    """
-    shown = f"{number:,.0f}" if number == round(number) else f"{number:,.4g}"
-    return f"{shown} {noun}{'s' * (number != 1)}"
 
 
 def _allowed(config: RunConfig, event: Event, rounds: int) -> int:

@@ -9,12 +9,12 @@ from fedpeft_app.node.book import Book
 from fedpeft_app.node.memory import PRIVACY, REPLY, SPENT, memory_of
 from fedpeft_app.node.outbox import Outbox
 from fedpeft_app.privacy.budget import Budget, least_noise, require_small
-from fedpeft_app.privacy.events import Event
+from fedpeft_app.privacy.events import Event, summed
 from fedpeft_app.privacy.mechanism import Mechanism
 from fedpeft_app.privacy.randomness import randomness
 from fedpeft_app.training.fit import FitSettings
 from fedpeft_app.training.private import schedule
-from fedpeft_app.wire.record import EPSILON, UNAMPLIFIED
+from fedpeft_app.wire.record import EPSILON, NOISE, SAMPLING, STEPS, UNAMPLIFIED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,10 +87,22 @@ class SampleLevel:
         )
 
     def told(self, budget: Budget, examples: int) -> dict[str, float]:
-        """List all that a node says of itself in a reply."""
+        """List all that a node says of itself in a reply.
+
+        Noise, sampling and steps tell no more than both ε do: whoever knows the run's settings
+        finds the number of examples, and with it all three, by trying which gives these ε.
+
+        Args:
+            budget: What it has spent, at least one event.
+            examples: Its training examples.
+        """
         counts = {"num-examples": examples if self.public_counts else 1}
+        done = summed(budget.events())
         return {
             **counts,
             EPSILON: budget.spent(),
             UNAMPLIFIED: budget.spent(amplified=False),
+            NOISE: done.noise_multiplier,
+            SAMPLING: done.sampling,
+            STEPS: done.steps,
         }

@@ -1,7 +1,7 @@
 """What a run has guaranteed so far, gathered while rounds go by; in words when it ends."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -10,18 +10,22 @@ from fedpeft_app.config import RunConfig
 from fedpeft_app.node.book import Book
 from fedpeft_app.privacy.accountant import ACCOUNTANT, epsilon
 from fedpeft_app.privacy.budget import Budget
-from fedpeft_app.privacy.events import Event
+from fedpeft_app.privacy.events import Event, summed
 from fedpeft_app.privacy.statement import (
     Spent,
+    between,
+    counted,
     sample_statement,
     user_statement,
 )
+from fedpeft_app.snapshot import Snapshot
+from fedpeft_app.strategies.catalogue import require_one_mean
 from fedpeft_app.strategies.dropouts import DROPPED_OUT
 from fedpeft_app.strategies.exchange import NOT_SENT
 from fedpeft_app.strategies.guard import MEASURED, NOTHING, SPENT, SatOut
 from fedpeft_app.strategies.strategy import Reply, Strategy
 from fedpeft_app.strategies.user_level import UserLevel
-from fedpeft_app.wire.record import EPSILON, UNAMPLIFIED
+from fedpeft_app.wire.record import EPSILON, NOISE, SAMPLING, STEPS, UNAMPLIFIED
 
 _BOOK = "privacy.jsonl"
 NUMBERS = {"none": MEASURED, "sample": SPENT, "user": NOTHING}  # that nodes send, by mode
@@ -38,8 +42,25 @@ class PrivacyReport(Protocol):
         """Take in what came of that, as `Watcher.round_answered` is told it."""
         ...
 
+    def snapshot(self) -> Snapshot:
+        """Give what the report knows."""
+        ...
+
+    def go_on(self, snapshot: Snapshot, asked: Iterable[int]) -> None:
+        """Take the report up again.
+
+        Args:
+            snapshot: What `snapshot` gave.
+            asked: Partitions that were asked since, in an attempt that does not count.
+        """
+        ...
+
     def epsilon(self) -> float | None:
         """Give ε of the run so far, as far as it is known; None where nobody told of any."""
+        ...
+
+    def each(self) -> dict[str, float]:
+        """Give ε of each node, by partition, as it said last; empty where nodes tell none."""
         ...
 
     def statement(self) -> dict[str, str]:
@@ -71,14 +92,28 @@ class SampleReport:
         """Take in what nodes say, and who says nothing."""
         self.waiting.clear()
         for reply in good:
-            numbers, node = reply.metrics, reply.member.partition
-            self.spent[node] = Spent(epsilon=numbers[EPSILON], unamplified=numbers[UNAMPLIFIED])
-            self.silent.discard(node)
+            self.spent[reply.member.partition] = _told(reply.metrics)
+            self.silent.discard(reply.member.partition)
         self.silent |= {node for node, why in rejected.items() if not _spends_nothing(why)}
+
+    def snapshot(self) -> Snapshot:
+        """Give what nodes said, and who said nothing."""
+        spent = {str(node): asdict(one) for node, one in self.spent.items()}
+        return Snapshot(values={"spent": spent, "silent": sorted(self.silent | self.waiting)})
+
+    def go_on(self, snapshot: Snapshot, asked: Iterable[int]) -> None:
+        """Take it up again; who was asked since may have spent more."""
+        told = snapshot.values["spent"].items()
+        self.spent.update({int(node): Spent(**values) for node, values in told})
+        self.silent |= {*snapshot.values["silent"], *asked}
 
     def epsilon(self) -> float | None:
         """Give the largest ε of a node."""
         return max((one.epsilon for one in self.spent.values()), default=None)
+
+    def each(self) -> dict[str, float]:
+        """Give ε of each node."""
+        return {str(node): one.epsilon for node, one in sorted(self.spent.items())}
 
     def statement(self) -> dict[str, str]:
         """State what the run guarantees."""
@@ -91,7 +126,7 @@ class SampleReport:
             unknown,
             delta=privacy.delta,
             clipping_norm=privacy.clipping_norm,
-            mechanism=sample_mechanism(self.config),
+            mechanism=sample_mechanism(self.config, self.spent.values()),
             accountant=ACCOUNTANT,
             unsafe=privacy.unsafe_seed >= 0,
             released=sample_released(self.config),
@@ -119,30 +154,48 @@ class UserReport:
     def answered(self, good: Sequence[Reply], rejected: Mapping[int, str]) -> None:
         """Leave it at what the server spends."""
 
+    def snapshot(self) -> Snapshot:
+        """Give nothing: the book has it."""
+        return Snapshot()
+
+    def go_on(self, snapshot: Snapshot, asked: Iterable[int]) -> None:
+        """Leave it at the book, which has what was spent since, too."""
+
     def epsilon(self) -> float | None:
         """Give ε of all rounds that were spent."""
         return self.budget.spent()
+
+    def each(self) -> dict[str, float]:
+        """Give nothing: what is spent is the server's."""
+        return {}
 
     def statement(self) -> dict[str, str]:
         """State what the run guarantees."""
         return user_rows(self.config, self.users, self.budget.events())
 
 
-def sample_mechanism(config: RunConfig) -> str:
-    """Say what noise nodes add, and to what."""
-    privacy, train = config.privacy, config.train
-    count = train.batch_size * train.gradient_accumulation
-    if privacy.noise_multiplier:
-        noise = f"Gaussian noise of z = {privacy.noise_multiplier:g} times that on their sum"
-    else:
-        noise = (
-            f"Gaussian noise on their sum, of the least size with which a node that trains in "
-            f"every one of {config.rounds} round{'s' * (config.rounds != 1)} stays within epsilon "
-            f"{privacy.target_epsilon:g}"
-        )
+def sample_mechanism(config: RunConfig, spent: Collection[Spent]) -> str:
+    """Say what noise nodes add, and to what, from what they told; as far as it is set until then.
+
+    Args:
+        config: The run's configuration.
+        spent: What nodes have spent; may be empty.
+    """
+    privacy = config.privacy
+    least = (
+        f"the least with which a node that trains in every one of "
+        f"{counted(config.rounds, 'round')} stays within epsilon {privacy.target_epsilon:g}"
+    )
+    batches = "Poisson batches, by whose expected size the sum is divided"
+    if not spent:
+        size = f"z = {privacy.noise_multiplier:g}" if privacy.noise_multiplier else least
+        return f"Gaussian noise on their sum: {size}; {batches}"
+    noise = between([one.noise_multiplier for one in spent])
+    why = "" if privacy.noise_multiplier else f" ({least})"
     return (
-        f"{noise}; Poisson batches, {count} examples expected, by which the sum is divided "
-        f"(all of a node's, if it has fewer)"
+        f"Gaussian noise of z = {noise} times that on their sum{why}; {batches}, each example in "
+        f"one with probability q = {between([one.sampling for one in spent])}; "
+        f"{between([one.steps for one in spent], 'step')} on each node"
     )
 
 
@@ -151,7 +204,8 @@ def sample_released(config: RunConfig) -> list[str]:
     counts = (
         "how many training examples each node has (privacy.public-counts)"
         if config.privacy.public_counts
-        else "each node's epsilon, which depends on how many examples it has"
+        else "each node's epsilon, sampling probability, noise and steps, which depend on how many "
+        "examples it has"
     )
     labels = () if config.task == "causal-lm" else ("label names, which count as public",)
     return [
@@ -166,7 +220,10 @@ def sample_released(config: RunConfig) -> list[str]:
 
 def left_apart(config: RunConfig) -> list[str]:
     """List what no ε speaks of."""
-    found = ["settings that were chosen by looking at the same data"]
+    found = [
+        "settings that were chosen by looking at the same data",
+        "other runs over the same data: what they spend adds up",
+    ]
     if config.evaluate.server:
         found.append("the server's own validation and test data, which choose and judge the round")
     if config.method.init_from:
@@ -174,9 +231,9 @@ def left_apart(config: RunConfig) -> list[str]:
     return found
 
 
-def user_mechanism(config: RunConfig, users: int, *, noise_multiplier: float, rounds: int) -> str:
-    """Say what the server does in each round."""
-    privacy, sampling = config.privacy, config.strategy.fraction_train
+def user_mechanism(config: RunConfig, users: int, spent: Spent) -> str:
+    """Say what the server did in each round."""
+    privacy = config.privacy
     norm = (
         f"a norm that follows the {privacy.clip_quantile:g} quantile, from "
         f"{privacy.clipping_norm:g} on"
@@ -185,10 +242,10 @@ def user_mechanism(config: RunConfig, users: int, *, noise_multiplier: float, ro
     )
     return (
         f"each node's whole delta is clipped to {norm}, Gaussian noise of "
-        f"z = {noise_multiplier:g} times that added to their sum, and the sum divided by "
-        f"{sampling * users:g}, whoever took part (DP-FedAvg, McMahan et al. 2018); each of "
-        f"{users} nodes takes part in a round with probability {sampling:g}, drawn in secret; "
-        f"{rounds} round{'s' * (rounds != 1)}"
+        f"z = {spent.noise_multiplier:g} times that added to their sum, and the sum divided by "
+        f"{spent.sampling * users:g}, whoever took part (DP-FedAvg, McMahan et al. 2018); each of "
+        f"{counted(users, 'node')} takes part in a round with probability q = {spent.sampling:g}, "
+        f"drawn in secret; {counted(spent.steps, 'round')}"
     )
 
 
@@ -219,12 +276,14 @@ def protected(
 
     Raises:
         PrivacyError: As `noisy_mean`.
+        ConfigError: As `require_one_mean`.
     """
     privacy = config.privacy
     if privacy.mode == "none":
         return strategy, None
     if privacy.mode == "sample":
         return strategy, SampleReport(config=config)
+    require_one_mean(config.strategy.name, strategy)
     budget = Budget(
         book=Book(path=folder / _BOOK), delta=privacy.delta, target=privacy.target_epsilon
     )
@@ -249,16 +308,12 @@ def user_rows(config: RunConfig, users: int, events: Sequence[Event]) -> dict[st
     if not events:
         return {}
     privacy = config.privacy
+    spent = spent_by(events, privacy.delta)
     return user_statement(
-        spent_by(events, privacy.delta),
+        spent,
         delta=privacy.delta,
         users=users,
-        mechanism=user_mechanism(
-            config,
-            users,
-            noise_multiplier=events[-1].noise_multiplier,
-            rounds=sum(event.steps for event in events),
-        ),
+        mechanism=user_mechanism(config, users, spent),
         accountant=ACCOUNTANT,
         unsafe=privacy.unsafe_seed >= 0,
         released=[
@@ -273,9 +328,25 @@ def spent_by(events: Sequence[Event], delta: float) -> Spent:
     """Count events with and without amplification by sampling.
 
     Args:
-        events: All that was done to one data set.
+        events: All that was done to one data set, at least one.
         delta: δ, in (0, 1).
     """
+    done = summed(events)
     return Spent(
-        epsilon=epsilon(events, delta), unamplified=epsilon(events, delta, amplified=False)
+        epsilon=epsilon(events, delta),
+        unamplified=epsilon(events, delta, amplified=False),
+        noise_multiplier=done.noise_multiplier,
+        sampling=done.sampling,
+        steps=done.steps,
+    )
+
+
+def _told(numbers: Mapping[str, float]) -> Spent:
+    """Read what a node says; the guard has looked at it."""
+    return Spent(
+        epsilon=numbers[EPSILON],
+        unamplified=numbers[UNAMPLIFIED],
+        noise_multiplier=numbers[NOISE],
+        sampling=numbers[SAMPLING],
+        steps=int(numbers[STEPS]),
     )

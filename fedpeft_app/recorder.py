@@ -1,8 +1,7 @@
 """The recorder: evaluates, checkpoints and journals while rounds go by."""
 
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,99 +9,28 @@ from typing import Any
 
 import numpy as np
 
-from fedpeft_app.adapters import AdapterState
 from fedpeft_app.criterion import UNRATED, Criterion, Rating
-from fedpeft_app.data.encoded import ExampleSet
-from fedpeft_app.data.splits import Splits
-from fedpeft_app.data.tasks.task import Metrics, Task
-from fedpeft_app.methods.adapted import AdaptedModel
+from fedpeft_app.errors import RunFolderError
+from fedpeft_app.examiner import Examiner
 from fedpeft_app.observe.journal import Journal
 from fedpeft_app.privacy_report import PrivacyReport, notes
-from fedpeft_app.runs.checkpoint import Checkpoint, prune, save_checkpoint
+from fedpeft_app.runs.checkpoint import (
+    Checkpoint,
+    kept_rounds,
+    load_checkpoint,
+    prune,
+    save_checkpoint,
+)
 from fedpeft_app.runs.directory import RunFolder
+from fedpeft_app.runs.retention import Retention, ranked
+from fedpeft_app.snapshot import Snapshot
 from fedpeft_app.strategies.rounds import RoundResult
 from fedpeft_app.strategies.strategy import Member, Reply
 from fedpeft_app.traffic import Expected
-from fedpeft_app.training.evaluate import evaluate
 from fedpeft_app.wire.ledger import Ledger
 
 _PROGRESS_S = 0.5  # seconds between two progress events
 _ACCURACY = Criterion(metric="accuracy")  # what every task measures
-
-
-class Examiner:
-    """Judges states on the server's data.
-
-    Args:
-        adapted: The server's model.
-        task: Collation and metrics.
-        splits: The server's validation and test examples; may be empty.
-        batch_size: Examples per forward pass.
-        journal: Told about progress.
-
-    Attributes:
-        task: The task that it judges by.
-    """
-
-    def __init__(
-        self,
-        *,
-        adapted: AdaptedModel,
-        task: Task,
-        splits: Splits,
-        batch_size: int,
-        journal: Journal,
-    ) -> None:
-        self.task = task
-        self._adapted = adapted
-        self._splits = splits
-        self._batch_size = batch_size
-        self._journal = journal
-
-    def examine(self, state: AdapterState, split: str, precision: str) -> Metrics:
-        """Judge a state.
-
-        Args:
-            state: The state; it stays poured into the model.
-            split: "validation" or "test".
-            precision: "fp32", "bf16" or "fp16".
-
-        Returns:
-            Metric → value; empty where there are no examples. What a task gives as NaN or
-            infinite is left out, as what is not defined.
-
-        Raises:
-            TrainingError: If the model's outputs for that state are not finite.
-        """
-        if not self.holds(split):
-            return {}
-        examples: ExampleSet = getattr(self._splits, split)
-        self._adapted.pour(state)
-        measured = evaluate(
-            self._adapted.model,
-            self.task,
-            examples,
-            batch_size=self._batch_size,
-            precision=precision,
-            progress=self._progress(split),
-        )
-        return {name: value for name, value in measured.items() if math.isfinite(value)}
-
-    def holds(self, split: str) -> bool:
-        """Say whether there are examples of "validation" or "test"."""
-        return len(getattr(self._splits, split)) > 0
-
-    def _progress(self, split: str) -> Callable[[float], None]:
-        """Note progress now and then."""
-        last = time.monotonic()
-
-        def note(share: float) -> None:
-            nonlocal last
-            if time.monotonic() - last >= _PROGRESS_S:
-                last = time.monotonic()
-                self._journal.note("evaluating", split=split, share=round(share, 3))
-
-        return note
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +75,7 @@ class Recorder:
         precision: Arithmetic of evaluation, but for the last round's test, in float32.
         criterion: Chooses the best round.
         test_rounds: Whether every evaluation measures the test set too.
-        keep_all: Whether every round's checkpoint stays.
+        keep: Which rounds' checkpoints stay.
         report: Told every round, to state what has been guaranteed; None = nothing is.
         secrecy: Where it goes who takes part, and what follows from that; None = into the journal.
 
@@ -169,7 +97,7 @@ class Recorder:
         precision: str,
         criterion: Criterion,
         test_rounds: bool,
-        keep_all: bool,
+        keep: Retention,
         report: PrivacyReport | None = None,
         secrecy: Secrecy | None = None,
     ) -> None:
@@ -182,10 +110,10 @@ class Recorder:
         self._precision = precision
         self._criterion = criterion
         self._test_rounds = test_rounds
-        self._keep_all = keep_all
+        self._keep = keep
         self._report = report
         self._secrecy = secrecy
-        self._best_rating = UNRATED
+        self._ratings: dict[int, Rating] = {}
         self.best: Checkpoint | None = None
         self.last: Checkpoint | None = None
 
@@ -208,7 +136,10 @@ class Recorder:
             self._report.answered(good, rejected)
 
     def round_finished(self, result: RoundResult) -> None:
-        """Evaluate, checkpoint and journal the new state, in this order."""
+        """Evaluate and journal the new state, and keep it, in this order.
+
+        So the journal has every round that can be gone on from.
+        """
         round_number = result.round_number
         due = self._every and (round_number % self._every == 0 or result.final)
         # The last round's figures are final.
@@ -222,17 +153,58 @@ class Recorder:
         measured |= _over_nodes(result.client_metrics, self._criterion)
         if result.untrained:
             measured["untrained"] = list(result.untrained)
-        checkpoint = Checkpoint(state=result.state, round_number=round_number, metrics=measured)
-        self.last = checkpoint
-        judged = self._validation(result, measured)
-        rating = self._rate(round_number, judged)
-        if rating > self._best_rating:
-            self._best_rating, self.best = rating, checkpoint
-        save_checkpoint(self._folder, checkpoint)
-        if not self._keep_all:
-            best = self.best.round_number if self.best else round_number
-            prune(self._folder, {round_number, best})
+        self._rate(round_number, self._validation(result, measured))
         self._note_round(result, measured)
+        self.last = Checkpoint(
+            state=result.state,
+            round_number=round_number,
+            metrics=measured,
+            progress=self._progress(result),
+        )
+        if ranked(self._ratings)[:1] == [round_number]:
+            self.best = self.last
+        save_checkpoint(self._folder, self.last)
+        prune(self._folder, self._keep.kept(round_number, self._ratings))
+
+    def go_on(self, checkpoint: Checkpoint, asked: Iterable[int] = ()) -> None:
+        """Go on from a round.
+
+        Args:
+            checkpoint: The round, with its progress.
+            asked: Partitions that were asked to train since, in an attempt that does not count.
+
+        The best round so far is the best of those whose checkpoint is sound.
+        """
+        progress = checkpoint.progress or Snapshot()
+        ratings = progress.part("recorder").values["ratings"]
+        self._ratings = {int(number): (rated[0], rated[1]) for number, rated in ratings.items()}
+        self._ledger.go_on(progress.part("ledger").values.get("sums", []))
+        if self._report:
+            self._report.go_on(progress.part("report"), asked)
+        self.last, self.best = checkpoint, self._best_sound()
+
+    def _best_sound(self) -> Checkpoint | None:
+        """Find the best round of those that are kept; note which of them are damaged."""
+        kept = set(kept_rounds(self._folder))
+        for number in (one for one in ranked(self._ratings) if one in kept):
+            try:
+                return load_checkpoint(self._folder, number)
+            except RunFolderError as error:
+                self._journal.note("checkpoint_damaged", round=number, problem=str(error))
+        return None
+
+    def _progress(self, result: RoundResult) -> Snapshot:
+        """Give all that the next round depends on, but for the state."""
+        ratings = {str(number): rating for number, rating in self._ratings.items()}
+        sums = {} if self._secrecy else {"sums": self._ledger.to_values()}
+        return Snapshot.of(
+            {
+                "rounds": result.snapshot,
+                "recorder": Snapshot(values={"ratings": ratings}),
+                "ledger": Snapshot(values=sums),
+                "report": self._report.snapshot() if self._report else Snapshot(),
+            }
+        )
 
     def _validation(self, result: RoundResult, measured: Mapping[str, Any]) -> Mapping[str, float]:
         """Give what rates the round: never test data, and one source for the whole run."""
@@ -241,12 +213,13 @@ class Recorder:
             return judged
         return _pooled(result.client_metrics)
 
-    def _rate(self, round_number: int, judged: Mapping[str, float]) -> Rating:
+    def _rate(self, round_number: int, judged: Mapping[str, float]) -> None:
         """Rate a round, and note where it was judged but cannot be."""
         rating = self._criterion.rate(judged)
-        if judged and rating == UNRATED:
+        if rating > UNRATED:
+            self._ratings[round_number] = rating
+        elif judged:
             self._journal.note("unrated", round=round_number, metric=self._criterion.metric)
-        return rating
 
     def _note_round(self, result: RoundResult, measured: Mapping[str, Any]) -> None:
         """Write the round's line of the journal and force it to disk."""

@@ -11,10 +11,12 @@ from fedpeft_app.adapters.algebra import shifted
 from fedpeft_app.config import RunConfig
 from fedpeft_app.criterion import UNRATED, Criterion, Rating
 from fedpeft_app.errors import FedPeftError
+from fedpeft_app.examiner import Examiner
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.observe.journal import Journal
 from fedpeft_app.privacy_report import NUMBERS, PrivacyReport
-from fedpeft_app.recorder import Examiner, spread
+from fedpeft_app.recorder import spread
+from fedpeft_app.resume import Reopened
 from fedpeft_app.runs.checkpoint import Checkpoint, save_checkpoint
 from fedpeft_app.runs.directory import RunFolder
 from fedpeft_app.strategies.alone import Alone
@@ -41,6 +43,7 @@ class Session:
         initial: The state before round 1.
         started: Clock at the start, seconds.
         report: Gathers what is guaranteed of privacy; None = nothing is.
+        reopened: Where the run goes on; None = it begins.
     """
 
     config: RunConfig
@@ -55,6 +58,7 @@ class Session:
     initial: AdapterState
     started: float
     report: PrivacyReport | None = None
+    reopened: Reopened | None = None
 
 
 def run_alone(grid: Grid, session: Session) -> tuple[Checkpoint, dict[str, Any]]:

@@ -186,6 +186,20 @@ def test_errors_that_carry_no_data_are_told_whole(
     assert SECRET.encode() not in everything_in(reply)
 
 
+@private
+def test_where_a_node_keeps_things_stays_in_its_own_log(
+    mode: dict[str, Any], own_home: Path, fails: Any, ask: Ask, caplog: pytest.LogCaptureFixture
+) -> None:
+    book = own_home / "nodes" / "run" / "node-0000" / "privacy" / "spent.jsonl"
+    fails(errors.NodeStateError(f"Restore {book}."))
+    with caplog.at_level(logging.ERROR):
+        reply = ask("train", **mode)
+    named = "Restore $FEDPEFT_HOME/nodes/run/node-0000/privacy/spent.jsonl."
+    assert short_reason(reply.error.reason) == named
+    assert str(own_home).encode() not in everything_in(reply)
+    assert str(book) in caplog.text
+
+
 @every_message
 def test_without_privacy_an_error_is_flowers_to_report(kind: str, fails: Any, ask: Ask) -> None:
     fails(errors.DataError("row 31 is wrong"))

@@ -8,15 +8,15 @@ from types import SimpleNamespace
 import pytest
 
 from fedpeft_app.adapters import AdapterState
+from fedpeft_app.examiner import Examiner
 from fedpeft_app.observe.journal import Journal
-from fedpeft_app.recorder import Examiner
 
 
 def test_what_is_no_number_is_left_out_as_undefined(
     tmp_path: Path, state: AdapterState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured = {"loss": 0.5, "accuracy": 0.25, "auroc": math.nan, "perplexity": math.inf}
-    monkeypatch.setattr("fedpeft_app.recorder.evaluate", lambda *_, **__: measured)
+    monkeypatch.setattr("fedpeft_app.examiner.evaluate", lambda *_, **__: measured)
     poured: list[AdapterState] = []
     with closing(Journal(tmp_path / "journal.jsonl")) as journal:
         examiner = Examiner(

@@ -34,7 +34,13 @@ class Rounds:
                 start=self._state,
                 update=Decoded(state=self._state),
                 weight=1.0,
-                metrics={"epsilon": spent, "epsilon-unamplified": 10 * spent},
+                metrics={
+                    "epsilon": spent,
+                    "epsilon-unamplified": 10 * spent,
+                    "noise-multiplier": 2.0 - spent / 10,
+                    "sampling": spent / 10,
+                    "steps": 4.0 * spent,
+                },
             )
             for node, spent in good.items()
         ]
@@ -49,7 +55,9 @@ def rounds(state: AdapterState) -> Rounds:
 
 def unknown(rows: Mapping[str, str]) -> str:
     """The nodes of which it is not known what they spent."""
-    return rows.get("not known", "").partition(" spent in")[0].removeprefix("what nodes ")
+    return (
+        rows.get("not known", "").partition(" spent in")[0].removeprefix("what node").lstrip("s ")
+    )
 
 
 def test_the_largest_epsilon_is_the_run(rounds: Rounds) -> None:
@@ -85,13 +93,33 @@ def test_who_is_still_at_work_is_unknown(rounds: Rounds) -> None:
     rounds({0: 1.0, 1: 1.0})
     rounds.report.asked([1])  # and there the connection breaks off, or the server does
     assert unknown(rounds.report.statement()) == "1"
-    assert "but for those of nodes 1: not known" in rounds.report.statement()["privacy"]
+    assert "but for those of node 1: not known" in rounds.report.statement()["privacy"]
 
 
 def test_that_nobody_said_anything_is_stated_too(rounds: Rounds) -> None:
     rows = rounds({}, {0: "connection lost", 1: SatOut("no more to spend")})
     assert rows["privacy"].startswith("not known")
     assert unknown(rows) == "0"
+
+
+def test_what_nodes_did_is_what_they_say(rounds: Rounds) -> None:
+    rows = rounds({0: 1.0, 1: 3.0})
+    assert (
+        "z = 1.7 to 1.9 times that on their sum (the least with which a node that trains in every "
+        f"one of {parse({}).rounds} rounds stays within epsilon 8)"
+    ) in rows["mechanism"]
+    assert "each example in one with probability q = 0.1 to 0.3; 4 to 12 steps" in rows["mechanism"]
+    assert rounds.report.each() == {"0": 1.0, "1": 3.0}
+
+
+def test_what_nobody_has_said_yet_is_what_was_set(rounds: Rounds) -> None:
+    rows = rounds({}, {0: "connection lost"})
+    assert "on their sum: the least with which a node that trains" in rows["mechanism"]
+    assert "q =" not in rows["mechanism"]
+
+
+def test_other_runs_are_not_covered(rounds: Rounds) -> None:
+    assert "other runs over the same data" in rounds({0: 1.0})["not covered"]
 
 
 def test_nothing_is_stated_before_anybody_was_asked(rounds: Rounds) -> None:

@@ -30,6 +30,7 @@ from fedpeft_app.errors import (
 from fedpeft_app.node_privacy import SampleLevel
 from fedpeft_app.participation import Participation
 from fedpeft_app.privacy.accountant import epsilon
+from fedpeft_app.privacy.events import Event
 from fedpeft_app.training.worker import Worker
 from fedpeft_app.wire.cast import float32
 from fedpeft_app.wire.record import CONTROL, STATE, Order, Update, section_of
@@ -96,12 +97,35 @@ def spent(worker: Worker, rounds: int, level: SampleLevel = LEVEL) -> float:
 # ------------------------------------------------------------------ what is told
 
 
-def test_nothing_is_told_but_epsilon(worker: Worker, start: AdapterState) -> None:
+def test_nothing_is_told_but_epsilon_and_what_it_follows_from(
+    worker: Worker, start: AdapterState
+) -> None:
     update = participation(worker, start).train()
-    assert update.metrics.keys() == {"num-examples", "epsilon", "epsilon-unamplified"}
+    event = LEVEL.event(len(worker.train), worker.settings)
+    assert {name: update.metrics[name] for name in ("noise-multiplier", "sampling", "steps")} == {
+        "noise-multiplier": 1.0,
+        "sampling": event.sampling,
+        "steps": event.steps,
+    }
+    assert len(update.metrics) == 6
     assert update.metrics["num-examples"] == 1
     assert update.metrics["epsilon"] == pytest.approx(spent(worker, 1))
     assert update.metrics["epsilon-unamplified"] > update.metrics["epsilon"]
+
+
+@pytest.mark.parametrize("level", [LEVEL, replace(LEVEL, noise=0.0, target=8.0)], ids=["z", "ε"])
+def test_noise_sampling_and_steps_tell_no_more_than_epsilon_does(
+    worker: Worker, level: SampleLevel
+) -> None:
+    found: dict[tuple[float, float], set[Event]] = {}
+    for batch, most in ((4, 9), (6, 9)) if level.noise else ((4, 10),):
+        settings = replace(worker.settings, batch_size=batch, rounds=1)
+        for examples in range(1, most):
+            event = level.event(examples, settings)
+            told = [epsilon([event], level.delta, amplified=by) for by in (True, False)]
+            found.setdefault((told[0], told[1]), set()).add(event)
+    assert len(found) > 5
+    assert {len(events) for events in found.values()} == {1}
 
 
 def test_counts_are_told_where_they_are_public(worker: Worker, start: AdapterState) -> None:

@@ -18,6 +18,7 @@ from fedpeft_app.observe.lines import describe
 from fedpeft_app.recorder import Recorder, Secrecy, spread
 from fedpeft_app.runs.checkpoint import kept_rounds, load_checkpoint
 from fedpeft_app.runs.directory import RunFolder, create_run
+from fedpeft_app.runs.retention import retention
 from fedpeft_app.strategies.rounds import RoundResult
 from fedpeft_app.strategies.strategy import Member, Reply
 from fedpeft_app.wire.ledger import Entry, Ledger
@@ -84,7 +85,7 @@ def record(folder: RunFolder, state: AdapterState) -> Record:
             "precision": "bf16",
             "criterion": going_by("accuracy"),
             "test_rounds": True,
-            "keep_all": False,
+            "keep": retention("last:1"),
         }
         kept = Ledger(backbone_bytes=0, full_parameters=0)
         with closing(Journal(folder.journal)) as journal:
@@ -155,7 +156,7 @@ def recorder(folder: RunFolder, journal: Journal, secrecy: Secrecy | None = None
         precision="fp32",
         criterion=going_by("accuracy"),
         test_rounds=True,
-        keep_all=False,
+        keep=retention("last:1"),
         secrecy=secrecy,
     )
 
@@ -235,7 +236,7 @@ def test_a_round_that_becomes_the_best_replaces_the_best(record: Record, folder:
 
 
 def test_all_rounds_are_kept_if_asked(record: Record, folder: RunFolder) -> None:
-    record(Judge(by(accuracy=[0.1, 0.9, 0.3])), 3, keep_all=True)
+    record(Judge(by(accuracy=[0.1, 0.9, 0.3])), 3, keep=retention("all"))
     assert kept_rounds(folder) == [1, 2, 3]
 
 

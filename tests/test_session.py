@@ -11,7 +11,7 @@ from fedpeft_app.assembly import fit_settings
 from fedpeft_app.config import parse
 from fedpeft_app.coordinator import coordinate
 from fedpeft_app.errors import ConfigError
-from fedpeft_app.recorder import Examiner
+from fedpeft_app.examiner import Examiner
 from fedpeft_app.runs.checkpoint import load_checkpoint
 from fedpeft_app.runs.directory import RunFolder
 

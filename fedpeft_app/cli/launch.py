@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,12 @@ from fedpeft_app.cli.superlink import (
     sweep_scratch,
 )
 from fedpeft_app.config import RunConfig, flatten
-from fedpeft_app.errors import ConfigError, Fault, LaunchError
+from fedpeft_app.errors import ConfigError, Fault, LaunchError, RunFolderError
 from fedpeft_app.mirrors import home
 from fedpeft_app.names import REGISTRIES
+from fedpeft_app.observe.lines import last_statement
 from fedpeft_app.observe.live import LiveView
+from fedpeft_app.resume import require_resumable
 from fedpeft_app.runs.directory import RunFolder, find_run, runs_parent, short_id
 
 _PATH = re.compile(r'"[\w.]+:\w+"')  # in JSON: "my_rules:Median"
@@ -85,15 +87,21 @@ def run_simulation(config: RunConfig, simulation: Simulation, console: Console) 
     """
     with LiveView(console) as view, interruptible():
         view.stage("checking model and data")
+        if config.resume:
+            require_resumable(config)
         simulation = _settled(config, simulation)
         located = preflight(config, simulation.nodes)
         for caution in cautions(config, located, simulation.nodes):
             console.print(f"mind: {caution}", style="yellow", markup=False, soft_wrap=True)
         sweep_scratch(home())
-        with tempfile.TemporaryDirectory(prefix=f"flower-{os.getpid()}-", dir=home()) as scratch:
+        with (
+            tempfile.TemporaryDirectory(prefix=f"flower-{os.getpid()}-", dir=home()) as scratch,
+            contextlib.ExitStack() as ended,  # when nothing of the run goes on any more
+        ):
             view.stage("starting Flower and Ray")
             with own_superlink(Path(scratch), _environment(config)) as superlink:
                 run_id = _submit(config, superlink, simulation.federation_config())
+                ended.enter_context(_stating_privacy(config, run_id, view))
                 return _follow(config, superlink, run_id, view)
 
 
@@ -209,13 +217,12 @@ def _status(connection: str, run_id: int, environment: Mapping[str, str]) -> str
 
 def _follow(config: RunConfig, superlink: SuperLink, run_id: int, view: LiveView) -> RunFolder:
     """Show a run's journal until it ends; raise unless it ended well."""
-    parent = runs_parent(config.output.dir)
     folder: RunFolder | None = None
     position = 0
     seen = time.monotonic()
     try:
         while True:
-            folder = folder or _find(parent, run_id)
+            folder = folder or _find(config, run_id)
             if folder is not None:
                 position, events = _new_events(folder.journal, position)
                 for event in events:
@@ -238,6 +245,19 @@ def _follow(config: RunConfig, superlink: SuperLink, run_id: int, view: LiveView
         _kept_log(superlink, folder)
 
 
+@contextlib.contextmanager
+def _stating_privacy(config: RunConfig, run_id: int, view: LiveView) -> Iterator[None]:
+    """Show what a run guarantees that ends before it says so, stopped or killed."""
+    try:
+        yield
+    except (KeyboardInterrupt, LaunchError):
+        folder = _find(config, run_id)
+        if folder is not None and config.privacy.mode != "none":
+            with contextlib.suppress(RunFolderError):  # a damaged journal is not what ended it
+                view.say(last_statement(folder.events()), wrap=True)
+        raise
+
+
 def _kept_log(superlink: SuperLink, folder: RunFolder | None) -> Path:
     """Keep Flower's log in the run's folder, or beside the runs where there is none."""
     path = folder.path / "flower.log" if folder else home() / "flower.log"
@@ -245,12 +265,21 @@ def _kept_log(superlink: SuperLink, folder: RunFolder | None) -> Path:
     return path
 
 
-def _find(parent: Path, run_id: int) -> RunFolder | None:
-    """Find the folder that the ServerApp made for a run, if it is there already."""
+def _find(config: RunConfig, run_id: int) -> RunFolder | None:
+    """Find the folder that the ServerApp made for a run, or goes on in, if it does already."""
+    parent = runs_parent(config.output.dir)
+    if config.resume:
+        folder = find_run(parent, config.resume)
+        return folder if _is_resumed_by(run_id, folder.events()) else None
     for path in parent.glob(f"*-{short_id(run_id)}"):
         if (path / "config.json").exists():
             return find_run(parent, path.name)
     return None
+
+
+def _is_resumed_by(run_id: int, events: Sequence[Mapping[str, Any]]) -> bool:
+    """Say whether a journal has been rewound for a run."""
+    return any(event.get("run_id") == str(run_id) for event in events)
 
 
 def _new_events(journal: Path, position: int) -> tuple[int, list[dict[str, Any]]]:

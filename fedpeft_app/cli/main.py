@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,6 +20,7 @@ app = typer.Typer(
 runs_app = typer.Typer(help="List runs, or remove them.", invoke_without_command=True)
 app.add_typer(runs_app, name="runs")
 
+_NODES = 10  # simulated ones, unless said otherwise
 _INTERRUPTED = 130  # what shells report for Ctrl-C: 128 + SIGINT
 
 Settings = Annotated[
@@ -59,7 +60,12 @@ def _complain(text: str, style: str) -> None:
 def run(
     settings: Settings = None,
     recipe: Recipe = None,
-    nodes: Annotated[int, typer.Option(min=1, help="simulated nodes")] = 10,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, help="simulated nodes; 10, or as many as a run had")
+    ] = None,
+    resume: Annotated[
+        str, typer.Option(metavar="RUN", help="go on with this run: folder, name, or 'latest'")
+    ] = "",
     connection: Annotated[
         str, typer.Option(help="a SuperLink connection of Flower's config instead of simulation")
     ] = "",
@@ -76,15 +82,29 @@ def run(
     from fedpeft_app.cli.launch import Simulation, run_on_connection, run_simulation
     from fedpeft_app.cli.settings import read_settings
 
-    config = read_settings(recipe, settings or [])
+    began, had = _began(resume, connection)
+    config = read_settings(recipe, settings or [], began)
     console = Console()
     if connection:
         run_on_connection(config, connection, console)
         return
     simulation = Simulation(
-        nodes=nodes, client_cpus=client_cpus, client_gpus=client_gpus, actors=actors
+        nodes=nodes or had, client_cpus=client_cpus, client_gpus=client_gpus, actors=actors
     )
     run_simulation(config, simulation, console)
+
+
+def _began(resume: str, connection: str) -> tuple[dict[str, Any], int]:
+    """Give what a run begins with: nothing, or what the run that goes on began with; and nodes."""
+    if not resume:
+        return {}, _NODES
+    if connection:  # its folder is on the server, which looks at it
+        return {"resume": resume}, _NODES
+    from fedpeft_app.resume import began_with
+    from fedpeft_app.runs.directory import find_run, runs_parent
+
+    began, nodes = began_with(find_run(runs_parent(), resume))
+    return began, nodes or _NODES
 
 
 @app.command()

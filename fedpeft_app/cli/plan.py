@@ -12,7 +12,7 @@ from fedpeft_app.cli.preflight import node_sizes, preflight
 from fedpeft_app.cli.trial import tried_spec
 from fedpeft_app.config import RunConfig
 from fedpeft_app.observe.lines import human_bytes
-from fedpeft_app.privacy.statement import shown
+from fedpeft_app.privacy.statement import counted, shown
 from fedpeft_app.traffic import expected_traffic
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _spec(config: RunConfig, located: LocatedModel) -> AdapterSpec:
 def _training(config: RunConfig, spec: AdapterSpec, sizes: Sequence[int]) -> Iterator[str]:
     """Say who trains what, and what that sends."""
     from fedpeft_app.assembly import codecs
-    from fedpeft_app.forecast import asked, counted
+    from fedpeft_app.forecast import asked
 
     whole = trained_spec(spec)
     nodes, examples = counted(len(sizes), "node"), counted(sum(sizes), "example")
@@ -127,8 +127,6 @@ def _once(config: RunConfig) -> str:
 
 def _mechanism(config: RunConfig, found: "Forecast") -> str:
     """Say how much noise is added, how often, and why so much."""
-    from fedpeft_app.forecast import counted
-
     privacy, event = config.privacy, found.noise.event
     why = (
         "as set (privacy.noise-multiplier)"
@@ -145,8 +143,6 @@ def _mechanism(config: RunConfig, found: "Forecast") -> str:
 
 def _compared(config: RunConfig, noise: "Noise") -> str:
     """Compare the noise to what it hides, and say where the numbers come from."""
-    from fedpeft_app.forecast import counted
-
     norm, once = config.privacy.clipping_norm, _once(config)
     averaged = counted(noise.event.steps, once)
     averaged += f" of {counted(noise.parties, 'node')}" * (once == "step")

@@ -46,7 +46,7 @@ from fedpeft_app.methods.catalogue import find_method
 from fedpeft_app.mirrors import cache_dir
 from fedpeft_app.names import REGISTRIES
 from fedpeft_app.runs.directory import runs_parent
-from fedpeft_app.strategies.catalogue import STRATEGIES, make_strategy
+from fedpeft_app.strategies.catalogue import STRATEGIES, make_strategy, require_one_mean
 from fedpeft_app.strategies.composition import Composition
 from fedpeft_app.strategies.flower import FlowerAdapter
 from fedpeft_app.strategies.sampling import cohort_size
@@ -219,6 +219,8 @@ def _try_strategy(config: RunConfig, nodes: int, located: LocatedModel | None) -
         strategy = make_strategy(config.strategy.name, options(config.strategy.options))
         if config.mode != "federated":
             return  # a baseline has its own
+        if config.privacy.mode == "user":
+            require_one_mean(config.strategy.name, strategy)
         _require_written_residuals(config)
         ranks = planned_ranks(config.method.node_ranks, config.method.rank)
         members = [

@@ -16,12 +16,13 @@ from fedpeft_app.facts import run_facts
 from fedpeft_app.node.memory import erase
 from fedpeft_app.observe.journal import is_being_written
 from fedpeft_app.observe.lines import headline
+from fedpeft_app.privacy.statement import shown
 from fedpeft_app.runs.directory import RunFolder, find_run, list_runs, remove_run, runs_parent
 
 if TYPE_CHECKING:
     from fedpeft_app.runs.checkpoint import Checkpoint
 
-_COLUMNS = ("run", "mode", "method", "data", "rounds", "outcome", "metric", "test")
+_COLUMNS = ("run", "mode", "method", "data", "rounds", "outcome", "metric", "test", "epsilon")
 _NOTHING = "(nothing)"  # no label of several, or an end at once
 _SHOWN = 70  # characters of a text that are printed beside its label
 
@@ -59,11 +60,13 @@ def list_runs_table(console: Console) -> None:
         console.print(f"no runs in {parent}", highlight=False, markup=False, soft_wrap=True)
     elif console.is_terminal:
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        for name in (_COLUMNS[0], *_COLUMNS[4:]):
+        last = len(_COLUMNS) if any(row[-1] for row in rows) else len(_COLUMNS) - 1
+        for name in (_COLUMNS[0], *_COLUMNS[4:last]):
             table.add_column(name, overflow="fold")
-        for run, mode, method, data, *rest in rows:  # two lines a run fit 80 characters
-            below = ", ".join(filter(None, (mode, method, data)))
-            table.add_row(f"{escape(run)}\n[dim]{escape(below)}[/dim]", *map(escape, rest))
+        for row in rows:  # two lines a run fit 80 characters
+            below = ", ".join(filter(None, row[1:4]))
+            first = f"{escape(row[0])}\n[dim]{escape(below)}[/dim]"
+            table.add_row(first, *map(escape, row[4:last]))
         console.print(table)
     else:
         for row in (_COLUMNS, *rows):
@@ -204,7 +207,7 @@ def _row(run: RunFolder) -> tuple[str, ...]:
     try:
         config, events, end = run.config(), run.events(), outcome(run)
     except RunFolderError:
-        return (run.path.name, "", "", "", "", "unreadable", "", "")
+        return (run.path.name, "", "", "", "", "unreadable", "", "", "")
     metric, value = headline(_finished(events)) or ("", None)
     alone = config["mode"] == "local"  # nothing is exchanged, so there are no rounds
     done = sum(event["event"] == "round_finished" for event in events)
@@ -217,7 +220,20 @@ def _row(run: RunFolder) -> tuple[str, ...]:
         end,
         metric,
         "" if value is None else f"{value:.4f}",
+        _epsilon(config, events),
     )
+
+
+def _epsilon(config: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> str:
+    """Say what a run has spent of privacy, as it stated last; empty where nothing is stated."""
+    stated = _last(events, "privacy_statement").get("rows", {})
+    told = next((e["epsilon"] for e in reversed(events) if e.get("epsilon") is not None), None)
+    if not stated:
+        return ""
+    if told is None:
+        return "not known"
+    unsafe = " UNSAFE" * (config.get("privacy.unsafe-seed", -1) >= 0)
+    return f"{'at least ' * ('not known' in stated)}{shown(told)}{unsafe}"
 
 
 def _facts(run: RunFolder, config: RunConfig, checkpoint: "Checkpoint") -> dict[str, Any]:

@@ -18,7 +18,9 @@ _NAME_OR_PATH = ("model.name", "data.name")  # a path only where there is such a
 _PATHS = ("method.init-from", "output.dir")
 
 
-def read_settings(recipe: Path | None, settings: Sequence[str]) -> RunConfig:
+def read_settings(
+    recipe: Path | None, settings: Sequence[str], began: Mapping[str, Any] | None = None
+) -> RunConfig:
     """Read and check a configuration: defaults, then the recipe, then the arguments.
 
     Relative paths become absolute, since Flower's processes have a working directory of
@@ -27,6 +29,7 @@ def read_settings(recipe: Path | None, settings: Sequence[str]) -> RunConfig:
     Args:
         recipe: TOML file of keys, nested or dotted; None for none.
         settings: "KEY=VALUE" each; the last one of a key counts.
+        began: What a run began with that is to go on, in place of the defaults.
 
     Raises:
         SourceError: If the recipe cannot be read.
@@ -34,7 +37,7 @@ def read_settings(recipe: Path | None, settings: Sequence[str]) -> RunConfig:
     """
     given, faults = read_arguments(settings)
     try:
-        config = check_settings({**_read_recipe(recipe), **given})
+        config = check_settings({**(began or {}), **_read_recipe(recipe), **given})
     except ConfigError as error:
         faults += error.faults
     if faults:

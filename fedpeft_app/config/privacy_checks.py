@@ -7,12 +7,6 @@ from fedpeft_app.errors import Fault
 
 Rule = Callable[[RunConfig], Iterator[Fault]]
 
-# Under user-level privacy the server folds nodes itself; these then do what they do of one mean.
-_OF_ONE_MEAN = "fedavg, fedavgm, fedadam, fedyogi, fedadagrad, fedprox, fedit, rolora, fedsvd"
-_OF_MANY = (
-    *("median", "trimmed-mean", "krum", "multi-krum", "norm-bounded"),
-    *("flexlora", "lora-fair", "hetlora", "fedex", "flora"),
-)
 _USER_ONLY = ("trust", "clip_quantile", "clip_rate")
 
 
@@ -90,16 +84,6 @@ def _controls_are_gradients(config: RunConfig) -> Iterator[Fault]:
             key="strategy.name",
             value="scaffold",
             problem="sends control variates, which are gradients without noise. Use 'fedprox'.",
-        )
-
-
-def _one_mean_is_noised(config: RunConfig) -> Iterator[Fault]:
-    if config.privacy.mode == "user" and config.strategy.name in _OF_MANY:
-        yield Fault(
-            key="strategy.name",
-            value=config.strategy.name,
-            problem="looks at what each node sent, but privacy.mode = 'user' has noise for the "
-            f"sum alone. Use one of: {_OF_ONE_MEAN}.",
         )
 
 
@@ -185,7 +169,6 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (  # the keys a rule reads, th
     (("privacy.mode", "strategy.fraction-evaluate"), _nodes_do_not_tell),
     (("privacy.mode", "task", "evaluate.server", "data.labels"), _labels_are_no_secret),
     (("privacy.mode", "strategy.name"), _controls_are_gradients),
-    (("privacy.mode", "strategy.name"), _one_mean_is_noised),
     (
         ("privacy.mode", "strategy.cohort", "strategy.over-selection"),
         _cohorts_are_drawn_in_secret,

@@ -313,8 +313,11 @@ class BudgetSection(Section):
 class OutputSection(Section):
     """Where the run goes."""
 
-    keep: Literal["last-best", "all"] = Field(
-        "last-best", description="which rounds' adapters stay in the run folder"
+    keep: str = Field(
+        "last-best",
+        pattern=r"^(last-best|all|(last|best|every):[1-9][0-9]{0,8}(,(last|best|every):[1-9][0-9]{0,8})*)$",
+        description="which rounds' checkpoints stay: last-best (last:2,best:1), all, or rules "
+        "such as last:2,best:1,every:10",
     )
     dir: str = Field("", description="folder of run folders; empty = $FEDPEFT_HOME/runs")
     name: str = Field(
@@ -331,6 +334,9 @@ class RunConfig(Section):
     )
     rounds: Count = Field(5, description="communication rounds")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="seed of all randomness")
+    resume: str = Field(
+        "", description="run to go on with after its last round, by folder, name or 'latest'"
+    )
     task: str = Field("text-classification", min_length=1, description="a known task or a path")
     task_options: JsonObject = Field(
         "{}", alias="task.options", description="further arguments of the task, as JSON"

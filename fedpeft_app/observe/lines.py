@@ -1,10 +1,13 @@
 """Journal events → one plain line each, for logs and terminals that are no terminals."""
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedpeft_app.privacy.statement import shown
+from fedpeft_app.privacy.statement import counted, shown
+from fedpeft_app.wire.record import SITS_OUT
 
+_NARROWEST = 40  # columns that a wrapped text is given in any case
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -34,6 +37,47 @@ def describe(event: Mapping[str, Any]) -> str | None:
     return writer(event) if writer else None
 
 
+def hung(text: str, width: int) -> str:
+    """Wrap each line of a text that is too long, with what follows indented below its beginning.
+
+    Args:
+        text: Lines.
+        width: Columns of the terminal.
+    """
+    wrapped = []
+    for line in text.splitlines():
+        indent = len(line) - len(line.lstrip()) + 2
+        wrapped += textwrap.wrap(
+            line,
+            max(width, _NARROWEST),
+            subsequent_indent=" " * indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return "\n".join(wrapped)
+
+
+def last_statement(events: Sequence[Mapping[str, Any]]) -> str:
+    """Say what a private run that was stopped guarantees.
+
+    Args:
+        events: Its journal.
+
+    Returns:
+        Lines; empty where nothing was asked of nodes yet, or the run has said so itself.
+    """
+    kinds = [event["event"] for event in events]
+    if "roll_call" not in kinds or kinds[-1] == "run_failed":
+        return ""
+    stated = [event for event in events if event["event"] == "privacy_statement"]
+    told = [event for event in events if event["event"] in ("privacy_statement", "round_started")]
+    if told and told[-1].get("final"):
+        return ""
+    rows = stated[-1]["rows"] if stated else {"privacy": "not known: no round has ended"}
+    since = "one round more may have been spent, which the books have"
+    return _stated("privacy statement of the run as far as it got", {**rows, "since then": since})
+
+
 def _run_started(event: Mapping[str, Any]) -> str:
     return (
         f"run {event['run']}: {event['mode']}, {event['method']} on {event['model']}, "
@@ -47,17 +91,21 @@ def _roll_call(event: Mapping[str, Any]) -> str:
     refused = "".join(f"\n  refused {node}: {reason}" for node, reason in event["refused"].items())
     sizes = event["examples"].values()
     if not event.get("counted", True):
-        return f"{len(sizes)} nodes, which do not tell how many examples they hold{refused}"
+        one = len(sizes) == 1
+        told = "which does not tell how many examples it holds"
+        many = "which do not tell how many examples they hold"
+        return f"{counted(len(sizes), 'node')}, {told if one else many}{refused}"
     return (
-        f"{len(sizes)} nodes hold {sum(sizes):,} training examples "
-        f"({min(sizes):,} to {max(sizes):,}){refused}"
+        f"{counted(len(sizes), 'node')} hold{'s' * (len(sizes) == 1)} "
+        f"{counted(sum(sizes), 'training example')} ({min(sizes):,} to {max(sizes):,}){refused}"
     )
 
 
 def _reply_failed(event: Mapping[str, Any]) -> str | None:
     if not event["problem"]:
         return None
-    return f"round {event['round']}: node {event['node']} failed: {event['problem']}"
+    failed = "" if event["problem"].startswith(SITS_OUT) else "failed: "
+    return f"round {event['round']}: node {event['node']} {failed}{event['problem']}"
 
 
 def _unrated(event: Mapping[str, Any]) -> str:
@@ -71,14 +119,14 @@ def _unrated(event: Mapping[str, Any]) -> str:
 def _budget_spent(event: Mapping[str, Any]) -> str:
     return (
         f"budget.uplink-mib = {event['budget']:g} is spent: nodes sent {human_bytes(event['up'])} "
-        f"in {event['round']} of {event['rounds']} rounds"
+        f"in {event['round']} of {counted(event['rounds'], 'round')}"
     )
 
 
 def _round_finished(event: Mapping[str, Any]) -> str:
     parts = [f"round {event['round']}/{event['rounds']}"]
     if "ok" in event:
-        parts.append(f"clients {event['ok']} ok, {event['failed']} failed")
+        parts.append(_answers(event))
     if event.get("train_loss") is not None:
         parts.append(f"train loss {event['train_loss']:.3f}")
     if "epsilon" in event:
@@ -101,6 +149,13 @@ def _round_finished(event: Mapping[str, Any]) -> str:
     if "seconds" in event:
         parts.append(f"{event['seconds']:.1f} s")
     return " | ".join(parts)
+
+
+def _answers(event: Mapping[str, Any]) -> str:
+    reasons = event.get("rejected", {}).values()
+    out = sum(reason.startswith(SITS_OUT) for reason in reasons)
+    sitting = f"{out} sit{'s' * (out == 1)} out, " if out else ""
+    return f"clients {event['ok']} ok, {sitting}{event['failed'] - out} failed"
 
 
 def _both_ways(traffic: Mapping[str, float]) -> str:
@@ -205,14 +260,29 @@ _WORDS = {"macro-f1": "macro-F1", "micro-f1": "micro-F1", "auroc": "AUROC"}
 
 
 def _privacy_spent(event: Mapping[str, Any]) -> str:
-    return f"privacy is spent, the run ends before its {event['rounds']} rounds: {event['problem']}"
+    rounds = counted(event["rounds"], "round")
+    return f"privacy is spent, the run ends before its {rounds}: {event['problem']}"
 
 
 def _privacy_statement(event: Mapping[str, Any]) -> str | None:
     if not event["final"]:
         return None
-    rows = "".join(f"\n  {name}: {text}" for name, text in event["rows"].items())
-    return f"privacy statement{rows}"
+    return _stated("privacy statement", event["rows"])
+
+
+def _stated(title: str, rows: Mapping[str, str]) -> str:
+    return title + "".join(f"\n  {name}: {text}" for name, text in rows.items())
+
+
+def _run_resumed(event: Mapping[str, Any]) -> str:
+    found = "".join(f"\n  {problem}" for problem in event["problems"])
+    changed = ", ".join(f"{key} = {value}" for key, value in event["changed"].items())
+    with_what = f", with {changed}" if changed else ""
+    return f"run goes on after round {event['round']}/{event['rounds']}{with_what}{found}"
+
+
+def _checkpoint_damaged(event: Mapping[str, Any]) -> str:
+    return f"round {event['round']} may not be exported: {event['problem']}"
 
 
 def _run_failed(event: Mapping[str, Any]) -> str:
@@ -221,6 +291,8 @@ def _run_failed(event: Mapping[str, Any]) -> str:
 
 _WRITERS = {
     "run_started": _run_started,
+    "run_resumed": _run_resumed,
+    "checkpoint_damaged": _checkpoint_damaged,
     "roll_call": _roll_call,
     "reply": _reply_failed,
     "unrated": _unrated,

@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-from fedpeft_app.observe.lines import describe
+from fedpeft_app.observe.lines import describe, hung
 
 
 class LiveView:
@@ -52,6 +52,18 @@ class LiveView:
         if not self._console.is_terminal:
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    def say(self, text: str, *, wrap: bool = False) -> None:
+        """Print lines.
+
+        Args:
+            text: The lines; an empty text is none.
+            wrap: Whether to wrap them on a terminal; others stay whole, for whoever copies a path.
+        """
+        if wrap and self._console.is_terminal:
+            text = hung(text, self._console.width)
+        if text:
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     def feed(self, event: Mapping[str, Any]) -> None:
         """Take the next event of the journal.
 
@@ -59,7 +71,7 @@ class LiveView:
             event: The event.
         """
         if line := describe(event):
-            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self.say(line, wrap=event["event"] == "privacy_statement")
         match event["event"]:
             case "round_started":
                 self._done, self._asked = 0, event.get("asked", 0)  # 0 = that is secret

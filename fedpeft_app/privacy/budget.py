@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol
 
 from fedpeft_app.errors import BudgetSpentError, NodeStateError, PrivacyError
@@ -13,8 +14,13 @@ from fedpeft_app.privacy.events import Event
 _ROUND = "round"
 
 
-class Book(Protocol):
+class RowStore(Protocol):
     """Where rows are kept; only ever added, and on disk when `append` returns."""
+
+    @property
+    def path(self) -> Path:
+        """Where that is, for those who have to restore it."""
+        ...
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         """Read every row."""
@@ -41,7 +47,7 @@ class Budget:
         target: ε that is never exceeded; 0 = none is set.
     """
 
-    book: Book
+    book: RowStore
     delta: float
     target: float = 0.0
 
@@ -86,8 +92,9 @@ class Budget:
         if round_number and round_number not in {row.get(_ROUND) for row in self.book.rows()}:
             raise NodeStateError(
                 f"Expected a record of what was spent in round {round_number}, of which the server "
-                f"holds a reply, found none. Without it, nobody knows what is left; restore what "
-                f"this node keeps from a backup, or leave it out of this run."
+                f"holds a reply, in {self.book.path} on this node, found none. Without it, nobody "
+                f"knows what is left; restore that file from a backup, or leave this node out of "
+                f"the run."
             )
 
     def _require_left(self, event: Event, round_number: int) -> None:

@@ -1,7 +1,7 @@
 """What a mechanism leaves behind: all that an accountant needs to know of it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
@@ -57,6 +57,22 @@ class Event:
         """
         values: dict[str, Any] = {one.name: row.get(one.name) for one in fields(cls)}
         return cls(**values)
+
+
+def summed(events: Sequence[Event]) -> Event:
+    """Sum events up for people, who are told the worst of them: no accountant may count by it.
+
+    Args:
+        events: At least one.
+
+    Returns:
+        The least noise of any, the largest sampling probability, and the steps of all.
+    """
+    return Event(
+        noise_multiplier=min(event.noise_multiplier for event in events),
+        sampling=max(event.sampling for event in events),
+        steps=sum(event.steps for event in events),
+    )
 
 
 def _is_number(value: object) -> bool:

@@ -57,14 +57,14 @@ def choose(
                         _require_equal(engine, model, exact, probe, expected, tolerance)
                 _require_a_step(engine, model, losses, probes[0])
             except Exception as error:  # noqa: BLE001  libraries fail in ways of their own
-                faults[name] = " ".join(str(error).split())[:_WIDTH]
+                faults[name] = " ".join(str(error).split())[:_WIDTH].rstrip(".")
             else:
                 return name
     raise PrivacyError(
         f"Expected gradients of single examples that do not depend on the batch, got "
         f"{'; '.join(f'with {name}: {fault}' for name, fault in faults.items())}. "
         f"With privacy.mode = 'sample', take a method that docs/privacy.md says is exact: "
-        f"lora, bias and head are on every model that was tried."
+        f"lora and ln are on every model that was tried."
     )
 
 

@@ -1,4 +1,4 @@
-"""What a run guarantees, in words: every number of it measured, every assumption named.
+"""What a run guarantees, in words: what was done and what it spent, and every assumption named.
 
 After the report of TF Privacy's `compute_dp_sgd_privacy_statement`, and Ponomareva et al. 2023,
 arXiv 2303.00654, section 5.3.3 (what to report).
@@ -8,34 +8,73 @@ import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Context, Decimal
 
 _UNSAFE = " UNSAFE: noise came from a seed, so this holds against nobody who knows it"
 _SOURCE = {
     False: "secure: ChaCha20 with keys from the operating system",
     True: "UNSAFE, from privacy.unsafe-seed",
 }
-_DECIMALS = 2  # of ε, rounded up: what is printed is never less than what was spent
+_DECIMALS, _DIGITS, _MOST_DECIMALS = 2, 3, 9  # of ε: so many at least, and of a small one more
+_LISTED = 10  # nodes; there may be thousands, and the journal has all of them
+_UNAMPLIFIED = "epsilon without amplification by sampling"
+_EXACT = Context(prec=400)  # float64 has no more digits before the point
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spent:
-    """What one party has spent.
+    """What one party has spent, and on what.
 
     Attributes:
         epsilon: ε, given that nobody knows who or what was sampled.
         unamplified: ε without that.
+        noise_multiplier: z, the least of all mechanisms.
+        sampling: q, the largest.
+        steps: How many mechanisms.
     """
 
     epsilon: float
     unamplified: float
+    noise_multiplier: float
+    sampling: float
+    steps: int
 
 
 def shown(epsilon: float) -> str:
-    """Write ε, rounded up."""
+    """Write ε, rounded up: never less than what was spent.
+
+    Two decimals, and of a small ε three digits: no target of so many is exceeded on paper only.
+    """
     if not math.isfinite(epsilon):
         return "infinite"
-    scale = 10**_DECIMALS
-    return f"{math.ceil(epsilon * scale) / scale:.{_DECIMALS}f}"
+    exact = Decimal(repr(epsilon))
+    small = _DIGITS - 1 - exact.adjusted() if exact else _DECIMALS
+    decimals = min(max(_DECIMALS, small), _MOST_DECIMALS)
+    return f"{exact.quantize(Decimal(1).scaleb(-decimals), ROUND_CEILING, _EXACT):f}"
+
+
+def counted(number: float, noun: str) -> str:
+    """Write a number of things.
+
+    Args:
+        number: How many; whole, or an average.
+        noun: One of them.
+    """
+    written = f"{number:,.0f}" if number == round(number) else f"{number:,.4g}"
+    return f"{written} {noun}{'s' * (number != 1)}"
+
+
+def between(numbers: Collection[float], unit: str = "") -> str:
+    """Write the least and the largest of numbers, or the one that they all are.
+
+    Args:
+        numbers: At least one.
+        unit: What stands behind them, in the singular, if anything.
+    """
+    least, most = min(numbers), max(numbers)
+    texts = [f"{one:,}" if isinstance(one, int) else f"{one:g}" for one in (least, most)]
+    text = " to ".join(dict.fromkeys(texts))
+    return f"{text} {unit}{'s' * (most != 1)}" if unit else text
 
 
 def sample_statement(
@@ -109,11 +148,12 @@ def user_statement(
         + (_UNSAFE if unsafe else ""),
         "against": "other nodes, and readers of the adapter and of this card; not against the "
         "server, which sees what each node sends and is trusted (privacy.trust = 'server')",
-        "neighbouring": f"all that one of {users} nodes sends counts for nothing (zero-out; ε as "
-        f"for adding or removing it); how many nodes there are is taken as known",
+        "neighbouring": f"all that one of {counted(users, 'node')} sends counts for nothing "
+        f"(zero-out; ε as for adding or removing it); how many nodes there are is taken as known",
         "mechanism": mechanism,
         "epsilon": f"{shown(spent.epsilon)} at δ = {delta:g}",
-        "epsilon without amplification by sampling": shown(spent.unamplified),
+        _UNAMPLIFIED: f"{shown(spent.unamplified)}, for those who find out which nodes take part "
+        f"in which round",
         **_assumptions(accountant, released, apart, unsafe=unsafe),
     }
 
@@ -136,7 +176,7 @@ def _headline(spent: Mapping[int, Spent], unknown: Collection[int], delta: float
     if not known:
         return "not known: no node that was asked has told all that it spent"
     text = f"({shown(max(known))}, {delta:g})-differential privacy for each training example"
-    return f"{text}, but for those of nodes {_listed(unknown)}: not known" if unknown else text
+    return f"{text}, but for those of {_listed(unknown)}: not known" if unknown else text
 
 
 def _epsilons(spent: Mapping[int, Spent], unknown: Collection[int], delta: float) -> dict[str, str]:
@@ -145,27 +185,40 @@ def _epsilons(spent: Mapping[int, Spent], unknown: Collection[int], delta: float
     rows = {}
     if known:
         epsilons = [one.epsilon for one in known]
-        nodes = f"{len(known)} node{'s' * (len(known) > 1)}"
         rows["epsilon"] = (
-            f"max {shown(max(epsilons))}, median {shown(statistics.median(epsilons))} over {nodes} "
-            f"at δ = {delta:g}; nodes hold different examples, so the largest is that of the run"
+            f"max {shown(max(epsilons))}, median {shown(statistics.median(epsilons))} over "
+            f"{counted(len(known), 'node')} at δ = {delta:g}; nodes hold different examples, so "
+            f"the largest is that of the run"
         )
     if spent:
-        rows["epsilon of each node"] = ", ".join(
-            f"{node}: {'at least ' * (node in unknown)}{shown(one.epsilon)}"
-            for node, one in sorted(spent.items())
-        )
+        rows["epsilon of each node"] = _each(spent, unknown)
     if known:
         most = max(one.unamplified for one in known)
-        rows["epsilon without amplification by sampling"] = f"max {shown(most)}"
+        rows[_UNAMPLIFIED] = (
+            f"max {shown(most)}, for those who find out which examples are in which batch"
+        )
     if unknown:
         rows["not known"] = (
-            f"what nodes {_listed(unknown)} spent in rounds in which they sent no good reply; "
-            f"their own books have it"
+            f"what {_listed(unknown)} spent in rounds without a good reply of theirs; their own "
+            f"books have it"
         )
     return rows
 
 
+def _each(spent: Mapping[int, Spent], unknown: Collection[int]) -> str:
+    """List nodes; of many, those who have spent most."""
+    most = sorted(spent, key=lambda node: (-spent[node].epsilon, node))[:_LISTED]
+    texts = [
+        f"{node}: {'at least ' * (node in unknown)}{shown(spent[node].epsilon)}"
+        for node in sorted(most)
+    ]
+    more = len(spent) - len(most)
+    rest = f"; {more:,} more spent no more than the least of these" if more else ""
+    return f"{', '.join(texts)}{rest}"
+
+
 def _listed(nodes: Collection[int]) -> str:
-    """List partitions."""
-    return ", ".join(map(str, sorted(nodes)))
+    """Name nodes by their partitions; of many, the first."""
+    first = sorted(nodes)[:_LISTED]
+    more = f" and {len(nodes) - len(first):,} more" * (len(nodes) > len(first))
+    return f"node{'s' * (len(nodes) > 1)} {', '.join(map(str, first))}{more}"

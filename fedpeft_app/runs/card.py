@@ -71,6 +71,8 @@ _NEW_HEAD = "# transformers reports a new head: it comes with the adapter"
 
 _TRAINED = {
     "federated": "Clients sent trained tensors and metrics; their data stayed where it was.",
+    "private": "Clients sent trained tensors, and no metrics of their data, which stayed where it "
+    "was; the table says what that guarantees.",
     "central": "A baseline: all training data lay on one node.",
     "local": "A baseline: the best of several nodes, each trained alone on its own data.",
 }
@@ -274,7 +276,8 @@ def model_card(
     }
     # JSON values are YAML values, whatever characters a name has.
     matter = "\n".join(f"{key}: {json.dumps(value)}" for key, value in front.items())
-    trained = _TRAINED.get(str(facts.get("mode")), "")
+    private = "privacy" in facts and facts.get("mode") == "federated"
+    trained = _TRAINED.get("private" if private else str(facts.get("mode")), "")
     return f"""\
 ---
 {matter}

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from fedpeft_app.criterion import UNRATED, Rating
+from fedpeft_app.criterion import Rating
 
 _RULE = re.compile(r"(last|best|every):([1-9][0-9]{0,8})")
 GRAMMAR = "'last-best' (last:2,best:1), 'all' (every:1), or rules such as last:2,best:1,every:10"
@@ -16,12 +16,12 @@ class Retention:
 
     Attributes:
         last: So many of the last rounds, from 1: the newest may turn out to be damaged.
-        best: So many of the best ones, of those that were judged; 0 = none for that.
+        best: So many of the best ones, of those that were judged, from 1: it will be exported.
         every: Every so many rounds; 0 = none for that.
     """
 
     last: int = 1
-    best: int = 0
+    best: int = 1
     every: int = 0
 
     def kept(self, round_number: int, ratings: Mapping[int, Rating]) -> set[int]:
@@ -31,14 +31,21 @@ class Retention:
             round_number: The newest, from 1.
             ratings: Round → how good it is, for those that were judged.
         """
-        judged = [number for number in ratings if ratings[number] > UNRATED]
-        ranked = sorted(judged, key=lambda number: (ratings[number], -number), reverse=True)
         rounds = range(1, round_number + 1)
         return {
             *rounds[-self.last :],
-            *ranked[: self.best],
+            *ranked(ratings)[: self.best],
             *(rounds[self.every - 1 :: self.every] if self.every else ()),
         }
+
+
+def ranked(ratings: Mapping[int, Rating]) -> list[int]:
+    """Sort rounds, the best first, of equals the earlier one.
+
+    Args:
+        ratings: Round → how good it is.
+    """
+    return sorted(ratings, key=lambda number: (ratings[number], -number), reverse=True)
 
 
 def retention(text: str) -> Retention:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from fedpeft_app.atomic import write_bytes
 from fedpeft_app.errors import RunFolderError
@@ -37,7 +38,7 @@ def last_sound(folder: RunFolder) -> tuple[Checkpoint, tuple[str, ...]]:
     raise RunFolderError(f"{folder.path} has no round to go on from:{reasons}")
 
 
-def rewind(folder: RunFolder, round_number: int) -> int:
+def rewind(folder: RunFolder, round_number: int) -> list[dict[str, Any]]:
     """Bring journal and checkpoints back to how they were when a round ended.
 
     Args:
@@ -45,7 +46,7 @@ def rewind(folder: RunFolder, round_number: int) -> int:
         round_number: A round that ended.
 
     Returns:
-        How many lines of the journal were put aside, into a file beside it.
+        The later events, which were put aside into a file beside the journal.
 
     Raises:
         RunFolderError: If the journal does not say that the round ended, or cannot be written.
@@ -65,7 +66,7 @@ def rewind(folder: RunFolder, round_number: int) -> int:
         prune(folder, {kept for kept in kept_rounds(folder) if kept <= round_number})
     except OSError as error:
         raise RunFolderError(f"Cannot go on in {folder.path}: {error.strerror}.") from error
-    return len(later)
+    return [json.loads(line) for line in later if line.endswith(b"\n")]
 
 
 def _end_of(lines: Sequence[bytes], round_number: int) -> int:

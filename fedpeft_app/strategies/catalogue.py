@@ -9,7 +9,7 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from fedpeft_app.errors import ConfigError, Fault, UnknownNameError
 from fedpeft_app.registry import Registry
 from fedpeft_app.strategies.flower import FlowerAdapter
-from fedpeft_app.strategies.strategy import Strategy
+from fedpeft_app.strategies.strategy import Strategy, needs_each
 
 _HERE = "fedpeft_app.strategies.algorithms"
 STRATEGIES = Registry(
@@ -72,6 +72,25 @@ def make_strategy(name: str, options: Mapping[str, Any], seed: int = 0) -> Strat
         raise ConfigError([Fault(key="strategy.name", value=name, problem=problem)])
     strategy: Strategy = made
     return strategy
+
+
+def require_one_mean(name: str, strategy: Strategy) -> None:
+    """Refuse a strategy to which noise on the mean alone is of no use.
+
+    Args:
+        name: How it was chosen.
+        strategy: What that has become.
+
+    Raises:
+        ConfigError: If it looks at what each node sent; names those that do not.
+    """
+    if needs_each(strategy):
+        others = [one for one in STRATEGIES.builtin if not needs_each(make_strategy(one, {}))]
+        problem = (
+            f"looks at what each node sent, but privacy.mode = 'user' has noise for the sum alone. "
+            f"Use one of: {', '.join(others)}, and no 'folded_by' in strategy.options."
+        )
+        raise ConfigError([Fault(key="strategy.name", value=name, problem=problem)])
 
 
 def _parameters(factory: Any) -> Collection[str]:

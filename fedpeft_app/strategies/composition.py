@@ -45,6 +45,11 @@ class Composition:
         self._options = options or {}
         self.moments: Moments | None = None
 
+    @property
+    def needs_each(self) -> bool:
+        """Say whether it does anything but average."""
+        return not isinstance(self._aggregator, Mean)
+
     def prepare(self, spec: AdapterSpec, members: Sequence[Member]) -> None:
         """Refuse nodes of their own rank."""
         require_one_rank(self.name, members)

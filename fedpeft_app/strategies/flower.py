@@ -14,6 +14,14 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
+from flwr.serverapp.strategy import (
+    Bulyan,
+    FedMedian,
+    FedTrimmedAvg,
+    Krum,
+    MultiKrum,
+    QFedAvg,
+)
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
@@ -29,6 +37,7 @@ from fedpeft_app.wire.record import Scalar
 _flower_log = logging.getLogger("flwr")
 _ROUND = "server-round"  # every message of Flower's strategies says it, and so do our orders
 _KNOWN_OPTIONS = frozenset({"epochs", "proximal-mu", _ROUND})
+_OF_EACH = (Bulyan, FedMedian, FedTrimmedAvg, Krum, MultiKrum, QFedAvg)
 _REHEARSED = 100  # nodes; a strategy that finds too few would wait for more
 
 
@@ -47,6 +56,11 @@ class FlowerAdapter:
         self._strategy = strategy
         self._seed = seed
         self._before = attributes.held(strategy)
+
+    @property
+    def needs_each(self) -> bool:
+        """Say whether it is one of Flower's that compare nodes, or weigh them by their losses."""
+        return isinstance(self._strategy, _OF_EACH)
 
     def prepare(self, spec: AdapterSpec, members: Sequence[Member]) -> None:
         """Refuse nodes of their own rank, and a strategy that tells nodes what they do not know.

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flwr.app import Message
 
@@ -11,11 +11,16 @@ from fedpeft_app.adapters import AdapterSpec
 from fedpeft_app.adapters.bounds import beyond
 from fedpeft_app.adapters.parts import trained_spec
 from fedpeft_app.errors import AdapterMismatchError, BudgetSpentError, QuorumError, WireError
+from fedpeft_app.privacy.statement import counted
 from fedpeft_app.strategies.strategy import Assignment, Member, Reply
 from fedpeft_app.wire.payload import Section
 from fedpeft_app.wire.record import (
     DELTA,
     EPSILON,
+    NOISE,
+    SAMPLING,
+    SITS_OUT,
+    STEPS,
     UNAMPLIFIED,
     Scalar,
     metrics,
@@ -44,14 +49,23 @@ class Numbers:
     Attributes:
         required: What the rounds and the journal count on.
         known: What is kept where it is sent; anything else is dropped.
+        ranges: The least and the most that some of the required can be.
     """
 
     required: tuple[str, ...] = ()
     known: tuple[str, ...] = ()
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
+_SPENT = {  # what an accountant can make something of, and what it can come to
+    EPSILON: (0.0, _LARGEST_METRIC),
+    UNAMPLIFIED: (0.0, _LARGEST_METRIC),
+    NOISE: (1e-9, _LARGEST_METRIC),
+    SAMPLING: (1e-15, 1.0),  # one of more examples than any node has
+    STEPS: (1.0, 1e15),  # whole numbers that float64 tells apart
+}
 MEASURED = Numbers(required=("loss", "examples-trained"), known=("steps", "seconds"))
-SPENT = Numbers(required=(EPSILON, UNAMPLIFIED), known=("steps",))  # sample level
+SPENT = Numbers(required=tuple(_SPENT), ranges=_SPENT)  # sample level
 NOTHING = Numbers()  # user level: whatever a node measures is about its data
 
 
@@ -84,7 +98,7 @@ def admit(
     if message.has_error():
         return short_reason(message.error.reason)
     if reason := refusal(message.content):
-        return SatOut(_line(reason))
+        return SatOut(_line(f"{SITS_OUT}{reason}"))
     expected = dict.fromkeys(assignment.extras, trained_spec(assignment.state.spec))
     expected[DELTA] = trained_spec(assignment.state.spec, assignment.part)
     try:
@@ -99,6 +113,7 @@ def admit(
         or _wrong_weight(sent, member)
         or _missing(sent, numbers.required)
         or _unusable(sent)
+        or _out_of_range(sent, numbers.ranges)
         or wrong
     )
     extras = {section.name: section for section in update.sections}
@@ -188,7 +203,7 @@ def require_judges(round_number: int, judged: Collection[int], failed: Mapping[i
     if judged or not failed:
         return
     raise QuorumError(
-        f"Round {round_number}: of the {len(failed)} nodes that were asked to evaluate "
+        f"Round {round_number}: of the {counted(len(failed), 'node')} that were asked to evaluate "
         f"(strategy.fraction-evaluate) none did:{_listed(failed)}"
     )
 
@@ -243,6 +258,14 @@ def _unusable(values: Mapping[str, float]) -> str:
     for name, value in values.items():
         if not abs(value) <= _LARGEST_METRIC:  # also NaN
             return f"sent metric '{name}' = {value}"
+    return ""
+
+
+def _out_of_range(values: Mapping[str, float], ranges: Mapping[str, tuple[float, float]]) -> str:
+    """Name the first metric that cannot be what it says; empty if there is none."""
+    for name, (least, most) in ranges.items():
+        if not least <= values[name] <= most:
+            return f"sent metric '{name}' = {values[name]:g}, not from {least:g} to {most:g}"
     return ""
 
 

@@ -6,6 +6,7 @@ low-rank module, such as the head, is averaged, weighted by examples.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from threadpoolctl import threadpool_limits
 
@@ -33,6 +34,7 @@ class LowRank:
         serve: Gives a node of its own rank its factors; None refuses such nodes.
     """
 
+    needs_each: ClassVar[bool] = True  # the products
     name: str
     rule: Rule
     serve: Serve | None = None

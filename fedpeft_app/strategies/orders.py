@@ -7,6 +7,7 @@ from flwr.app import Message, RecordDict
 
 from fedpeft_app.adapters import AdapterState
 from fedpeft_app.errors import ConfigError, Fault
+from fedpeft_app.snapshot import Snapshot
 from fedpeft_app.strategies.broadcast import Broadcast
 from fedpeft_app.strategies.strategy import Assignment, Member
 from fedpeft_app.strategies.versions import Versions
@@ -66,6 +67,24 @@ class Courier:
         """
         for member, well in answered.items():
             (self.broadcast.arrived if well else self.broadcast.lost)(member)
+
+    def snapshot(self, *, nameless: bool = False) -> Snapshot:
+        """Give what the next orders depend on, but for the state.
+
+        Args:
+            nameless: Whether it must not tell who took part. What codecs left out on nodes is
+                forgotten then, once.
+        """
+        parts = {"broadcast": self.broadcast.snapshot()}
+        if not nameless:
+            parts["versions"] = self.versions.snapshot()
+        return Snapshot.of(parts)
+
+    def go_on(self, snapshot: Snapshot) -> None:
+        """Go on from there, with the state of that time."""
+        self.broadcast.go_on(snapshot.part("broadcast"))
+        if "versions" in snapshot.values:
+            self.versions.go_on(snapshot.part("versions"))
 
     def _order(
         self,

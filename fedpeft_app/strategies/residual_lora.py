@@ -40,6 +40,7 @@ class FedEx:
     """
 
     name = "fedex"
+    needs_each = True  # the products
 
     def __init__(self) -> None:
         self.notes: Mapping[str, float] = {}
@@ -89,6 +90,7 @@ class Flora:
     """
 
     name = "flora"
+    needs_each = True  # the products
 
     def __init__(self, seed: int = 0) -> None:
         self._seed = seed

@@ -1,7 +1,7 @@
 """The round loop: sample, send, receive, guard, aggregate; over any strategy."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from flwr.serverapp import Grid
@@ -9,7 +9,9 @@ from flwr.serverapp import Grid
 from fedpeft_app.adapters import AdapterState
 from fedpeft_app.adapters.algebra import is_finite
 from fedpeft_app.errors import TrainingError
+from fedpeft_app.snapshot import Snapshot
 from fedpeft_app.strategies.broadcast import Broadcast
+from fedpeft_app.strategies.continuing import Continuity
 from fedpeft_app.strategies.dropouts import DROPPED_OUT, dropped
 from fedpeft_app.strategies.evaluation import evaluate_on_nodes
 from fedpeft_app.strategies.exchange import Arrival, exchange
@@ -92,6 +94,7 @@ class RoundResult:
         untrained: Those of them whose own parameters are still as they were drawn.
         final: Whether no further round follows.
         notes: What the strategy notes of its aggregation, by name.
+        snapshot: What the next round depends on, but for the state.
     """
 
     round_number: int
@@ -103,11 +106,25 @@ class RoundResult:
     untrained: tuple[int, ...] = ()
     final: bool = False
     notes: Mapping[str, float] = field(default_factory=dict)
+    snapshot: Snapshot = field(default_factory=Snapshot)
 
     @property
     def train_loss(self) -> float:
         """Mean training loss over the cohort, weighted by examples; NaN where nobody tells."""
         return train_loss(self.good)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Since:
+    """Where rounds go on.
+
+    Attributes:
+        round_number: The last round that ended.
+        snapshot: What its result gave.
+    """
+
+    round_number: int
+    snapshot: Snapshot
 
 
 class Watcher(Protocol):
@@ -144,6 +161,7 @@ def run_rounds(
     *,
     ledger: Ledger,
     watcher: Watcher,
+    since: Since | None = None,
 ) -> AdapterState:
     """Drive every round of a run, or as many as the budget of bytes allows.
 
@@ -155,6 +173,7 @@ def run_rounds(
         plan: How rounds go.
         ledger: Told every message's size.
         watcher: Told what happens.
+        since: The round after which `state` stood; None = it is the first one.
 
     Returns:
         The state after the last round.
@@ -162,23 +181,19 @@ def run_rounds(
     Raises:
         QuorumError: If a round has fewer good replies than `plan.min_replies`, or nobody who
             was asked to evaluate did.
+        RunFolderError: If the strategy cannot go on.
         TrainingError: If a new state has values that are not finite.
 
     Guarantee:
         Replies are folded by partition, so their order of arrival does not matter.
     """
     strategy.prepare(state.spec, members)
-    courier = Courier(
-        broadcast=Broadcast(
-            state=state,
-            codec=plan.downlink,
-            seed=plan.seed,
-            feedback=plan.feedback,
-            drawn=plan.drawn,
-        ),
-        versions=Versions(experiment=plan.experiment, keeps=plan.keeps, personal=plan.personal),
-    )
-    for round_number in range(1, plan.rounds + 1):
+    continuity = Continuity(strategy)
+    courier = _courier(plan, state)
+    if since is not None:
+        continuity.go_on(since.snapshot.part("strategy"), state)
+        courier.go_on(since.snapshot.part("nodes"))
+    for round_number in range(since.round_number + 1 if since else 1, plan.rounds + 1):
         result = run_round(
             grid,
             strategy,
@@ -189,10 +204,25 @@ def run_rounds(
             ledger=ledger,
             watcher=watcher,
         )
-        watcher.round_finished(result)
+        held = {"strategy": continuity.snapshot(), "nodes": courier.snapshot(nameless=plan.chance)}
+        watcher.round_finished(replace(result, snapshot=Snapshot.of(held)))
         if result.final:
             break
     return courier.broadcast.state
+
+
+def _courier(plan: RoundPlan, state: AdapterState) -> Courier:
+    """Make what writes the orders."""
+    return Courier(
+        broadcast=Broadcast(
+            state=state,
+            codec=plan.downlink,
+            seed=plan.seed,
+            feedback=plan.feedback,
+            drawn=plan.drawn,
+        ),
+        versions=Versions(experiment=plan.experiment, keeps=plan.keeps, personal=plan.personal),
+    )
 
 
 def run_round(

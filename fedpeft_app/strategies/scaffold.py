@@ -37,6 +37,7 @@ class Scaffold:
     """
 
     name = "scaffold"
+    needs_each = True  # the control variates
 
     def __init__(self, inner: Composition) -> None:
         self._inner = inner

@@ -161,6 +161,14 @@ def name_of(strategy: Strategy) -> str:
     return str(getattr(strategy, "name", "") or type(strategy).__name__)
 
 
+def needs_each(strategy: Strategy) -> bool:
+    """Say whether a strategy looks at what each node sent, and a mean of that would not do.
+
+    It says so itself, in its `needs_each`; of a strategy that says nothing it is not known.
+    """
+    return bool(getattr(strategy, "needs_each", False))
+
+
 def notes_of(strategy: Strategy) -> dict[str, float]:
     """Read what a strategy notes of its last `aggregate` in its `notes`, if it has any."""
     return dict(getattr(strategy, "notes", {}))

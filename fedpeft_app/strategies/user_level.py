@@ -11,8 +11,9 @@ from fedpeft_app.adapters.state import Vector
 from fedpeft_app.errors import PrivacyError
 from fedpeft_app.privacy.budget import require_small
 from fedpeft_app.privacy.events import Event
+from fedpeft_app.privacy.noisy_mean import NoisyMean
 from fedpeft_app.privacy.randomness import Randomness, randomness
-from fedpeft_app.privacy.user_level import NoisyMean
+from fedpeft_app.privacy.statement import counted
 from fedpeft_app.snapshot import Snapshot
 from fedpeft_app.strategies.composition import Composition
 from fedpeft_app.strategies.continuing import Continuity
@@ -87,10 +88,10 @@ class UserLevel:
         users = self.mechanism.users
         if members and len(members) != users:
             raise PrivacyError(
-                f"Expected {users} nodes, for whom privacy was calibrated, got {len(members)}. "
-                f"Make the mechanism anew for those who passed the roll call."
+                f"Expected {counted(users, 'node')}, for whom privacy was calibrated, got "
+                f"{len(members)}. Make the mechanism anew for those who passed the roll call."
             )
-        require_small(self._delta, users, f"{users} nodes")
+        require_small(self._delta, users, counted(users, "node"))
         self._inner.prepare(spec, members)
         if isinstance(self._inner, Composition):
             self._inner.rehearse(1)  # that is all it ever gets

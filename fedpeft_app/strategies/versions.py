@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from fedpeft_app.snapshot import Snapshot
 from fedpeft_app.strategies.strategy import Member, Reply
 from fedpeft_app.wire.record import Scalar
 
@@ -60,6 +61,20 @@ class Versions:
             good: The replies that were folded in it.
         """
         self.accepted.update((reply.member.partition, round_number) for reply in good)
+
+    def snapshot(self) -> Snapshot:
+        """Give the account."""
+        return Snapshot(
+            values={
+                "accepted": {str(node): number for node, number in self.accepted.items()},
+                "received": {str(node): number for node, number in self.received.items()},
+            }
+        )
+
+    def go_on(self, snapshot: Snapshot) -> None:
+        """Take the account up again."""
+        for name, account in (("accepted", self.accepted), ("received", self.received)):
+            account.update({int(node): number for node, number in snapshot.values[name].items()})
 
     def untrained(self, nodes: Iterable[int]) -> tuple[int, ...]:
         """List nodes that would have parameters of their own, but none that counted yet.

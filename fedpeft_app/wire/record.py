@@ -23,6 +23,8 @@ Scalar = str | int | float | bool
 STATE, DELTA, INCREMENT, CONTROL = "state", "delta", "increment-", "control"  # of sections
 
 EPSILON, UNAMPLIFIED = "epsilon", "epsilon-unamplified"  # of metrics, under sample-level privacy
+NOISE, SAMPLING, STEPS = "noise-multiplier", "sampling", "steps"  # and what they follow from
+SITS_OUT = "sits out: "  # how what a node that does says begins, once it is here
 _ARRAYS, _CONFIG, _METRICS = "arrays", "config", "metrics"
 _ADAPTER, _SPEC, _ROUND, _SITS_OUT = "adapter", "spec", "round", "sits-out"
 _OWN = frozenset({_SPEC, _ROUND})

@@ -2,15 +2,19 @@
 
 import io
 import os
+from contextlib import closing
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from fedpeft_app.cli import launch
-from fedpeft_app.cli.launch import Simulation, _environment
-from fedpeft_app.config import parse
+from fedpeft_app.cli.launch import Simulation, _environment, _stating_privacy
+from fedpeft_app.config import defaults, parse
 from fedpeft_app.errors import LaunchError
+from fedpeft_app.observe.journal import Journal
+from fedpeft_app.observe.live import LiveView
+from fedpeft_app.runs.directory import create_run, runs_parent
 
 
 @pytest.mark.parametrize(
@@ -43,6 +47,29 @@ def test_modules_of_the_working_folder_are_not_found_by_chance(
 ) -> None:
     monkeypatch.delenv("PYTHONPATH", raising=False)
     assert "PYTHONPATH" not in _environment(parse(named))
+
+
+@pytest.mark.parametrize("ended", [KeyboardInterrupt(), LaunchError("killed")])
+@pytest.mark.parametrize("private", [False, True])
+def test_a_private_run_that_is_stopped_says_what_it_guarantees(
+    ended: BaseException, *, private: bool
+) -> None:
+    run = create_run(runs_parent(), "run", run_id=7, config=defaults())
+    with closing(Journal(run.journal)) as journal:
+        journal.note("roll_call")
+        journal.note("round_started")
+        journal.note("privacy_statement", rows={"privacy": "(3.00, 1e-05)"}, final=False)
+    mode = {"privacy.mode": "sample", "privacy.target-epsilon": 8.0} if private else {}
+    console = Console(file=io.StringIO(), width=200)
+    with (
+        LiveView(console) as view,
+        pytest.raises(type(ended)),
+        _stating_privacy(parse(mode), 7, view),
+    ):
+        raise ended
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    assert ("privacy: (3.00, 1e-05)" in text) == private
+    assert ("one round more may have been spent" in text) == private
 
 
 def test_what_speaks_against_a_private_run_is_said_before_it_starts(

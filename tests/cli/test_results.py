@@ -80,7 +80,7 @@ def test_a_pipe_gets_tabs(real: RunFolder) -> None:
     accuracy = real.events()[-1]["test"]["accuracy"]
     data = Path(real.config()["data.name"]).name
     expected = [real.path.name, "federated", "lora", data, "2/2", "finished", "accuracy"]
-    assert line.split("\t") == [*expected, f"{accuracy:.4f}"]
+    assert line.split("\t") == [*expected, f"{accuracy:.4f}", ""]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,33 @@ def test_the_list_says_what_was_measured_and_by_whom(
     run = create_run(runs_parent(), "run", run_id=1, config=defaults())
     with closing(Journal(run.journal)) as journal:
         journal.note("run_finished", **finished)
-    assert fedpeft("runs").output.splitlines()[1].split("\t")[-2:] == shown
+    assert fedpeft("runs").output.splitlines()[1].split("\t")[6:8] == shown
+
+
+@pytest.mark.parametrize(
+    ("private", "told", "rows", "said"),
+    [
+        ({}, {}, {}, ""),
+        ({"privacy.unsafe-seed": -1}, {"epsilon": 3.001}, {"privacy": "…"}, "3.01"),
+        ({}, {"epsilon": 3.0}, {"privacy": "…", "not known": "…"}, "at least 3.00"),
+        ({}, {"epsilon": None}, {"privacy": "not known", "not known": "…"}, "not known"),
+        ({"privacy.unsafe-seed": 3}, {"epsilon": 3.0}, {"privacy": "…"}, "3.00 UNSAFE"),
+    ],
+)
+def test_the_list_says_what_was_spent_of_privacy(
+    private: dict[str, Any],
+    told: dict[str, Any],
+    rows: dict[str, str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = create_run(runs_parent(), "run", run_id=1, config={**defaults(), **private})
+    with closing(Journal(run.journal)) as journal:
+        if rows:
+            journal.note("privacy_statement", rows=rows, final=True, **told)
+    assert fedpeft("runs").output.splitlines()[1].split("\t")[-1] == said
+    list_runs_table(Console(force_terminal=True, width=200, color_system=None))
+    assert ("epsilon" in capsys.readouterr().out) == bool(said)
 
 
 def test_a_terminal_gets_a_table_with_whole_names(

@@ -1,10 +1,15 @@
 """Combinations of sound values that are refused, and when the rules keep quiet."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
+from pydantic import BaseModel
 
 from fedpeft_app.config import RunConfig, parse
-from fedpeft_app.config.checks import cross_section_faults
-from fedpeft_app.config.flat import fields
+from fedpeft_app.config.checks import _RULES, cross_section_faults
+from fedpeft_app.config.flat import _nest, fields
+from fedpeft_app.config.privacy_checks import RULES, Rule
 from fedpeft_app.errors import ConfigError
 
 PRIVATE = {"privacy.mode": "sample", "privacy.target-epsilon": 8.0}
@@ -228,12 +233,6 @@ CLASHES = [  # what is given, the key to blame, what to change instead
         id="control variates are gradients",
     ),
     pytest.param(
-        {**TRUSTING, "strategy.name": "median"},
-        "strategy.name",
-        {"strategy.name": "fedadam"},
-        id="noise is for the mean",
-    ),
-    pytest.param(
         {**TRUSTING, "strategy.cohort": "round-robin"},
         "strategy.cohort",
         {"strategy.cohort": "uniform"},
@@ -315,6 +314,46 @@ def test_a_clash_is_refused_and_can_be_cured(given: Flat, blamed: str, cure: Fla
 @pytest.mark.parametrize(("given", "blamed", "cure"), CLASHES)
 def test_clashes_blame_keys_of_the_schema(given: Flat, blamed: str, cure: Flat) -> None:
     assert {*given, blamed, *cure} <= set(fields())
+
+
+class Recording:
+    """A configuration, or a section of it, that notes which keys are read."""
+
+    def __init__(self, model: BaseModel, read: set[str], prefix: str = "") -> None:
+        self._model, self._read, self._prefix = model, read, prefix
+
+    def __getattr__(self, name: str) -> Any:
+        fields_of = type(self._model).model_fields
+        if name not in fields_of:  # a property, which may read several
+            return getattr(type(self._model), name).fget(self)
+        value = getattr(self._model, name)
+        key = self._prefix + (fields_of[name].alias or name)
+        if isinstance(value, BaseModel):
+            return Recording(value, self._read, f"{key}.")
+        self._read.add(key)
+        return value
+
+    def __eq__(self, other: object) -> bool:
+        for name in type(self._model).model_fields:
+            getattr(self, name)
+        return self._model == other
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("keys", "rule"), [*_RULES, *RULES], ids=lambda part: getattr(part, "__name__", "")
+)
+def test_a_rule_reads_no_keys_but_those_that_it_is_listed_with(
+    keys: Sequence[str], rule: Rule
+) -> None:
+    assert set(keys) <= set(fields())
+    for given, _, cure in (clash.values for clash in CLASHES):
+        for flat in (given, {**given, **cure}):
+            read: set[str] = set()
+            config = RunConfig.model_validate(_nest(flat))
+            list(rule(Recording(config, read)))  # type: ignore[arg-type]
+            assert read <= set(keys)
 
 
 def test_all_clashes_are_reported_together() -> None:

@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 from conftest import LocalGrid, read_events
 
+from fedpeft_app.cli.preflight import preflight_faults
 from fedpeft_app.config import parse
 from fedpeft_app.coordinator import coordinate
 from fedpeft_app.errors import (
     BudgetSpentError,
+    ConfigError,
     PrivacyError,
     QuorumError,
     RollCallError,
@@ -68,6 +70,11 @@ def test_a_private_run_says_what_it_guarantees(tiny_settings: dict[str, Any]) ->
     for text in final["rows"].values():
         assert text in card
     assert "against" in final["rows"]
+    steps = 3 * -(-max(sizes) // settings["train.batch-size"])
+    assert "noise of z = 1 times that on their sum; Poisson" in final["rows"]["mechanism"]
+    assert f"{steps} steps on each node" in final["rows"]["mechanism"]
+    assert final["epsilon"] == max(final["nodes"].values()) == told[-1]
+    assert sorted(final["nodes"]) == ["0", "1", "2", "3"]
 
 
 def len_of(settings: dict[str, Any], node: int) -> int:
@@ -84,7 +91,10 @@ def test_nothing_else_of_the_data_is_sent(tiny_settings: dict[str, Any]) -> None
     replies = [one for one in grid.received if one.metadata.message_type == "train"]
     assert replies
     for reply in replies:
-        assert set(reply.content["metrics"]) == {"num-examples", "epsilon", "epsilon-unamplified"}
+        assert set(reply.content["metrics"]) == {
+            *("num-examples", "epsilon", "epsilon-unamplified"),
+            *("noise-multiplier", "sampling", "steps"),  # from which the two follow
+        }
         assert reply.content["metrics"]["num-examples"] == 1
         assert set(reply.content["config"]) <= {
             *("spec", "round", "process", "backbone-loads", "threads")
@@ -197,7 +207,7 @@ def test_a_node_that_lost_its_book_is_refused(tiny_settings: dict[str, Any]) -> 
     assert rejected[0] == {}
     assert all("spent in round 1" in each["2"] for each in rejected[1:])
     (final,) = [event for event in named(events, "privacy_statement") if event["final"]]
-    assert "what nodes 2 spent" in final["rows"]["not known"]
+    assert "what node 2 spent" in final["rows"]["not known"]
 
 
 def test_a_round_that_fails_is_stated_too(tiny_settings: dict[str, Any]) -> None:
@@ -224,7 +234,7 @@ def test_a_round_that_fails_is_stated_too(tiny_settings: dict[str, Any]) -> None
         two = shown(node_epsilon(settings, len_of(settings, node), 2))
         one = shown(node_epsilon(settings, len_of(settings, node), 1))
         assert told[node] == (f"1: at least {one}" if node == 1 else f"{node}: {two}")
-    assert "but for those of nodes 1: not known" in final["rows"]["privacy"]
+    assert "but for those of node 1: not known" in final["rows"]["privacy"]
 
 
 def test_who_has_spent_its_budget_sits_out_and_the_others_go_on(
@@ -342,6 +352,17 @@ def test_cohorts_are_drawn_node_by_node(tiny_settings: dict[str, Any]) -> None:
     sizes = [len(cohort) for cohort in secrets_of(run(settings))]
     assert len(sizes) == 12
     assert len(set(sizes)) > 1  # a cohort of a fixed size is no Poisson sample
+
+
+@pytest.mark.parametrize("name", ["median", "flwr.serverapp.strategy:Krum"])
+def test_strategies_that_look_at_each_node_are_refused(
+    name: str, tiny_settings: dict[str, Any]
+) -> None:
+    settings = {**tiny_settings, **USER, "strategy.name": name}
+    with pytest.raises(ConfigError, match=r"looks at what each node sent.*Use one of: fedavg, "):
+        run(settings)
+    (fault,) = preflight_faults(parse(settings), 4)
+    assert fault.key == "strategy.name"
 
 
 def test_a_user_budget_ends_the_run(tiny_settings: dict[str, Any]) -> None:

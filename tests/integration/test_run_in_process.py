@@ -57,8 +57,8 @@ def test_only_the_adapter_travels(tiny_settings: dict[str, Any]) -> None:
 
 def test_last_and_best_checkpoints_stay(tiny_settings: dict[str, Any]) -> None:
     folder = run({**tiny_settings, "rounds": 4})
-    assert 4 in kept_rounds(folder)
-    assert len(kept_rounds(folder)) <= 2
+    assert {3, 4} <= set(kept_rounds(folder))
+    assert len(kept_rounds(folder)) <= 3  # the last two and the best
 
 
 def test_all_checkpoints_stay_if_asked(tiny_settings: dict[str, Any]) -> None:

@@ -11,7 +11,6 @@ import pytest
 
 from fedpeft_app.errors import NodeStateError
 from fedpeft_app.node.book import Book
-from fedpeft_app.node.outbox import Outbox
 
 
 def test_rows_come_back_in_their_order(tmp_path: Path) -> None:
@@ -125,22 +124,3 @@ def test_what_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(NodeStateError, match="Cannot write to"):
         Book(path=tmp_path / "file" / "spent.jsonl").append({"round": 1})
-
-
-def test_an_answer_is_given_to_its_question_alone(tmp_path: Path) -> None:
-    outbox = Outbox(path=tmp_path / "deep" / "reply.bin")
-    assert outbox.recall("round 1") is None
-    outbox.keep("round 1", b"one")
-    assert outbox.recall("round 1") == b"one"
-    assert outbox.recall("round 2") is None
-    outbox.keep("round 2", b"two")
-    assert (outbox.recall("round 1"), outbox.recall("round 2")) == (None, b"two")
-
-
-def test_a_damaged_answer_is_lost(tmp_path: Path) -> None:
-    outbox = Outbox(path=tmp_path / "reply.bin")
-    outbox.keep("round 1", b"one")
-    whole = outbox.path.read_bytes()
-    for wrong in (b"", whole[:10], whole[:-1], whole[:-1] + b"f", b"x" + whole[1:]):
-        outbox.path.write_bytes(wrong)
-        assert outbox.recall("round 1") is None

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fedpeft_app.observe.lines import describe, headline, human_bytes
+from fedpeft_app.observe.lines import describe, headline, human_bytes, hung, last_statement
 
 
 @pytest.mark.parametrize(
@@ -69,13 +69,25 @@ _SAID: list[tuple[dict[str, Any], str | None]] = [
     ),
     (
         {"event": "roll_call", "examples": {"0": 5}, "refused": {"77": "other torch"}},
-        "1 nodes hold 5 training examples (5 to 5)\n  refused 77: other torch",
+        "1 node holds 5 training examples (5 to 5)\n  refused 77: other torch",
     ),
     (
         {"event": "reply", "round": 3, "node": 7, "problem": "out of memory"},
         "round 3: node 7 failed: out of memory",
     ),
+    (  # which is no failure
+        {"event": "reply", "round": 3, "node": 7, "problem": "sits out: Round 3 would …"},
+        "round 3: node 7 sits out: Round 3 would …",
+    ),
     ({"event": "reply", "round": 3, "node": 7, "problem": ""}, None),
+    (
+        {
+            **{key: _ROUND[key] for key in ("event", "round", "rounds", "ok")},
+            "failed": 3,
+            "rejected": {"1": "sits out: Round 2 would …", "2": "lost", "5": "sits out: Round 2 …"},
+        },
+        "round 2/5 | clients 3 ok, 2 sit out, 1 failed",
+    ),
     (
         _ROUND,
         "round 2/5 | clients 3 ok, 1 failed | train loss 0.123 | 4.0 KiB down, 2.0 MiB up | 1.2 s",
@@ -227,3 +239,59 @@ def test_an_event_reads_like_this(event: dict[str, Any], words: str | None) -> N
 )
 def test_one_figure_sums_a_run_up(event: dict[str, Any], figure: tuple[str, float] | None) -> None:
     assert headline(event) == figure
+
+
+def test_long_lines_hang_below_their_beginning() -> None:
+    text = "statement\n  privacy: " + "ten digits " * 5
+    assert hung(text, 40).splitlines() == [
+        "statement",
+        "  privacy: ten digits ten digits ten",
+        "    digits ten digits ten digits",
+    ]
+    assert hung(text, 3) == hung(text, 40)
+    assert hung(text, 200) == text.rstrip()
+
+
+_ASKED = {"event": "round_started"}
+_CALLED = {"event": "roll_call"}
+_FAILED = {"event": "run_failed"}
+
+
+def _rows(text: str, *, final: bool = False) -> dict[str, Any]:
+    return {"event": "privacy_statement", "rows": {"privacy": text}, "final": final}
+
+
+@pytest.mark.parametrize(
+    ("events", "said"),
+    [
+        ([], ""),  # nobody was there to ask
+        ([_CALLED, _ASKED], "not known: no round has ended"),
+        ([_CALLED, _ASKED, _rows("(1, δ)")], "(1, δ)"),
+        ([_CALLED, _ASKED, _rows("(1, δ)"), _ASKED], "(1, δ)"),
+        ([_CALLED, _ASKED, _rows("(1, δ)"), _rows("(1, δ)", final=True)], ""),  # shown already
+        ([_CALLED, _ASKED, _rows("(1, δ)", final=True), _ASKED], "(1, δ)"),  # it went on
+        ([_CALLED, _FAILED], ""),  # before anybody was asked
+    ],
+)
+def test_a_run_that_is_stopped_says_what_it_guarantees(
+    events: list[dict[str, Any]], said: str
+) -> None:
+    rows = last_statement(events).splitlines()[1:]
+    since = "  since then: one round more may have been spent, which the books have"
+    assert rows == ([f"  privacy: {said}", since] if said else [])
+
+
+def test_a_resumed_run_says_from_where_with_what_and_what_was_found() -> None:
+    event = {
+        "event": "run_resumed",
+        "round": 3,
+        "rounds": 8,
+        "changed": {"rounds": 8},
+        "problems": ["The checkpoint of round 4 is damaged."],
+    }
+    assert describe(event) == (
+        "run goes on after round 3/8, with rounds = 8\n  The checkpoint of round 4 is damaged."
+    )
+    assert describe({**event, "changed": {}, "problems": []}) == "run goes on after round 3/8"
+    damaged = {"event": "checkpoint_damaged", "round": 2, "problem": "It is cut."}
+    assert describe(damaged) == "round 2 may not be exported: It is cut."

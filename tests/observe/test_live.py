@@ -38,6 +38,18 @@ def test_a_pipe_gets_plain_whole_lines() -> None:
     ]
 
 
+def test_a_terminal_wraps_the_statement_and_nothing_else() -> None:
+    rows = {"mechanism": " ".join(["noise"] * 30)}
+    stated = {"event": "privacy_statement", "rows": rows, "final": True}
+    for terminal in (True, False):
+        console = Console(file=StringIO(), width=80, force_terminal=terminal, color_system=None)
+        watch(console, [stated, _EVENTS[2]])
+        lines = [line for line in console.file.getvalue().splitlines() if "noise" in line]
+        assert len(lines) == (3 if terminal else 1)
+        assert all(line.startswith("    noise") for line in lines[1:])
+        assert f"no file {_PATH}" in console.file.getvalue()
+
+
 def test_the_moving_line_says_what_goes_on() -> None:
     said = watch(Console(file=StringIO()))
     assert [text.rpartition(" (")[0] for text in said] == [

@@ -24,11 +24,11 @@ from audits import (
 from decoded import Decoded
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState, TensorSpec
-from fedpeft_app.privacy import user_level
+from fedpeft_app.privacy import noisy_mean
 from fedpeft_app.privacy.accountant import epsilon
 from fedpeft_app.privacy.events import Event
+from fedpeft_app.privacy.noisy_mean import Follow, NoisyMean
 from fedpeft_app.privacy.randomness import Randomness, SeededRandomness, Values, randomness
-from fedpeft_app.privacy.user_level import Follow, NoisyMean
 from fedpeft_app.strategies import user_level as wrapper
 from fedpeft_app.strategies.composition import Composition
 from fedpeft_app.strategies.strategy import Member, Reply
@@ -150,7 +150,7 @@ def test_a_count_without_noise_is_found_out(monkeypatch: Patch) -> None:
 
 
 def unclipped(patch: Patch) -> Adversary:
-    patch.setattr(user_level, "clipped", lambda vector, norm: (vector.astype(np.float64), True))
+    patch.setattr(noisy_mean, "clipped", lambda vector, norm: (vector.astype(np.float64), True))
     return Adversary()
 
 

@@ -44,9 +44,10 @@ def test_a_book_without_the_last_round_that_is_known_is_refused(tmp_path: Path) 
     mine.require_round(0)
     for number in (1, 2):
         mine.spend(ROUND, number)
-    copy = mine.book.path.read_bytes()  # type: ignore[attr-defined]
+    copy = mine.book.path.read_bytes()
     mine.spend(ROUND, 3)
     mine.require_round(3)
     (tmp_path / "spent.jsonl").write_bytes(copy)
-    with pytest.raises(NodeStateError, match="a record of what was spent in round 3"):
+    with pytest.raises(NodeStateError, match="a record of what was spent in round 3") as raised:
         mine.require_round(3)
+    assert str(tmp_path / "spent.jsonl") in str(raised.value)

@@ -12,8 +12,8 @@ from hypothesis.extra.numpy import arrays
 
 from fedpeft_app.errors import PrivacyError
 from fedpeft_app.privacy.events import Event
+from fedpeft_app.privacy.noisy_mean import Follow, NoisyMean, clipped
 from fedpeft_app.privacy.randomness import Randomness, Values, randomness
-from fedpeft_app.privacy.user_level import Follow, NoisyMean, clipped
 
 LARGEST = float(np.finfo(np.float32).max)
 FINITE = st.floats(-LARGEST, LARGEST, width=32)

@@ -45,7 +45,7 @@ def test_the_first_that_is_right_is_taken() -> None:
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")  # Opacus by itself
 def test_a_causal_prompt_would_clip_the_batch_as_one_example() -> None:
     model = prompted()
-    with pytest.raises(PrivacyError, match=r"hooks: .*prompt_encoder.*got \(1, 2, 16\)"):
+    with pytest.raises(PrivacyError, match="hooks: .*prompt_encoder.*got others"):
         chosen(model, TASK.losses, TEXTS, hooks=hooked)
     # Nothing but the guard tells: Opacus finds rows for the one tensor that trains, and would
     # clip and add noise to them.
@@ -88,7 +88,7 @@ def test_images_cut_into_windows_would_be_counted_by_the_window() -> None:
             return each.view(2, -1).square().sum(dim=0)
 
     model = Windows()
-    with pytest.raises(PrivacyError, match=r"hooks: .*\(2, 1, 3\), of 'layer.weight', got \(4,"):
+    with pytest.raises(PrivacyError, match="hooks: .* of 'layer.weight', .* got others"):
         chosen(model, hooks=hooked)
     assert chosen(model) == "vmap"
 

@@ -57,6 +57,13 @@ def test_the_card_claims_what_the_mode_did(mode: str, claim: str) -> None:
     assert ("stayed where it was" in text) == (mode == "federated")
 
 
+@pytest.mark.parametrize("mode", ["federated", "central"])
+def test_the_card_of_a_private_run_does_not_say_that_metrics_were_sent(mode: str) -> None:
+    text = card(facts={"mode": mode, "privacy": "(8.00, 1e-05)-differential privacy"})
+    assert "tensors and metrics" not in text
+    assert ("no metrics of their data" in text) == (mode == "federated")
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     ("kind", "pooling"), [*((kind, "model") for kind in KINDS), *((k, "mean") for k in KINDS[:2])]

@@ -11,7 +11,7 @@ from strategy_samples import Decoded, members, state_of
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.errors import RunFolderError
-from fedpeft_app.privacy.user_level import Follow, NoisyMean
+from fedpeft_app.privacy.noisy_mean import Follow, NoisyMean
 from fedpeft_app.snapshot import Snapshot
 from fedpeft_app.strategies.catalogue import make_strategy
 from fedpeft_app.strategies.composition import Composition

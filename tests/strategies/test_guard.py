@@ -127,6 +127,16 @@ def read_as(
     return reply if isinstance(reply, str) else reply.metrics
 
 
+TOLD = {
+    "num-examples": 1.0,
+    "epsilon": 3.35,
+    "epsilon-unamplified": 16.5,
+    "noise-multiplier": 0.8,
+    "sampling": 0.25,
+    "steps": 12.0,
+}
+
+
 def test_under_user_level_privacy_only_the_weight_is_read(
     spec: AdapterSpec, state: AdapterState
 ) -> None:
@@ -138,21 +148,38 @@ def test_under_user_level_privacy_only_the_weight_is_read(
 def test_under_sample_level_privacy_nodes_say_what_they_spent(
     spec: AdapterSpec, state: AdapterState
 ) -> None:
-    spent = {"num-examples": 1.0, "epsilon": 3.35, "epsilon-unamplified": 16.5}
-    assert read_as(spec, state, spent, SPENT) == spent
-    assert read_as(spec, state, {**spent, "loss": 0.5, "seconds": 9.0}, SPENT) == spent
+    assert read_as(spec, state, TOLD, SPENT) == TOLD
+    assert read_as(spec, state, {**TOLD, "loss": 0.5, "seconds": 9.0}, SPENT) == TOLD
 
 
-@pytest.mark.parametrize("name", ["epsilon", "epsilon-unamplified"])
+@pytest.mark.parametrize("name", sorted(set(TOLD) - {"num-examples"}))
 @pytest.mark.parametrize(
     ("value", "reason"), [(None, "sent no metric '{}'"), (math.inf, "sent metric '{}' = inf")]
 )
 def test_a_node_that_does_not_say_what_it_spent_does_not_count(
     spec: AdapterSpec, state: AdapterState, name: str, value: float | None, reason: str
 ) -> None:
-    spent = {"num-examples": 1.0, "epsilon": 3.35, "epsilon-unamplified": 16.5}
-    sent = {**spent, name: value} if value else {k: v for k, v in spent.items() if k != name}
+    sent = {**TOLD, name: value} if value else {k: v for k, v in TOLD.items() if k != name}
     assert read_as(spec, state, sent, SPENT) == reason.format(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("epsilon", -1e-9, "= -1e-09, not from 0 to 1e+100"),
+        ("epsilon-unamplified", -1.0, "= -1, not from 0 to 1e+100"),
+        ("noise-multiplier", 0.0, "= 0, not from 1e-09 to 1e+100"),
+        ("sampling", 0.0, "= 0, not from 1e-15 to 1"),
+        ("sampling", 1.5, "= 1.5, not from 1e-15 to 1"),
+        ("steps", 0.0, "= 0, not from 1 to 1e+15"),
+        ("steps", 1e16, "= 1e+16, not from 1 to 1e+15"),
+    ],
+)
+def test_what_a_node_says_it_did_can_be_done(
+    spec: AdapterSpec, state: AdapterState, name: str, value: float, reason: str
+) -> None:
+    sent = {**TOLD, name: value}
+    assert read_as(spec, state, sent, SPENT) == f"sent metric '{name}' {reason}"
 
 
 def told(spec: AdapterSpec, state: AdapterState, facts: dict[str, Any]) -> Mapping[str, Any]:

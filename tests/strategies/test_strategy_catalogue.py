@@ -9,7 +9,7 @@ from strategy_samples import members, reply_of, state_of
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.errors import ConfigError, UnknownNameError
-from fedpeft_app.strategies.catalogue import STRATEGIES, make_strategy
+from fedpeft_app.strategies.catalogue import STRATEGIES, make_strategy, require_one_mean
 from fedpeft_app.strategies.composition import Composition
 from fedpeft_app.strategies.flower import FlowerAdapter
 
@@ -78,6 +78,52 @@ def test_parts_combine_by_options(spec: AdapterSpec, state: AdapterState) -> Non
     ]
     # The median 4, half of which is added to 0 … 6.
     assert made.aggregate(1, state, replies).vector.tolist() == [2, 3, 4, 5, 6, 7, 8]
+
+
+OF_ONE_MEAN = (
+    *("fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad"),
+    *("fedprox", "fedit", "rolora", "fedsvd"),
+)
+
+
+def refused(name: str, **options: Any) -> bool:
+    """Say whether a strategy is of no use where it sees the mean alone."""
+    try:
+        require_one_mean(name, make_strategy(name, options))
+    except ConfigError as error:
+        assert f"Use one of: {', '.join(OF_ONE_MEAN)}, and no" in str(error)
+        assert error.faults[0].key == "strategy.name"
+        return True
+    return False
+
+
+@pytest.mark.parametrize("name", STRATEGIES.builtin)
+def test_of_every_strategy_it_is_decided_whether_a_mean_will_do(name: str) -> None:
+    assert refused(name) == (name not in OF_ONE_MEAN)
+
+
+@pytest.mark.parametrize(
+    ("name", "each"),
+    [
+        ("FedAvg", False),
+        ("FedAdam", False),
+        ("FedProx", False),
+        ("Krum", True),
+        ("FedMedian", True),
+        ("FedTrimmedAvg", True),
+        ("MultiKrum", True),
+        ("Bulyan", True),
+    ],
+)
+def test_of_flowers_own_too(name: str, *, each: bool) -> None:
+    options = {"proximal_mu": 0.1} if name == "FedProx" else {}
+    assert refused(f"flwr.serverapp.strategy:{name}", **options) == each
+
+
+def test_what_folds_otherwise_than_by_a_mean_is_no_use_in_any_strategy() -> None:
+    assert refused("fedadam", folded_by="median")
+    assert not refused("fedadam", folded_by="mean")
+    assert not refused("fedpeft_app.strategies.composition:Composition")
 
 
 def test_a_function_may_wrap_a_strategy_of_flowers() -> None:

@@ -26,8 +26,8 @@ from fedpeft_app.adapters.algebra import difference, norm
 from fedpeft_app.adapters.parts import trained_spec
 from fedpeft_app.errors import BudgetSpentError, PrivacyError, QuorumError, RollCallError
 from fedpeft_app.privacy.events import Event
+from fedpeft_app.privacy.noisy_mean import Follow, NoisyMean
 from fedpeft_app.privacy.randomness import randomness
-from fedpeft_app.privacy.user_level import Follow, NoisyMean
 from fedpeft_app.strategies.catalogue import make_strategy
 from fedpeft_app.strategies.composition import Composition
 from fedpeft_app.strategies.guard import NOTHING

@@ -1,0 +1,211 @@
+"""Runs that are killed go on where they were: the same bits, whatever they hold between rounds."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from conftest import LocalGrid
+from flwr.app import Message
+
+from fedpeft_app.config import parse
+from fedpeft_app.coordinator import coordinate
+from fedpeft_app.errors import ConfigError, RunFolderError
+from fedpeft_app.node.book import Book
+from fedpeft_app.node.memory import PRIVACY, memory_of
+from fedpeft_app.runs.checkpoint import kept_rounds, load_checkpoint
+from fedpeft_app.runs.directory import RunFolder, list_runs, runs_parent
+
+NODES, ROUNDS = 4, 4
+SETTINGS = {"rounds": ROUNDS, "strategy.fraction-train": 0.5, "strategy.min-replies": 1}
+LOSSY = {"wire.uplink": "topk(0.2)+int8", "wire.downlink": "int8"}
+SAMPLE = {"privacy.mode": "sample", "privacy.noise-multiplier": 1.0}
+CASES: dict[str, dict[str, Any]] = {
+    "fedavg": {},
+    "fedadam": {"strategy.name": "fedadam"},
+    "fedavgm": {"strategy.name": "fedavgm"},
+    "scaffold": {"strategy.name": "scaffold"},
+    "rolora": {"strategy.name": "rolora"},
+    "flora": {"strategy.name": "flora", "method.name": "lora-residual"},
+    "flower": {"strategy.name": "flwr.serverapp.strategy:FedAdam"},
+    "lossy": LOSSY,
+    "lossy without feedback": {**LOSSY, "wire.feedback": False},
+    "personal": {
+        "method.head": "personal",
+        "strategy.fraction-evaluate": 1.0,
+        "evaluate.server": False,
+    },
+    "dropout": {"strategy.dropout": 0.5},
+    "central": {"mode": "central"},
+}
+
+
+class KilledError(BaseException):
+    """Ends a run on the spot: nothing catches it, as nothing catches a SIGKILL."""
+
+
+class Dying(LocalGrid):
+    """A grid under which the server dies once it has sent so many messages."""
+
+    def __init__(self, nodes: int, run_config: dict[str, Any], messages: int) -> None:
+        super().__init__(nodes, run_config)
+        self._left = messages
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        ids = []
+        for message in messages:
+            if self._left == 0:
+                raise KilledError
+            self._left -= 1
+            ids += super().push_messages([message])
+        return ids
+
+
+def run(settings: dict[str, Any], grid: LocalGrid | None = None) -> RunFolder:
+    nodes = 1 if settings.get("mode") == "central" else NODES
+    return coordinate(grid or LocalGrid(nodes, settings), parse(settings), run_id=1)
+
+
+def killed(settings: dict[str, Any], messages: int) -> RunFolder:
+    """Start a run, and kill it after so many messages."""
+    nodes = 1 if settings.get("mode") == "central" else NODES
+    with pytest.raises(KilledError):
+        run(settings, Dying(nodes, settings, messages))
+    return next(iter(list_runs(runs_parent())))
+
+
+def resumed(settings: dict[str, Any], folder: RunFolder, **more: Any) -> RunFolder:
+    return run({**settings, **more, "resume": folder.path.name})
+
+
+def bits(folder: RunFolder, round_number: int = ROUNDS) -> bytes:
+    return load_checkpoint(folder, round_number).state.vector.tobytes()
+
+
+def finished(folder: RunFolder) -> list[dict[str, Any]]:
+    return [event for event in folder.events() if event["event"] == "round_finished"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_that_was_killed_ends_with_the_same_bits(
+    tiny_settings: dict[str, Any], name: str
+) -> None:
+    settings = {**tiny_settings, **SETTINGS, **CASES[name]}
+    whole = run(settings)
+    replies = [event for event in whole.events() if event["event"] == "reply"]
+    messages = sum("dropped out" not in event["problem"] for event in replies)
+    evaluations = NODES * ROUNDS if settings.get("strategy.fraction-evaluate") else 0
+    sent = (1 if name == "central" else NODES) + messages + evaluations
+    folder = killed(settings, sent - 2)
+    if name == "lossy":  # more than once
+        with pytest.raises(KilledError):
+            again = {**settings, "resume": folder.path.name}
+            run(again, Dying(NODES, again, NODES + 1))
+    assert resumed(settings, folder).path == folder.path
+    assert bits(folder) == bits(whole)
+    assert [event["round"] for event in finished(folder)] == [1, 2, 3, 4]
+    assert folder.events()[-1]["event"] == "run_finished"
+    assert (folder.adapter / "adapter_config.json").is_file()
+
+
+def test_the_journal_has_neither_gaps_nor_doubles_and_the_bytes_are_those_that_counted(
+    tiny_settings: dict[str, Any],
+) -> None:
+    settings = {**tiny_settings, **SETTINGS}
+    whole, folder = run(settings), killed(settings, NODES + 2 + 2 + 1)  # in round 3
+    resumed(settings, folder)
+    for ours, theirs in zip(finished(folder), finished(whole), strict=True):
+        assert ours["bytes_by_node"].keys() == theirs["bytes_by_node"].keys()
+        for node, bytes_of in ours["bytes_by_node"].items():  # timings have more digits or fewer
+            assert bytes_of == pytest.approx(theirs["bytes_by_node"][node], abs=8)
+        assert ours["validation"] == theirs["validation"]
+    names = [event["event"] for event in folder.events()]
+    assert names.count("run_started") == names.count("run_resumed") == 1
+    assert names.count("round_started") == ROUNDS
+    ends = [run.events()[-1] for run in (folder, whole)]
+    roll_call = next(event["bytes"] for event in whole.events() if event["event"] == "roll_call")
+    sums = [end["down"] + end["up"] for end in ends]
+    assert sums[0] == pytest.approx(sums[1] + roll_call, abs=8 * ROUNDS * NODES)
+    aside = (folder.path / "interrupted.jsonl").read_text(encoding="utf-8")
+    assert '"event": "round_started"' in aside
+
+
+def test_a_run_may_go_on_for_more_rounds(tiny_settings: dict[str, Any]) -> None:
+    settings = {**tiny_settings, **SETTINGS, "train.lr-schedule": "constant"}
+    longer = run({**settings, "rounds": 6})
+    folder = run(settings)
+    resumed(settings, folder, rounds=6)
+    assert bits(folder, 6) == bits(longer, 6)
+    assert folder.config()["rounds"] == 6
+    (event,) = (event for event in folder.events() if event["event"] == "run_resumed")
+    assert (event["round"], event["changed"]) == (4, {"rounds": 6})
+    assert [event["round"] for event in finished(folder)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_finished_run_can_be_exported_again(tiny_settings: dict[str, Any]) -> None:
+    settings = {**tiny_settings, **SETTINGS}
+    folder = run(settings)
+    before = folder.events()[-1]
+    resumed(settings, folder)
+    after = folder.events()[-1]
+    assert (after["event"], after["round"], after["test"]) == (
+        "run_finished",
+        before["round"],
+        before["test"],
+    )
+
+
+def test_another_experiment_is_refused_with_every_key(tiny_settings: dict[str, Any]) -> None:
+    settings = {**tiny_settings, **SETTINGS}
+    folder = killed(settings, NODES + 3)
+    before = folder.journal.read_bytes()
+    with pytest.raises(ConfigError) as refusal:
+        resumed(settings, folder, **{"method.rank": 8, "seed": 5, "rounds": 9})
+    assert {fault.key for fault in refusal.value.faults} == {"method.rank", "seed"}
+    assert folder.journal.read_bytes() == before
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_taken(
+    tiny_settings: dict[str, Any],
+) -> None:
+    settings = {**tiny_settings, **SETTINGS}
+    whole, folder = run(settings), killed(settings, NODES + 3 * 2 + 1)  # in round 4
+    assert kept_rounds(folder)[-1] == 3
+    path = folder.checkpoints / "round-000003.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    resumed(settings, folder)
+    (event,) = (event for event in folder.events() if event["event"] == "run_resumed")
+    assert event["round"] == 2
+    assert "round-000003" in event["problems"][0]
+    assert bits(folder) == bits(whole)
+    assert [event["round"] for event in finished(folder)] == [1, 2, 3, 4]
+
+
+def test_a_run_without_any_round_has_nothing_to_go_on_from(tiny_settings: dict[str, Any]) -> None:
+    settings = {**tiny_settings, **SETTINGS}
+    folder = killed(settings, NODES + 1)
+    with pytest.raises(RunFolderError, match="It has no checkpoint yet"):
+        resumed(settings, folder)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_epsilon_is_never_less_than_what_was_released(
+    tiny_settings: dict[str, Any], *, lost: bool
+) -> None:
+    # Killed in round 3, when both nodes had replied: kept replies are sent again, at no cost; where
+    # one is lost, its node has spent the round twice.
+    settings = {**tiny_settings, **SETTINGS, **SAMPLE, "strategy.fraction-train": 1.0}
+    folder = killed(settings, NODES + 3 * NODES)  # before round 4
+    checkpoint = folder.checkpoints / "round-000003.safetensors"
+    checkpoint.unlink()  # killed before it was written
+    books = [
+        Book(path=memory_of(folder.path.name, node, PRIVACY).folder / "spent.jsonl")
+        for node in range(NODES)
+    ]
+    assert [len(book.rows()) for book in books] == [3] * NODES
+    if lost:
+        (memory_of(folder.path.name, 1, PRIVACY).folder / "reply.bin").unlink()
+    resumed(settings, folder)
+    assert [len(book.rows()) for book in books] == [4, 5 if lost else 4, 4, 4]
+    rows = folder.events()[-2]["rows"]
+    stated = dict(part.split(": ") for part in rows["epsilon of each node"].split(", "))
+    assert (stated["1"] > stated["0"]) == lost
