@@ -100,7 +100,7 @@ def test_a_refusal_says_why_for_each_engine_and_what_to_take(kind: tuple[str, st
     model = made(*kind).model.train()
     with pytest.raises(PrivacyError, match=REFUSALS[kind[0]]) as caught:
         choose(ENGINES, model, losses, losses, [some(kind[1], 2)], tolerance=TOLERANCE)
-    for words in ("with hooks: ", "with vmap: ", "lora, bias and head"):
+    for words in ("with hooks: ", "with vmap: ", "lora and ln"):
         assert words in str(caught.value)
 
 
