@@ -16,7 +16,8 @@ RATINGS = {1: (0.5, 0.0), 2: (0.9, 0.0), 3: (0.9, 0.0), 5: (0.7, 0.0), 6: (0.1, 
         ("last:9", {1, 2, 3, 4, 5, 6}),
         ("last:1,best:1", {2, 6}),  # the first of equals
         ("last:1,best:3", {2, 3, 5, 6}),
-        ("last:1,best:9", {1, 2, 3, 5, 6})("every:3", {2, 3, 6}),
+        ("last:1,best:9", {1, 2, 3, 5, 6}),
+        ("every:3", {2, 3, 6}),
         ("every:4", {2, 4, 6}),  # and the last and the best, always
         ("last:2, best:1, every:4", {2, 4, 5, 6}),
         ("last-best", {2, 5, 6}),
