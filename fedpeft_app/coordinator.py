@@ -8,13 +8,11 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
-from fedpeft_app.assembly import (
-    codecs,
-    fit_settings,
-)
+from fedpeft_app.assembly import codecs, fit_settings
 from fedpeft_app.config import RunConfig, flatten
 from fedpeft_app.errors import BudgetSpentError, FedPeftError
 from fedpeft_app.facts import run_facts
+from fedpeft_app.forecast import asked
 from fedpeft_app.node.memory import forget
 from fedpeft_app.observe.journal import Journal
 from fedpeft_app.observe.lines import describe
@@ -29,7 +27,6 @@ from fedpeft_app.runs.export import export
 from fedpeft_app.runs.lock import writing
 from fedpeft_app.runs.retention import retention
 from fedpeft_app.session import Session, run_alone
-from fedpeft_app.snapshot import Snapshot
 from fedpeft_app.strategies.broadcast import is_exact
 from fedpeft_app.strategies.composition import Composition
 from fedpeft_app.strategies.rounds import RoundPlan, Since, run_rounds
@@ -39,7 +36,6 @@ _flower_log = logging.getLogger("flwr").getChild("fedpeft")  # has Flower's hand
 
 _ASIDE = "secret.jsonl"  # in a run's folder; not to be passed on with it
 _BYTES_PER_MIB = 2**20
-_NODES_TIMEOUT_S = 300.0  # nodes may still be connecting when the run starts
 
 
 def coordinate(grid: Grid, config: RunConfig, run_id: int) -> RunFolder:
@@ -141,7 +137,7 @@ def _since(session: Session) -> Since | None:
     if session.reopened is None:
         return None
     checkpoint = session.reopened.checkpoint
-    progress = (checkpoint.progress or Snapshot()).part("rounds")
+    progress = checkpoint.require_progress().part("rounds")
     return Since(round_number=checkpoint.round_number, snapshot=progress)
 
 
@@ -170,7 +166,7 @@ def _expected(session: Session) -> Expected | None:
     if config.privacy.mode != "user":
         return None
     uplink, downlink = codecs(config)
-    clients = config.strategy.fraction_train * len(session.roster.members)
+    clients = asked(config, len(session.roster.members))
     return expected_traffic(session.adapted.spec, uplink=uplink, downlink=downlink, clients=clients)
 
 

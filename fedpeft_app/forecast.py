@@ -15,8 +15,9 @@ from fedpeft_app.node_privacy import SampleLevel
 from fedpeft_app.privacy.accountant import epsilon
 from fedpeft_app.privacy.budget import require_small
 from fedpeft_app.privacy.events import Event
-from fedpeft_app.privacy.statement import Spent, counted
-from fedpeft_app.privacy_report import SampleReport, spent_by, user_rows
+from fedpeft_app.privacy.spent import Spent, spent_by
+from fedpeft_app.privacy.statement import counted
+from fedpeft_app.privacy_report import SampleReport, user_rows
 from fedpeft_app.strategies.sampling import cohort_size
 from fedpeft_app.training.fit import FitSettings
 from fedpeft_app.training.private import schedule

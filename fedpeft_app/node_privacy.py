@@ -9,9 +9,10 @@ from fedpeft_app.node.book import Book
 from fedpeft_app.node.memory import PRIVACY, REPLY, SPENT, memory_of
 from fedpeft_app.node.outbox import Outbox
 from fedpeft_app.privacy.budget import Budget, least_noise, require_small
-from fedpeft_app.privacy.events import Event, summed
+from fedpeft_app.privacy.events import Event
 from fedpeft_app.privacy.mechanism import Mechanism
 from fedpeft_app.privacy.randomness import randomness
+from fedpeft_app.privacy.spent import spent_by
 from fedpeft_app.training.fit import FitSettings
 from fedpeft_app.training.private import schedule
 from fedpeft_app.wire.record import EPSILON, NOISE, SAMPLING, STEPS, UNAMPLIFIED
@@ -97,12 +98,12 @@ class SampleLevel:
             examples: Its training examples.
         """
         counts = {"num-examples": examples if self.public_counts else 1}
-        done = summed(budget.events())
+        spent = spent_by(budget.events(), budget.delta)
         return {
             **counts,
-            EPSILON: budget.spent(),
-            UNAMPLIFIED: budget.spent(amplified=False),
-            NOISE: done.noise_multiplier,
-            SAMPLING: done.sampling,
-            STEPS: done.steps,
+            EPSILON: spent.epsilon,
+            UNAMPLIFIED: spent.unamplified,
+            NOISE: spent.noise_multiplier,
+            SAMPLING: spent.sampling,
+            STEPS: spent.steps,
         }

@@ -8,11 +8,11 @@ from typing import Protocol
 from fedpeft_app.assembly import noisy_mean
 from fedpeft_app.config import RunConfig
 from fedpeft_app.node.book import Book
-from fedpeft_app.privacy.accountant import ACCOUNTANT, epsilon
+from fedpeft_app.privacy.accountant import ACCOUNTANT
 from fedpeft_app.privacy.budget import Budget
-from fedpeft_app.privacy.events import Event, summed
+from fedpeft_app.privacy.events import Event
+from fedpeft_app.privacy.spent import Spent, spent_by
 from fedpeft_app.privacy.statement import (
-    Spent,
     between,
     counted,
     sample_statement,
@@ -321,23 +321,6 @@ def user_rows(config: RunConfig, users: int, events: Sequence[Event]) -> dict[st
             "who passed the roll call, and how long rounds take",
         ],
         apart=[*left_apart(config), "what the server keeps for itself"],
-    )
-
-
-def spent_by(events: Sequence[Event], delta: float) -> Spent:
-    """Count events with and without amplification by sampling.
-
-    Args:
-        events: All that was done to one data set, at least one.
-        delta: δ, in (0, 1).
-    """
-    done = summed(events)
-    return Spent(
-        epsilon=epsilon(events, delta),
-        unamplified=epsilon(events, delta, amplified=False),
-        noise_multiplier=done.noise_multiplier,
-        sampling=done.sampling,
-        steps=done.steps,
     )
 
 

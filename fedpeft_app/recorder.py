@@ -175,7 +175,7 @@ class Recorder:
 
         The best round so far is the best of those whose checkpoint is sound.
         """
-        progress = checkpoint.progress or Snapshot()
+        progress = checkpoint.require_progress()
         ratings = progress.part("recorder").values["ratings"]
         self._ratings = {int(number): (rated[0], rated[1]) for number, rated in ratings.items()}
         self._ledger.go_on(progress.part("ledger").values.get("sums", []))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from private_settings import SAMPLE, USER
 
 from fedpeft_app import assembly, client_app, errors
 from fedpeft_app.config import defaults
@@ -16,13 +17,6 @@ from fedpeft_app.strategies.roll_call import Presence
 from fedpeft_app.wire.record import facts
 
 SECRET = "HIV-positive"
-SAMPLE = {"privacy.mode": "sample", "privacy.noise-multiplier": 1.0}
-USER = {
-    "privacy.mode": "user",
-    "privacy.trust": "server",
-    "privacy.noise-multiplier": 1.0,
-    "privacy.delta": 1e-3,
-}
 NAMED = {"data.labels": "crude,grain,money"}
 private = pytest.mark.parametrize("mode", [SAMPLE, USER], ids=["sample", "user"])
 every_message = pytest.mark.parametrize("kind", ["query.roll_call", "train", "evaluate"])

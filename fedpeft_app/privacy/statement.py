@@ -7,8 +7,9 @@ arXiv 2303.00654, section 5.3.3 (what to report).
 import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context, Decimal
+
+from fedpeft_app.privacy.spent import Spent
 
 _UNSAFE = " UNSAFE: noise came from a seed, so this holds against nobody who knows it"
 _SOURCE = {
@@ -19,25 +20,6 @@ _DECIMALS, _DIGITS, _MOST_DECIMALS = 2, 3, 9  # of ε: so many at least, and of 
 _LISTED = 10  # nodes; there may be thousands, and the journal has all of them
 _UNAMPLIFIED = "epsilon without amplification by sampling"
 _EXACT = Context(prec=400)  # float64 has no more digits before the point
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spent:
-    """What one party has spent, and on what.
-
-    Attributes:
-        epsilon: ε, given that nobody knows who or what was sampled.
-        unamplified: ε without that.
-        noise_multiplier: z, the least of all mechanisms.
-        sampling: q, the largest.
-        steps: How many mechanisms.
-    """
-
-    epsilon: float
-    unamplified: float
-    noise_multiplier: float
-    sampling: float
-    steps: int
 
 
 def shown(epsilon: float) -> str:

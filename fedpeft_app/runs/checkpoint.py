@@ -44,6 +44,18 @@ class Checkpoint:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     progress: Snapshot | None = None
 
+    def require_progress(self) -> Snapshot:
+        """Give the progress.
+
+        Raises:
+            RunFolderError: If nobody can go on from here.
+        """
+        if self.progress is None:
+            raise RunFolderError(
+                f"The checkpoint of round {self.round_number} has the adapter alone."
+            )
+        return self.progress
+
 
 def save_checkpoint(folder: RunFolder, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint atomically.

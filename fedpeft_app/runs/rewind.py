@@ -28,12 +28,11 @@ def last_sound(folder: RunFolder) -> tuple[Checkpoint, tuple[str, ...]]:
     for round_number in reversed(kept_rounds(folder)):
         try:
             checkpoint = load_checkpoint(folder, round_number)
+            checkpoint.require_progress()
         except RunFolderError as error:
             problems.append(str(error))
-            continue
-        if checkpoint.progress is not None:
+        else:
             return checkpoint, tuple(problems)
-        problems.append(f"The checkpoint of round {round_number} has the adapter alone.")
     reasons = "".join(f"\n  {problem}" for problem in problems) or " It has no checkpoint yet."
     raise RunFolderError(f"{folder.path} has no round to go on from:{reasons}")
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from conftest import LocalGrid, read_events
+from private_settings import SAMPLE, USER
 
 from fedpeft_app.cli.preflight import preflight_faults
 from fedpeft_app.config import parse
@@ -26,13 +27,6 @@ from fedpeft_app.privacy.statement import shown
 from fedpeft_app.runs.checkpoint import load_checkpoint
 from fedpeft_app.strategies.strategy import Reply
 
-SAMPLE = {"privacy.mode": "sample", "privacy.noise-multiplier": 1.0}
-USER = {
-    "privacy.mode": "user",
-    "privacy.trust": "server",
-    "privacy.noise-multiplier": 1.0,
-    "privacy.delta": 1e-3,
-}
 SEEDED = {"privacy.unsafe-seed": 3}
 EVERYONE = {"strategy.fraction-train": 1.0}
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from conftest import LocalGrid
 from flwr.app import Message
+from private_settings import SAMPLE
 
 from fedpeft_app.config import parse
 from fedpeft_app.coordinator import coordinate
@@ -18,7 +19,6 @@ from fedpeft_app.runs.directory import RunFolder, list_runs, runs_parent
 NODES, ROUNDS = 4, 4
 SETTINGS = {"rounds": ROUNDS, "strategy.fraction-train": 0.5, "strategy.min-replies": 1}
 LOSSY = {"wire.uplink": "topk(0.2)+int8", "wire.downlink": "int8"}
-SAMPLE = {"privacy.mode": "sample", "privacy.noise-multiplier": 1.0}
 CASES: dict[str, dict[str, Any]] = {
     "fedavg": {},
     "fedadam": {"strategy.name": "fedadam"},

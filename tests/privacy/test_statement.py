@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedpeft_app.privacy.spent import Spent
 from fedpeft_app.privacy.statement import (
-    Spent,
     between,
     counted,
     sample_statement,
