@@ -16,7 +16,7 @@ from fedpeft_app.adapters.lora import pairs, resized_spec
 from fedpeft_app.backbone.load import load_model
 from fedpeft_app.backbone.positions import require_positions, require_whole_patches
 from fedpeft_app.config import RunConfig
-from fedpeft_app.config.schema import needed_precision, options, planned_ranks
+from fedpeft_app.config.readings import needed_precision, options, planned_ranks
 from fedpeft_app.data.tasks.padding import padding_token
 from fedpeft_app.data_plan import make_task
 from fedpeft_app.errors import BackboneError

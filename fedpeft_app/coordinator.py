@@ -16,7 +16,7 @@ from fedpeft_app.forecast import asked
 from fedpeft_app.node.memory import forget
 from fedpeft_app.observe.journal import Journal
 from fedpeft_app.observe.lines import describe
-from fedpeft_app.opening import open_session
+from fedpeft_app.opening import open_door, open_session
 from fedpeft_app.privacy_report import NUMBERS
 from fedpeft_app.recorder import Recorder, Secrecy, secrecy
 from fedpeft_app.resume import find_resumed, reopen
@@ -29,7 +29,9 @@ from fedpeft_app.runs.retention import retention
 from fedpeft_app.session import Session, run_alone
 from fedpeft_app.strategies.broadcast import is_exact
 from fedpeft_app.strategies.composition import Composition
-from fedpeft_app.strategies.rounds import RoundPlan, Since, run_rounds
+from fedpeft_app.strategies.loop import nobody_new
+from fedpeft_app.strategies.plan import RoundPlan
+from fedpeft_app.strategies.rounds import Since, run_rounds
 from fedpeft_app.traffic import Expected, expected_traffic, summary
 
 _flower_log = logging.getLogger("flwr").getChild("fedpeft")  # has Flower's handlers
@@ -111,14 +113,12 @@ def _run_together(grid: Grid, session: Session) -> None:
                 ledger=session.ledger,
                 watcher=recorder,
                 since=_since(session),
+                renew=open_door(grid, session) if config.mode == "federated" else nobody_new,
             )
         except BudgetSpentError as error:
             if recorder.last is None:  # there is nothing that could be exported
                 raise
             session.journal.note("privacy_spent", rounds=config.rounds, problem=str(error))
-        else:
-            if recorder.last and recorder.last.round_number < config.rounds:
-                _note_bytes_spent(session, recorder.last.round_number)
     forget(session.folder.path.name, personal=bool(session.adapted.personal.parameters))
     chosen, last = recorder.best or recorder.last, recorder.last
     if chosen is None or last is None:
@@ -155,6 +155,7 @@ def _recorder(session: Session, kept: Secrecy | None) -> Recorder:
         criterion=session.criterion,
         test_rounds=config.evaluate.test == "rounds",
         keep=retention(config.output.keep),
+        patience=config.budget.patience,
         report=session.report,
         secrecy=kept,
     )
@@ -170,30 +171,20 @@ def _expected(session: Session) -> Expected | None:
     return expected_traffic(session.adapted.spec, uplink=uplink, downlink=downlink, clients=clients)
 
 
-def _note_bytes_spent(session: Session, round_number: int) -> None:
-    """Say that a run ended before its last round because it has sent enough."""
-    session.journal.note(
-        "budget_spent",
-        round=round_number,
-        rounds=session.config.rounds,
-        up=session.ledger.total("up", kind="train"),
-        budget=session.config.budget.uplink_mib,
-    )
-
-
 def _plan(session: Session) -> RoundPlan:
     """Collect how rounds go."""
     config = session.config
     together = config.mode == "federated"
     users = config.privacy.mode == "user"  # the strategy draws the cohort, in secret
+    told = together and not users
     personal = bool(session.adapted.personal.parameters)
     uplink, downlink = codecs(config)
     return RoundPlan(
         rounds=config.rounds,
         seed=config.seed,
-        fraction_train=config.strategy.fraction_train if together and not users else 1.0,
+        fraction_train=config.strategy.fraction_train if told else 1.0,
         fraction_evaluate=config.strategy.fraction_evaluate,
-        min_replies=config.strategy.min_replies if together and not users else 1,
+        min_replies=config.strategy.min_replies if told else 1,
         timeout_s=config.strategy.round_timeout,
         experiment=session.folder.path.name,
         keeps=personal
@@ -207,6 +198,10 @@ def _plan(session: Session) -> RoundPlan:
         feedback=config.wire.feedback,
         drawn=not config.method.init_from,
         uplink_budget=math.ceil(config.budget.uplink_mib * _BYTES_PER_MIB) if together else 0,
+        budget_s=60.0 * config.budget.minutes,
+        retries=config.strategy.retries if told else 0,
+        tolerance=config.strategy.quarantine_after if told else 0,
+        norm_bound=config.strategy.norm_bound if told else 0.0,
         numbers=NUMBERS[config.privacy.mode],
         chance=users,
     )

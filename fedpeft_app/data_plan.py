@@ -11,7 +11,7 @@ import numpy as np
 
 from fedpeft_app.config import RunConfig
 from fedpeft_app.config.arguments import typed
-from fedpeft_app.config.schema import options
+from fedpeft_app.config.readings import options
 from fedpeft_app.criterion import Criterion
 from fedpeft_app.data.columns import Columns
 from fedpeft_app.data.encoded import EncodedSource, ExampleSet, example_set

@@ -1,6 +1,7 @@
 """The beginning of a run: who is there, and what the server works with."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from fedpeft_app.adapters.algebra import require_same_spec
 from fedpeft_app.adapters.parts import trained_spec
 from fedpeft_app.assembly import adapted_model, agreement, codecs, fit_settings
 from fedpeft_app.config import RunConfig
-from fedpeft_app.config.schema import options
+from fedpeft_app.config.readings import options
 from fedpeft_app.data.encoded import example_set
 from fedpeft_app.data.splits import Splits
 from fedpeft_app.data_plan import criterion, make_task
@@ -28,6 +29,7 @@ from fedpeft_app.runs.initial import load_adapter
 from fedpeft_app.session import Session
 from fedpeft_app.strategies.broadcast import is_exact
 from fedpeft_app.strategies.catalogue import make_strategy
+from fedpeft_app.strategies.joining import Door
 from fedpeft_app.strategies.ranks import rank_objection
 from fedpeft_app.strategies.roll_call import (
     Presence,
@@ -36,7 +38,7 @@ from fedpeft_app.strategies.roll_call import (
     make_roster,
     wait_for_nodes,
 )
-from fedpeft_app.strategies.strategy import Strategy
+from fedpeft_app.strategies.strategy import Member, Strategy
 from fedpeft_app.wire.ledger import Ledger
 
 _NODES_TIMEOUT_S = 300.0  # nodes may still be connecting when the run starts
@@ -128,8 +130,25 @@ def _call_roll(
     answers = call_roll(grid, nodes, ledger=ledger, timeout_s=config.strategy.round_timeout)
     labels = _labels(config, answers)
     adapted = adapted_model(config, labels)
+    roster = _roster(config, strategy, adapted, answers, labels, minimum=minimum)
+    if config.mode == "central":
+        roster = replace(roster, members=roster.members[:1])
+    return adapted, roster
+
+
+def _roster(
+    config: RunConfig,
+    strategy: Strategy,
+    adapted: AdaptedModel,
+    answers: Sequence[tuple[int, Presence | str]],
+    labels: tuple[str, ...],
+    *,
+    minimum: int = 0,
+    present: Sequence[Member] = (),
+) -> Roster:
+    """Keep those who hold what the server holds."""
     exact = is_exact(codecs(config)[1])
-    roster = make_roster(
+    return make_roster(
         answers,
         expected=agreement(config, adapted),
         minimum=minimum,
@@ -141,10 +160,43 @@ def _call_roll(
             highest=config.method.rank,
             exact_downlink=exact,
         ),
+        present=present,
     )
-    if config.mode == "central":
-        roster = replace(roster, members=roster.members[:1])
-    return adapted, roster
+
+
+def open_door(grid: Grid, session: Session) -> Door:
+    """Let nodes come and go between rounds.
+
+    Args:
+        grid: Flower's connection.
+        session: The run.
+    """
+    config, journal = session.config, session.journal
+
+    def call(node_ids: Sequence[int], present: Sequence[Member]) -> Roster:
+        answers = call_roll(
+            grid, node_ids, ledger=session.ledger, timeout_s=config.strategy.round_timeout
+        )
+        labels = session.roster.labels
+        return _roster(config, session.strategy, session.adapted, answers, labels, present=present)
+
+    def came(roster: Roster) -> None:
+        journal.note(
+            "nodes_joined",
+            examples={str(one.partition): one.examples for one in roster.members},
+            refused=dict(roster.refused),
+        )
+
+    def left(gone: Sequence[Member]) -> None:
+        journal.note("nodes_left", nodes=[one.partition for one in gone])
+
+    return Door(
+        grid=grid,
+        call=call,
+        came=came,
+        left=left,
+        patience_s=min(_NODES_TIMEOUT_S, config.strategy.round_timeout),
+    )
 
 
 def _labels(config: RunConfig, answers: list[tuple[int, Presence | str]]) -> tuple[str, ...]:

@@ -85,8 +85,8 @@ class SampleReport:
     silent: set[int] = field(default_factory=set)
 
     def asked(self, nodes: Iterable[int]) -> None:
-        """Take in who may be about to spend."""
-        self.waiting = set(nodes)
+        """Take in who may be about to spend, beside those of whom nothing was heard yet."""
+        self.waiting |= set(nodes)
 
     def answered(self, good: Sequence[Reply], rejected: Mapping[int, str]) -> None:
         """Take in what nodes say, and who says nothing."""

@@ -24,8 +24,8 @@ from fedpeft_app.runs.checkpoint import (
 from fedpeft_app.runs.directory import RunFolder
 from fedpeft_app.runs.retention import Retention, ranked
 from fedpeft_app.snapshot import Snapshot
-from fedpeft_app.strategies.rounds import RoundResult
 from fedpeft_app.strategies.strategy import Member, Reply
+from fedpeft_app.strategies.watcher import RoundResult
 from fedpeft_app.traffic import Expected
 from fedpeft_app.wire.ledger import Ledger
 
@@ -76,6 +76,8 @@ class Recorder:
         criterion: Chooses the best round.
         test_rounds: Whether every evaluation measures the test set too.
         keep: Which rounds' checkpoints stay.
+        patience: Evaluations in a row without a better round after which the run should end;
+            0 = no end.
         report: Told every round, to state what has been guaranteed; None = nothing is.
         secrecy: Where it goes who takes part, and what follows from that; None = into the journal.
 
@@ -98,6 +100,7 @@ class Recorder:
         criterion: Criterion,
         test_rounds: bool,
         keep: Retention,
+        patience: int = 0,
         report: PrivacyReport | None = None,
         secrecy: Secrecy | None = None,
     ) -> None:
@@ -111,6 +114,7 @@ class Recorder:
         self._criterion = criterion
         self._test_rounds = test_rounds
         self._keep = keep
+        self._patience = patience
         self._report = report
         self._secrecy = secrecy
         self._ratings: dict[int, Rating] = {}
@@ -130,15 +134,34 @@ class Recorder:
         journal = self._secrecy.journal if self._secrecy else self._journal
         journal.note("reply", round=round_number, node=member.partition, problem=problem)
 
+    def asked_again(self, round_number: int, cohort: Sequence[Member]) -> None:
+        """Note whom a further attempt asks."""
+        partitions = [member.partition for member in cohort]
+        if self._report:
+            self._report.asked(partitions)
+        self._journal.note("asked_again", round=round_number, cohort=partitions)
+
+    def came_late(self, round_number: int, member: Member, asked_in: int) -> None:
+        """Note a reply that is dropped."""
+        told = {"node": member.partition, "asked_in": asked_in}
+        self._journal.note("late_reply", round=round_number, **told)
+
+    def left_alone(self, node: int, until: int) -> None:
+        """Note a node that failed too often."""
+        self._journal.note("left_alone", node=node, until=until)
+
     def round_answered(self, good: Sequence[Reply], rejected: Mapping[int, str]) -> None:
         """Take in what nodes say they have spent, whatever becomes of the round."""
         if self._report:
             self._report.answered(good, rejected)
 
-    def round_finished(self, result: RoundResult) -> None:
+    def round_finished(self, result: RoundResult) -> bool:
         """Evaluate and journal the new state, and keep it, in this order.
 
         So the journal has every round that can be gone on from.
+
+        Returns:
+            Whether so many rounds brought nothing better that no more should follow.
         """
         round_number = result.round_number
         due = self._every and (round_number % self._every == 0 or result.final)
@@ -165,6 +188,19 @@ class Recorder:
             self.best = self.last
         save_checkpoint(self._folder, self.last)
         prune(self._folder, self._keep.kept(round_number, self._ratings))
+        return self._ends(result)
+
+    def _ends(self, result: RoundResult) -> bool:
+        """Say whether rounds should end, and note why they end before the last one."""
+        best = ranked(self._ratings)[:1]
+        since = sum(number > best[0] for number in self._ratings) if best else 0
+        tired = 0 < self._patience <= since
+        reason = result.spent or ("budget.patience" if tired else "")
+        if reason and result.round_number < self._rounds:
+            sent = {} if self._secrecy else {"up": self._ledger.total("up", kind="train")}
+            told = {"round": result.round_number, "rounds": self._rounds, "key": reason}
+            self._journal.note("budget_spent", **told, best=best[0] if best else None, **sent)
+        return tired
 
     def go_on(self, checkpoint: Checkpoint, asked: Iterable[int] = ()) -> None:
         """Go on from a round.

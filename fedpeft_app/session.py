@@ -20,9 +20,11 @@ from fedpeft_app.resume import Reopened
 from fedpeft_app.runs.checkpoint import Checkpoint, save_checkpoint
 from fedpeft_app.runs.directory import RunFolder
 from fedpeft_app.strategies.alone import Alone
+from fedpeft_app.strategies.plan import RoundPlan
 from fedpeft_app.strategies.roll_call import Roster
-from fedpeft_app.strategies.rounds import RoundPlan, RoundResult, run_rounds
+from fedpeft_app.strategies.rounds import run_rounds
 from fedpeft_app.strategies.strategy import Member, Reply, Strategy
+from fedpeft_app.strategies.watcher import RoundResult
 from fedpeft_app.wire.ledger import Ledger
 
 
@@ -127,17 +129,27 @@ class _AloneWatcher:
         """Note a reply."""
         self.session.journal.note("reply", round=1, node=member.partition, problem=problem)
 
+    def asked_again(self, round_number: int, cohort: Sequence[Member]) -> None:
+        """Never told: nodes train once, for themselves."""
+
+    def came_late(self, round_number: int, member: Member, asked_in: int) -> None:
+        """Never told."""
+
+    def left_alone(self, node: int, until: int) -> None:
+        """Never told."""
+
     def round_answered(self, good: Sequence[Reply], rejected: Mapping[int, str]) -> None:
         """Take in what nodes say they have spent, be they too few or not."""
         if self.session.report:
             self.session.report.answered(good, rejected)
 
-    def round_finished(self, result: RoundResult) -> None:
+    def round_finished(self, result: RoundResult) -> bool:
         """Evaluate every node's state on the server's data."""
         for reply in result.good:
             state = shifted(self.session.initial, reply.delta.vector)
             node = reply.member.partition
             self._judge(node, state, reply.metrics)
+        return True
 
     def over_nodes(self) -> dict[str, Any]:
         """Sum the nodes up; they are judged on the same data, so all have the same metrics."""

@@ -19,8 +19,8 @@ from fedpeft_app.recorder import Recorder, Secrecy, spread
 from fedpeft_app.runs.checkpoint import kept_rounds, load_checkpoint
 from fedpeft_app.runs.directory import RunFolder, create_run
 from fedpeft_app.runs.retention import retention
-from fedpeft_app.strategies.rounds import RoundResult
 from fedpeft_app.strategies.strategy import Member, Reply
+from fedpeft_app.strategies.watcher import RoundResult
 from fedpeft_app.wire.ledger import Entry, Ledger
 
 Values = Mapping[str, float]
@@ -170,6 +170,48 @@ def test_the_best_round_is_the_best_by_the_chosen_metric(
     assert recorder.best.round_number == best
     assert recorder.best.state.vector[0] == best
     assert recorder.last.round_number == 4
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "patience", "ends"),
+    [
+        ([0.5, 0.6, 0.6, 0.6, 0.9], 2, [False, False, False, True, False]),
+        ([0.5, 0.4, 0.3, 0.2], 0, [False] * 4),
+        ([0.5, 0.4, 0.6, 0.5, 0.4], 2, [False, False, False, False, True]),
+    ],
+)
+def test_patience_counts_evaluations_that_were_no_better(
+    folder: RunFolder,
+    state: AdapterState,
+    accuracies: list[float],
+    patience: int,
+    ends: list[bool],
+) -> None:
+    loss = [1.0] * len(accuracies)
+    judge = Judge(by(accuracy=accuracies, f1=accuracies, loss=loss))
+    kept = Ledger(backbone_bytes=0, full_parameters=0)
+    with closing(Journal(folder.journal)) as journal:
+        watcher = Recorder(
+            folder=folder,
+            journal=journal,
+            ledger=kept,
+            examiner=judge,
+            rounds=9,
+            every=1,
+            precision="fp32",
+            criterion=going_by("accuracy"),
+            test_rounds=True,
+            keep=retention("last:1"),
+            patience=patience,
+        )
+        found = []
+        for number in range(1, len(accuracies) + 1):
+            note_bytes(kept, number)
+            found.append(watcher.round_finished(result(state, number, {}, final=False)))
+    assert found == ends
+    noted = [event for event in read_events(folder.journal) if event["event"] == "budget_spent"]
+    assert len(noted) == sum(ends)
+    assert all("none is better than round" in str(describe(event)) for event in noted)
 
 
 @pytest.mark.parametrize("select_by", ["accuracy", "loss"])

@@ -21,7 +21,7 @@ from fedpeft_app.cli.trial import (
     try_method,
 )
 from fedpeft_app.config import RunConfig, flatten
-from fedpeft_app.config.schema import needed_precision, options, planned_ranks
+from fedpeft_app.config.readings import needed_precision, options, planned_ranks
 from fedpeft_app.data.encoded import EncodedSource
 from fedpeft_app.data.read import read
 from fedpeft_app.data.sources import find_source
@@ -64,10 +64,15 @@ _NOT_LOOKED_AT = (
     "strategy.dropout",
     "strategy.over-selection",
     "strategy.round-timeout",
+    "strategy.retries",
+    "strategy.quarantine-after",
+    "strategy.norm-bound",
     "wire.uplink",
     "wire.downlink",
     "wire.feedback",
     "budget.uplink-mib",
+    "budget.minutes",
+    "budget.patience",
     "output.keep",
     "output.name",
 )

@@ -4,7 +4,8 @@ from collections.abc import Collection, Iterator, Mapping
 
 from fedpeft_app.config.privacy_checks import RULES as PRIVACY_RULES
 from fedpeft_app.config.privacy_checks import Rule
-from fedpeft_app.config.schema import RunConfig, needed_precision, planned_ranks
+from fedpeft_app.config.readings import needed_precision, planned_ranks
+from fedpeft_app.config.schema import RunConfig
 from fedpeft_app.errors import Fault
 
 
@@ -191,6 +192,18 @@ def _a_reserve_is_there(config: RunConfig) -> Iterator[Fault]:
         )
 
 
+def _patience_sees_something(config: RunConfig) -> Iterator[Fault]:
+    evaluate = config.evaluate
+    by_server = evaluate.server and evaluate.every > 0 and config.data.validation_fraction > 0
+    if config.budget.patience and not by_server and config.strategy.fraction_evaluate == 0:
+        yield Fault(
+            key="budget.patience",
+            value=config.budget.patience,
+            problem="nothing tells rounds apart: set evaluate.server, evaluate.every and "
+            "data.validation-fraction, or strategy.fraction-evaluate above 0.",
+        )
+
+
 def _ranks_can_be_cut(config: RunConfig) -> Iterator[Fault]:
     if config.method.node_ranks and config.method.name in _STARTED_FROM_FACTORS:
         yield Fault(
@@ -241,6 +254,13 @@ _RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (  # the keys a rule reads, t
     ),
     (("strategy.over-selection", "strategy.fraction-train"), _a_reserve_is_there),
     (("method.node-ranks", "method.name"), _ranks_can_be_cut),
+    (
+        (
+            *("budget.patience", "evaluate.server", "evaluate.every"),
+            *("data.validation-fraction", "strategy.fraction-evaluate"),
+        ),
+        _patience_sees_something,
+    ),
     (("model.quantization", "method.name"), _quantized_weights_stay_frozen),
     (
         ("evaluate.personal-steps", "strategy.fraction-evaluate", "privacy.mode"),

@@ -5,8 +5,7 @@ string or a zero stands for "not set" where a field says so, and free-form optio
 as JSON text.
 """
 
-import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -231,6 +230,16 @@ class StrategySection(Section):
     round_timeout: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = Field(
         3600.0, description="seconds to wait for the replies of a round"
     )
+    retries: CountOrNone = Field(
+        1, description="further attempts at a round that has fewer good replies than min-replies"
+    )
+    quarantine_after: CountOrNone = Field(
+        3, description="failures in a row after which a node is left alone for a while; 0 = never"
+    )
+    norm_bound: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = Field(
+        0.0,
+        description="largest norm of an update over the median of its round's; 0 = any",
+    )
 
 
 class WireSection(Section):
@@ -308,6 +317,14 @@ class BudgetSection(Section):
     uplink_mib: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = Field(
         0.0, description="MiB of train replies after which the run ends, exported; 0 = no end"
     )
+    minutes: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = Field(
+        0.0, description="minutes after which no further round begins; 0 = no end"
+    )
+    patience: CountOrNone = Field(
+        0,
+        description="evaluations in a row without a better round after which the run ends; "
+        "0 = no end",
+    )
 
 
 class OutputSection(Section):
@@ -351,40 +368,3 @@ class RunConfig(Section):
     privacy: PrivacySection = Field(default_factory=PrivacySection)
     budget: BudgetSection = Field(default_factory=BudgetSection)
     output: OutputSection = Field(default_factory=OutputSection)
-
-
-def needed_precision(dtype: str) -> str:
-    """Give the only precision that a half-precision model runs in; empty for float32."""
-    return {"bfloat16": "bf16", "float16": "fp16"}.get(dtype, "")
-
-
-def planned_ranks(text: str, usual: int) -> list[int]:
-    """Read `method.node-ranks`.
-
-    Args:
-        text: Ranks between commas, or nothing.
-        usual: The run's rank.
-
-    Returns:
-        The ranks of nodes, in turns; at least one.
-
-    Raises:
-        ValueError: If one is no whole number from 1 to the run's rank.
-    """
-    ranks = [int(part) for part in text.split(",")] if text.strip() else [usual]
-    if not all(1 <= rank <= usual for rank in ranks):
-        raise ValueError(f"expected ranks from 1 to method.rank = {usual}")
-    return ranks
-
-
-def options(text: str) -> dict[str, Any]:
-    """Read a field of free-form options.
-
-    Args:
-        text: JSON text that `RunConfig` has checked.
-
-    Returns:
-        The object's items, ready to be keyword arguments.
-    """
-    value: dict[str, Any] = json.loads(text)
-    return value

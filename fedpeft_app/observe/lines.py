@@ -117,10 +117,36 @@ def _unrated(event: Mapping[str, Any]) -> str:
 
 
 def _budget_spent(event: Mapping[str, Any]) -> str:
+    rounds = f"after {event['round']} of {counted(event['rounds'], 'round')}"
+    if event["key"] == "budget.patience":
+        return f"{rounds} none is better than round {event['best']} (budget.patience)"
+    sent = f": nodes sent {human_bytes(event['up'])}" if "up" in event else ""
+    return f"{event['key']} is spent {rounds}{sent}"
+
+
+def _asked_again(event: Mapping[str, Any]) -> str:
+    nodes = ", ".join(map(str, event["cohort"]))
+    return f"round {event['round']}: too few good replies; asking again, or instead: {nodes}"
+
+
+def _late_reply(event: Mapping[str, Any]) -> str:
     return (
-        f"budget.uplink-mib = {event['budget']:g} is spent: nodes sent {human_bytes(event['up'])} "
-        f"in {event['round']} of {counted(event['rounds'], 'round')}"
+        f"round {event['round']}: node {event['node']} answered round {event['asked_in']} too "
+        f"late; dropped"
     )
+
+
+def _left_alone(event: Mapping[str, Any]) -> str:
+    return f"node {event['node']} failed too often; it is left alone until round {event['until']}"
+
+
+def _nodes_joined(event: Mapping[str, Any]) -> str:
+    refused = "".join(f"\n  refused {node}: {reason}" for node, reason in event["refused"].items())
+    return f"joined: {', '.join(event['examples']) or 'nobody'}{refused}"
+
+
+def _nodes_left(event: Mapping[str, Any]) -> str:
+    return f"no longer connected: {', '.join(map(str, event['nodes']))}"
 
 
 def _round_finished(event: Mapping[str, Any]) -> str:
@@ -298,6 +324,11 @@ _WRITERS = {
     "unrated": _unrated,
     "round_finished": _round_finished,
     "budget_spent": _budget_spent,
+    "asked_again": _asked_again,
+    "late_reply": _late_reply,
+    "left_alone": _left_alone,
+    "nodes_joined": _nodes_joined,
+    "nodes_left": _nodes_left,
     "node_finished": _node_finished,
     "run_finished": _run_finished,
     "privacy_spent": _privacy_spent,

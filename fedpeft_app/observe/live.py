@@ -76,6 +76,8 @@ class LiveView:
             case "round_started":
                 self._done, self._asked = 0, event.get("asked", 0)  # 0 = that is secret
                 self._set(f"round {event['round']}/{event['rounds']}: training")
+            case "asked_again":
+                self._asked += len(event["cohort"])
             case "reply":
                 self._done += 1
                 if self._done == self._asked:

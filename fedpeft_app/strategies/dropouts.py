@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 
 from fedpeft_app.seeds import numpy_generator
+from fedpeft_app.strategies.attendance import Excused
 from fedpeft_app.strategies.ranges import require_number
 from fedpeft_app.strategies.strategy import Member
 
-DROPPED_OUT = "dropped out (strategy.dropout)"
+DROPPED_OUT = Excused("dropped out (strategy.dropout)")
 
 
 def dropped(

@@ -1,60 +1,23 @@
 """Nodes judge the global state, each on what it holds out."""
 
 import logging
-from collections.abc import Sequence
-from typing import Protocol
 
-from flwr.serverapp import Grid
-
-from fedpeft_app.adapters import AdapterState
 from fedpeft_app.strategies.exchange import exchange
 from fedpeft_app.strategies.guard import admit_metrics, require_judges
-from fedpeft_app.strategies.orders import Courier
+from fedpeft_app.strategies.loop import Loop
 from fedpeft_app.strategies.sampling import sample_cohort
-from fedpeft_app.strategies.strategy import Assignment, Member, Strategy
-from fedpeft_app.wire.ledger import Ledger
+from fedpeft_app.strategies.strategy import Assignment, Member
 
 _log = logging.getLogger(__name__)
 
 
-class EvaluationPlan(Protocol):
-    """What of the plan of a run's rounds is about evaluation."""
-
-    @property
-    def fraction_evaluate(self) -> float:
-        """Share of the nodes that evaluate, in [0, 1]."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """The run's seed."""
-        ...
-
-    @property
-    def timeout_s(self) -> float:
-        """Seconds to wait for replies."""
-        ...
-
-
-def evaluate_on_nodes(
-    grid: Grid,
-    strategy: Strategy,
-    members: Sequence[Member],
-    plan: EvaluationPlan,
-    round_number: int,
-    courier: Courier,
-    ledger: Ledger,
-) -> dict[int, dict[str, float]]:
+def evaluate_on_nodes(loop: Loop, round_number: int) -> dict[int, dict[str, float]]:
     """Let a sample of the nodes judge the state that a round made.
 
     Args:
-        grid: Flower's connection.
-        strategy: Says what nodes of a rank of their own get of the state.
-        members: Nodes that passed the roll call.
-        plan: How rounds go.
+        loop: The run's rounds; its courier holds the state. The strategy says what nodes of a
+            rank of their own get of it.
         round_number: Round, from 1.
-        courier: Holds the state, and what nodes have of it.
-        ledger: Told every message's size.
 
     Returns:
         Partition → metrics, of those that did.
@@ -62,16 +25,17 @@ def evaluate_on_nodes(
     Raises:
         QuorumError: If nodes were asked, and none did.
     """
-    if plan.fraction_evaluate == 0:
+    if loop.plan.fraction_evaluate == 0:
         return {}
-    asked = _assignments(strategy, members, plan, round_number, courier.broadcast.state)
+    asked = _assignments(loop, round_number)
     arrivals = exchange(
-        grid,
-        courier.messages("evaluate", round_number, asked),
-        ledger=ledger,
+        loop.grid,
+        loop.courier.messages("evaluate", round_number, asked),
+        ledger=loop.ledger,
         round_number=round_number,
         kind="evaluate",
-        timeout_s=plan.timeout_s,
+        timeout_s=loop.plan.timeout_s,
+        abandoned=lambda waiting: loop.late.expect(waiting, round_number),
     )
     measured: dict[int, dict[str, float]] = {}
     failed: dict[int, str] = {}
@@ -82,29 +46,26 @@ def evaluate_on_nodes(
             _log.warning("Round %d: node %d did not evaluate: %s", round_number, node, outcome)
         else:
             measured[node] = outcome
-    courier.note_arrivals({a.member: a.member.partition in measured for a in arrivals})
+    loop.courier.note_arrivals({a.member: a.member.partition in measured for a in arrivals})
     require_judges(round_number, measured, failed)
     return measured
 
 
-def _assignments(
-    strategy: Strategy,
-    members: Sequence[Member],
-    plan: EvaluationPlan,
-    round_number: int,
-    state: AdapterState,
-) -> dict[Member, Assignment]:
+def _assignments(loop: Loop, round_number: int) -> dict[Member, Assignment]:
     """Draw who evaluates, and give each of them the state in its own rank."""
+    state = loop.courier.broadcast.state
     cohort = sample_cohort(
-        members,
-        fraction=plan.fraction_evaluate,
+        loop.members,
+        fraction=loop.plan.fraction_evaluate,
         minimum=1,
-        seed=plan.seed,
+        seed=loop.plan.seed,
         round_number=0,  # the same nodes every round: their figures decide which round is best
         purpose="evaluation-cohort",
     )
+    reachable = loop.reachable(round_number)
+    cohort = [member for member in cohort if member in reachable]
     ranked = [member for member in cohort if member.rank]
-    served = strategy.configure(round_number, state, ranked) if ranked else {}
+    served = loop.strategy.configure(round_number, state, ranked) if ranked else {}
     return {
         member: Assignment(state=served[member.node_id].state if member.rank else state)
         for member in cohort

@@ -30,6 +30,7 @@ class Arrival:
         uplink_bytes: Size of the reply, 0 if there is none.
         payload_bytes: What of it are encoded states.
         seconds: From the first message sent to this arrival, or to giving up.
+        unneeded: Whether enough others were faster.
     """
 
     member: Member
@@ -37,6 +38,7 @@ class Arrival:
     uplink_bytes: int
     payload_bytes: int
     seconds: float
+    unneeded: bool = False
 
 
 def exchange(
@@ -51,13 +53,14 @@ def exchange(
     enough: int | None = None,
     counts: Callable[[Arrival], bool] = lambda arrival: True,
     seed: int = 0,
+    abandoned: Callable[[Mapping[str, Member]], None] = lambda waiting: None,
 ) -> list[Arrival]:
     """Send one message to each node and collect the replies.
 
     With `enough`, those who are slower than that many good replies stand as failed. Who they
     are depends on timing, so the same bits are then not promised. They are not told to stop:
-    they train on, in simulation on processors that the next round needs, and send what nobody
-    pulls. The ledger has what was pulled, so its uplink is then less than what nodes send.
+    they train on, in simulation on processors that the next round needs. What they send is not
+    pulled here, so the ledger does not have it (`late`).
 
     Args:
         grid: Flower's connection.
@@ -72,6 +75,7 @@ def exchange(
         counts: Whether a reply, which carries no error, is a good one. Asked once for each,
             before `arrived`, and only if `enough` is given.
         seed: The run's seed; with `enough`, draws who is sent first.
+        abandoned: Told at the end which messages were not answered: message id → member.
 
     Returns:
         One arrival per message, by partition.
@@ -86,6 +90,7 @@ def exchange(
     for member, reply in _replies(grid, waiting, inbox, timeout_s):
         inbox.take(member, reply)
     silent = set(waiting.values())
+    abandoned(waiting)
     inbox.give_up(silent, inbox.unneeded if inbox.full else f"no reply within {timeout_s:g} s")
     # Weighed only now, and copies: Flower's simulation hands these very objects to other
     # threads, which pickle them, those of silent nodes even now, and weighing leaves notes.
@@ -129,16 +134,20 @@ class _Inbox:
         """Take a reply; one that comes with the same pull as the last one needed is surplus."""
         sizes = _weighed(reply)
         if self.full:
-            self._add(member, _failure(self.messages[member], self.unneeded), sizes)
+            surplus = _failure(self.messages[member], self.unneeded)
+            self._add(member, surplus, sizes, unneeded=True)
         else:
             self._add(member, reply, sizes)
 
     def give_up(self, members: Iterable[Member], reason: str) -> None:
         """Take errors in place of replies that will not come."""
         for member in sorted(members, key=lambda member: member.partition):
-            self._add(member, _failure(self.messages[member], reason), (0, 0))
+            failed = _failure(self.messages[member], reason)
+            self._add(member, failed, (0, 0), unneeded=self.full)
 
-    def _add(self, member: Member, message: Message, sizes: tuple[int, int]) -> None:
+    def _add(
+        self, member: Member, message: Message, sizes: tuple[int, int], *, unneeded: bool = False
+    ) -> None:
         """Count it and tell of it."""
         arrival = Arrival(
             member=member,
@@ -146,6 +155,7 @@ class _Inbox:
             uplink_bytes=sizes[0],
             payload_bytes=sizes[1],
             seconds=self.seconds,
+            unneeded=unneeded,
         )
         self.arrivals.append(arrival)
         if self.enough is not None and not message.has_error():

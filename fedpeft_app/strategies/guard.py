@@ -12,6 +12,7 @@ from fedpeft_app.adapters.bounds import beyond
 from fedpeft_app.adapters.parts import trained_spec
 from fedpeft_app.errors import AdapterMismatchError, BudgetSpentError, QuorumError, WireError
 from fedpeft_app.privacy.statement import counted
+from fedpeft_app.strategies.attendance import Excused
 from fedpeft_app.strategies.strategy import Assignment, Member, Reply
 from fedpeft_app.wire.payload import Section
 from fedpeft_app.wire.record import (
@@ -69,8 +70,8 @@ SPENT = Numbers(required=tuple(_SPENT), ranges=_SPENT)  # sample level
 NOTHING = Numbers()  # user level: whatever a node measures is about its data
 
 
-class SatOut(str):
-    """Why a node sits a round out, which is no failure: it has no more privacy to spend."""
+class SatOut(Excused):
+    """Why a node sits a round out: it has no more privacy to spend."""
 
     __slots__ = ()
 

@@ -159,6 +159,7 @@ def make_roster(
     minimum: int,
     labels: tuple[str, ...] = (),
     objection: Callable[[Member], str] = lambda member: "",
+    present: Sequence[Member] = (),
 ) -> Roster:
     """Keep the nodes that agree with the server, refuse the others by name.
 
@@ -168,12 +169,17 @@ def make_roster(
         minimum: Fewest nodes that must pass.
         labels: The server's label names; empty = those of the first node that passes.
         objection: Says why else a node cannot take part; empty if it can.
+        present: Those who take part already; nobody else has their numbers.
+
+    Returns:
+        The roster, without those who were present.
 
     Raises:
         RollCallError: If too few pass; the message says which node differs in what.
     """
     members: dict[int, Member] = {}  # by partition
     refused: dict[str, str] = {}
+    taken = {member.partition: member for member in present}
     for node_id, answer in answers:
         if isinstance(answer, str):
             refused[f"node {node_id}"] = answer
@@ -182,7 +188,7 @@ def make_roster(
         member = Member(
             node_id=node_id, partition=number, examples=answer.examples, rank=answer.rank
         )
-        reason = _difference(answer, expected, labels) or _taken(number, members)
+        reason = _difference(answer, expected, labels) or _taken(number, {**taken, **members})
         if reason := reason or objection(member):
             known = number in members or f"node {number}" in refused
             refused[f"node {number} (Flower id {node_id})" if known else f"node {number}"] = reason

@@ -62,18 +62,20 @@ def sample_cohort(
     seed: int,
     round_number: int,
     purpose: str = "cohort",
+    population: int = 0,
 ) -> list[Member]:
     """Draw a round's cohort.
 
     Args:
-        members: Everyone who passed the roll call.
+        members: Everyone who may be asked.
         rule: A name in `COHORTS`, or a path "package.module:Name" of a `CohortRule`.
-        fraction: Share to draw, in (0, 1].
+        fraction: Share to draw, in [0, 1].
         minimum: Fewest to draw, as far as there are that many.
         over_selection: How many times more to draw than that, from 1.
         seed: The run's seed.
         round_number: Round, from 1.
         purpose: Names the use, so that training and evaluation cohorts differ.
+        population: Of how many nodes to draw a share; 0 = of the members.
 
     Returns:
         The cohort, by partition.
@@ -88,8 +90,8 @@ def sample_cohort(
         ids.
     """
     ordered = sorted(members, key=_by_partition)
-    wanted = cohort_size(len(ordered), fraction=fraction, minimum=minimum)
-    count = over_selected(wanted, over_selection, len(ordered))
+    wanted = cohort_size(population or len(ordered), fraction=fraction, minimum=minimum)
+    count = over_selected(min(wanted, len(ordered)), over_selection, len(ordered))
     choose: CohortRule = COHORTS.get(rule)
     chosen = choose(ordered, count, partial(_generator, seed, purpose), round_number)
     _require_cohort(rule, chosen, ordered, count)

@@ -33,6 +33,19 @@ CLASHES = [  # what is given, the key to blame, what to change instead
         {"data.node-validation-fraction": 0.1},
         id="federated evaluation needs held-out data",
     ),
+    *(
+        pytest.param(
+            {"budget.patience": 2, **blind},
+            "budget.patience",
+            {"strategy.fraction-evaluate": 0.5},
+            id=f"patience needs to see something ({', '.join(blind)})",
+        )
+        for blind in (
+            {"evaluate.server": False},
+            {"evaluate.every": 0},
+            {"data.validation-fraction": 0.0},
+        )
+    ),
     pytest.param(
         {"strategy.min-replies": 3, "strategy.min-nodes": 2},
         "strategy.min-replies",

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from fedpeft_app.config import RunConfig, defaults, flatten, parse
 from fedpeft_app.config.flat import fields
-from fedpeft_app.config.schema import options
+from fedpeft_app.config.readings import options
 from fedpeft_app.errors import ConfigError
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"

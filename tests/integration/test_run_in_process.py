@@ -78,7 +78,7 @@ def test_failing_clients_are_named_and_the_run_goes_on(tiny_settings: dict[str, 
 def test_too_few_good_replies_fail_the_run(tiny_settings: dict[str, Any], own_home: Path) -> None:
     grid = LocalGrid(4, tiny_settings)
     grid.broken = {node: RuntimeError("out of memory") for node in range(4)}
-    with pytest.raises(QuorumError, match="0 of 2 replies were good.*\n.*out of memory"):
+    with pytest.raises(QuorumError, match="0 of 4 replies were good.*\n.*out of memory"):
         run(tiny_settings, grid=grid)
     journal = next((own_home / "runs").glob("*/journal.jsonl"))
     assert read_events(journal)[-1]["event"] == "run_failed"
@@ -238,6 +238,47 @@ def test_a_spent_budget_ends_a_run_well(tiny_settings: dict[str, Any]) -> None:
     assert (noted["round"], noted["rounds"], noted["up"]) == (len(rounds), 9, sum(spent))
     assert events[-1]["event"] == "run_finished"
     assert (folder.adapter / "adapter_model.safetensors").exists()
+
+
+def test_a_run_that_gets_no_better_ends_well(tiny_settings: dict[str, Any]) -> None:
+    still = {"train.learning-rate": 1e-12, "train.head-learning-rate": 1e-12}
+    folder = run({**tiny_settings, **still, "rounds": 9, "budget.patience": 2})
+    events = read_events(folder.journal)
+    rounds = [event for event in events if event["event"] == "round_finished"]
+    assert len(rounds) == 3
+    (noted,) = [event for event in events if event["event"] == "budget_spent"]
+    assert (noted["key"], noted["round"], noted["best"]) == ("budget.patience", 3, 1)
+    assert events[-1]["event"] == "run_finished"
+    assert events[-1]["round"] == 1
+
+
+def test_a_run_ends_well_when_its_time_is_up(tiny_settings: dict[str, Any]) -> None:
+    folder = run({**tiny_settings, "rounds": 9, "budget.minutes": 1e-6})
+    events = read_events(folder.journal)
+    assert sum(event["event"] == "round_finished" for event in events) == 1
+    (noted,) = [event for event in events if event["event"] == "budget_spent"]
+    assert noted["key"] == "budget.minutes"
+    assert events[-1]["event"] == "run_finished"
+
+
+def test_a_round_is_tried_again_with_those_who_failed(tiny_settings: dict[str, Any]) -> None:
+    settings = {**tiny_settings, "strategy.fraction-train": 1.0, "strategy.min-replies": 4}
+    settings["strategy.min-nodes"] = 4
+
+    class Once(dict[int, Exception]):
+        """What happens to a node, once."""
+
+        def __getitem__(self, partition: int) -> Exception:
+            return self.pop(partition)
+
+    grid = LocalGrid(4, settings)
+    grid.broken = Once({1: RuntimeError("disk on fire")})
+    plain = run(settings, grid=LocalGrid(4, settings))
+    mended = run({**settings, "output.name": "mended"}, grid=grid)
+    events = read_events(mended.journal)
+    assert [event["cohort"] for event in events if event["event"] == "asked_again"] == [[1]]
+    states = [load_checkpoint(folder, 2).state.vector for folder in (plain, mended)]
+    assert states[0].tobytes() == states[1].tobytes()
 
 
 def test_who_drops_out_is_named_and_the_run_goes_on(tiny_settings: dict[str, Any]) -> None:

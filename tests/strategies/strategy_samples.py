@@ -10,8 +10,9 @@ from flwr.app import Error, Message
 from flwr.serverapp import Grid
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
-from fedpeft_app.strategies.rounds import RoundPlan
+from fedpeft_app.strategies.plan import RoundPlan
 from fedpeft_app.strategies.strategy import Member, Reply
+from fedpeft_app.strategies.watcher import RoundResult
 from fedpeft_app.wire.codec import Codec
 from fedpeft_app.wire.ledger import Entry, Ledger
 from fedpeft_app.wire.payload import Section
@@ -228,3 +229,35 @@ class ScriptedGrid(Grid):
 
     def create_message(self, *args: Any, **kwargs: Any) -> Message:
         raise NotImplementedError
+
+
+class Log:
+    """A watcher that writes everything down."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[Any, ...]] = []
+        self.results: list[RoundResult] = []
+
+    def round_started(self, round_number: int, cohort: Sequence[Member]) -> None:
+        self.lines.append(("started", round_number, [member.partition for member in cohort]))
+
+    def reply_arrived(self, round_number: int, member: Member, problem: str) -> None:
+        self.lines.append(("reply", round_number, member.partition, problem))
+
+    def asked_again(self, round_number: int, cohort: Sequence[Member]) -> None:
+        self.lines.append(("again", round_number, [member.partition for member in cohort]))
+
+    def came_late(self, round_number: int, member: Member, asked_in: int) -> None:
+        self.lines.append(("late", round_number, member.partition, asked_in))
+
+    def left_alone(self, node: int, until: int) -> None:
+        self.lines.append(("alone", node, until))
+
+    def round_answered(self, good: Sequence[Reply], rejected: Mapping[int, str]) -> None:
+        partitions = [reply.member.partition for reply in good]
+        self.lines.append(("answered", partitions, sorted(rejected)))
+
+    def round_finished(self, result: RoundResult) -> bool:
+        self.lines.append(("finished", result.round_number))
+        self.results.append(result)
+        return False

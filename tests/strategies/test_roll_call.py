@@ -19,6 +19,7 @@ from fedpeft_app.strategies.roll_call import (
     make_roster,
     wait_for_nodes,
 )
+from fedpeft_app.strategies.strategy import Member
 from fedpeft_app.wire.record import facts, write_facts
 
 AGREED = {"fedpeft": "0.1.0", "torch": "2.13", "backbone": "b0", "adapter": "a0"}
@@ -206,3 +207,10 @@ def test_waiting_for_nodes_ends() -> None:
     with pytest.raises(RollCallError, match=r"Only 0 of at least 2 nodes .* after 0.1 s"):
         wait_for_nodes(ScriptedGrid({}), 2, timeout_s=0.1)
     assert time.monotonic() - started < 3.0
+
+
+def test_nobody_takes_the_number_of_one_who_is_there() -> None:
+    there = Member(node_id=7, partition=1, examples=10)
+    found = roster(present(0), present(1), minimum=0, present=[there])
+    assert [member.partition for member in found.members] == [0]
+    assert "another node is partition 1 too (Flower id 7)" in found.refused["node 1"]

@@ -11,6 +11,7 @@ import pytest
 from flwr.app import Message
 from strategy_samples import (
     Learner,
+    Log,
     Node,
     ScriptedGrid,
     failure,
@@ -27,32 +28,11 @@ from fedpeft_app.adapters import AdapterSpec, AdapterState, TensorSpec
 from fedpeft_app.errors import QuorumError, RollCallError, TrainingError
 from fedpeft_app.strategies.composition import Composition
 from fedpeft_app.strategies.exchange import NOT_SENT
-from fedpeft_app.strategies.rounds import RoundPlan, RoundResult, run_rounds
+from fedpeft_app.strategies.plan import RoundPlan
+from fedpeft_app.strategies.rounds import run_rounds
 from fedpeft_app.strategies.strategy import Assignment, Member, Reply, train_loss
 from fedpeft_app.wire.catalogue import parse_codec
 from fedpeft_app.wire.ledger import Ledger
-
-
-class Log:
-    """A watcher that writes everything down."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[Any, ...]] = []
-        self.results: list[RoundResult] = []
-
-    def round_started(self, round_number: int, cohort: Sequence[Member]) -> None:
-        self.lines.append(("started", round_number, [member.partition for member in cohort]))
-
-    def reply_arrived(self, round_number: int, member: Member, problem: str) -> None:
-        self.lines.append(("reply", round_number, member.partition, problem))
-
-    def round_answered(self, good: Sequence[Reply], rejected: Mapping[int, str]) -> None:
-        partitions = [reply.member.partition for reply in good]
-        self.lines.append(("answered", partitions, sorted(rejected)))
-
-    def round_finished(self, result: RoundResult) -> None:
-        self.lines.append(("finished", result.round_number))
-        self.results.append(result)
 
 
 def run(

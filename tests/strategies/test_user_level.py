@@ -31,10 +31,11 @@ from fedpeft_app.privacy.randomness import randomness
 from fedpeft_app.strategies.catalogue import make_strategy
 from fedpeft_app.strategies.composition import Composition
 from fedpeft_app.strategies.guard import NOTHING
-from fedpeft_app.strategies.rounds import RoundResult, run_rounds
+from fedpeft_app.strategies.rounds import run_rounds
 from fedpeft_app.strategies.server_optimizers import Adam
 from fedpeft_app.strategies.strategy import Assignment, Member, Reply, Strategy
 from fedpeft_app.strategies.user_level import UserLevel, poisson_cohort
+from fedpeft_app.strategies.watcher import RoundResult
 from fedpeft_app.wire.record import read_order
 
 FAINT = 1e-9  # a noise multiplier whose noise no assertion sees

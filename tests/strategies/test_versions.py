@@ -21,8 +21,10 @@ from strategy_samples import (
 from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.strategies.broadcast import Broadcast
 from fedpeft_app.strategies.composition import Composition
+from fedpeft_app.strategies.loop import Loop
 from fedpeft_app.strategies.orders import Courier
-from fedpeft_app.strategies.rounds import RoundPlan, run_round
+from fedpeft_app.strategies.plan import RoundPlan
+from fedpeft_app.strategies.rounds import run_round
 from fedpeft_app.strategies.versions import Versions
 from fedpeft_app.wire.record import Scalar, read_order, write_refusal
 
@@ -66,18 +68,17 @@ def run(
     everyone = members(len(nodes))
     grid = ScriptedGrid({m.node_id: node for m, node in zip(everyone, nodes, strict=True)})
     grid.per_pull = per_pull
-    courier = Courier(broadcast=Broadcast(state=state), versions=versions)
+    loop = Loop(
+        grid=grid,
+        strategy=Composition(),
+        plan=settings,
+        members=everyone,
+        courier=Courier(broadcast=Broadcast(state=state), versions=versions),
+        ledger=ledger(),
+        watcher=Deaf(),
+    )
     for number in range(1, settings.rounds + 1):
-        run_round(
-            grid,
-            Composition(),
-            everyone,
-            settings,
-            number,
-            courier=courier,
-            ledger=ledger(),
-            watcher=Deaf(),
-        )
+        run_round(loop, number)
 
 
 class SitsOut(Keeper):
@@ -101,9 +102,16 @@ class Deaf:
 
     def reply_arrived(self, *_: object) -> None: ...
 
+    def asked_again(self, *_: object) -> None: ...
+
+    def came_late(self, *_: object) -> None: ...
+
+    def left_alone(self, *_: object) -> None: ...
+
     def round_answered(self, *_: object) -> None: ...
 
-    def round_finished(self, *_: object) -> None: ...
+    def round_finished(self, *_: object) -> bool:
+        return False
 
 
 def test_orders_say_nothing_where_nodes_keep_nothing(state: AdapterState) -> None:
