@@ -73,7 +73,7 @@ def _coordinate(grid: Grid, config: RunConfig, folder: RunFolder, run_id: int) -
         journal.note(
             "run_resumed",
             run_id=str(run_id),
-            round=reopened.checkpoint.round_number,
+            round=reopened.round_number,
             rounds=config.rounds,
             changed=dict(reopened.changed),
             problems=list(reopened.problems),
@@ -134,9 +134,9 @@ def _run_together(grid: Grid, session: Session) -> None:
 
 def _since(session: Session) -> Since | None:
     """Say after which round the rounds go on."""
-    if session.reopened is None:
+    checkpoint = session.reopened.checkpoint if session.reopened else None
+    if checkpoint is None:
         return None
-    checkpoint = session.reopened.checkpoint
     progress = checkpoint.require_progress().part("rounds")
     return Since(round_number=checkpoint.round_number, snapshot=progress)
 

@@ -72,7 +72,7 @@ def open_session(
     ledger = Ledger(backbone_bytes=located.weight_bytes, full_parameters=0)
     adapted, roster = _call_roll(grid, config, strategy, ledger)
     ledger.full_parameters = adapted.backbone.parameters
-    if reopened is None:
+    if reopened is None or reopened.checkpoint is None:
         _note_start(config, folder, journal, adapted, located.weight_bytes)
     journal.note(
         "roll_call",
@@ -232,7 +232,7 @@ def _initial_state(
     reopened: Reopened | None,
 ) -> AdapterState:
     """Start fresh, from an existing adapter folder, or from where the run was."""
-    if reopened:
+    if reopened and reopened.checkpoint:
         require_same_spec(reopened.checkpoint.state, adapted.initial)
         return reopened.checkpoint.state
     if not config.method.init_from:

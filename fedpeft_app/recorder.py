@@ -202,15 +202,19 @@ class Recorder:
             self._journal.note("budget_spent", **told, best=best[0] if best else None, **sent)
         return tired
 
-    def go_on(self, checkpoint: Checkpoint, asked: Iterable[int] = ()) -> None:
+    def go_on(self, checkpoint: Checkpoint | None, asked: Iterable[int] = ()) -> None:
         """Go on from a round.
 
         Args:
-            checkpoint: The round, with its progress.
+            checkpoint: The round, with its progress; None = no round ended.
             asked: Partitions that were asked to train since, in an attempt that does not count.
 
         The best round so far is the best of those whose checkpoint is sound.
         """
+        if checkpoint is None:
+            if self._report:
+                self._report.go_on(self._report.snapshot(), asked)
+            return
         progress = checkpoint.require_progress()
         ratings = progress.part("recorder").values["ratings"]
         self._ratings = {int(number): (rated[0], rated[1]) for number, rated in ratings.items()}

@@ -11,7 +11,7 @@ from fedpeft_app.errors import ConfigError, Fault
 from fedpeft_app.runs.checkpoint import Checkpoint
 from fedpeft_app.runs.directory import RunFolder, find_run, runs_parent
 from fedpeft_app.runs.lock import writing
-from fedpeft_app.runs.rewind import last_sound, rewind
+from fedpeft_app.runs.rewind import last_sound, put_aside, rewind
 
 # What may change: how long a run goes on, and what neither trains nor promises anything.
 FREE = frozenset(
@@ -38,16 +38,21 @@ class Reopened:
     """Where a run goes on.
 
     Attributes:
-        checkpoint: As it stood after its last round that counts.
+        checkpoint: As it stood after its last round that counts; None = there is none.
         changed: Key → value it has from now on.
         problems: What is wrong with newer checkpoints.
         asked: Partitions that were asked to train since, for nothing.
     """
 
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint | None
     changed: Mapping[str, Any] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     asked: tuple[int, ...] = ()
+
+    @property
+    def round_number(self) -> int:
+        """The last round that counts; 0 = none does, the run begins again."""
+        return self.checkpoint.round_number if self.checkpoint else 0
 
 
 def find_resumed(config: RunConfig) -> RunFolder:
@@ -101,7 +106,7 @@ def require_resumable(config: RunConfig) -> None:
 
     Raises:
         FedPeftError: If there is no such run, it is another experiment, it is still going on, or
-            it has no round to go on from.
+            rounds have ended of which no sound checkpoint is left.
     """
     folder = find_resumed(config)
     with writing(folder):
@@ -116,12 +121,13 @@ def began_with(folder: RunFolder) -> tuple[dict[str, Any], int]:
 
     Returns:
         Key → value, "resume" among them; and the nodes that answered its last roll call, 0 if it
-        got as far as to none.
+        got as far as to none. Nodes that joined later are not counted: in a simulation none do.
 
     Raises:
         RunFolderError: If its folder is damaged.
     """
-    calls = [event for event in folder.events() if event["event"] == "roll_call"]
+    events = [*put_aside(folder), *folder.events()]
+    calls = [event for event in events if event["event"] == "roll_call"]
     nodes = len(calls[-1]["examples"]) + len(calls[-1]["refused"]) if calls else 0
     return {**folder.config(), "resume": str(folder.path)}, nodes
 
@@ -138,7 +144,7 @@ def reopen(folder: RunFolder, config: RunConfig) -> Reopened:
     """
     checkpoint, problems = last_sound(folder)
     began, now = folder.config(), flatten(config)
-    later = rewind(folder, checkpoint.round_number)
+    later = rewind(folder, checkpoint.round_number if checkpoint else 0)
     changed = {
         key: value for key, value in now.items() if key != "resume" and began.get(key) != value
     }

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from fedpeft_app import __version__
-from fedpeft_app.errors import FedPeftError
+from fedpeft_app.errors import ConfigError, Fault, FedPeftError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,6 +21,7 @@ runs_app = typer.Typer(help="List runs, or remove them.", invoke_without_command
 app.add_typer(runs_app, name="runs")
 
 _NODES = 10  # simulated ones, unless said otherwise
+_UNKNOWN_NODES = "the run ended before its nodes were counted; say how many it has."
 _INTERRUPTED = 130  # what shells report for Ctrl-C: 128 + SIGINT
 
 Settings = Annotated[
@@ -88,6 +89,8 @@ def run(
     if connection:
         run_on_connection(config, connection, console)
         return
+    if not (nodes or had):
+        raise ConfigError([Fault(key="--nodes", value=0, problem=_UNKNOWN_NODES)])
     simulation = Simulation(
         nodes=nodes or had, client_cpus=client_cpus, client_gpus=client_gpus, actors=actors
     )
@@ -103,8 +106,7 @@ def _began(resume: str, connection: str) -> tuple[dict[str, Any], int]:
     from fedpeft_app.resume import began_with
     from fedpeft_app.runs.directory import find_run, runs_parent
 
-    began, nodes = began_with(find_run(runs_parent(), resume))
-    return began, nodes or _NODES
+    return began_with(find_run(runs_parent(), resume))
 
 
 @app.command()

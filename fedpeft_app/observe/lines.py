@@ -304,6 +304,8 @@ def _run_resumed(event: Mapping[str, Any]) -> str:
     found = "".join(f"\n  {problem}" for problem in event["problems"])
     changed = ", ".join(f"{key} = {value}" for key, value in event["changed"].items())
     with_what = f", with {changed}" if changed else ""
+    if not event["round"]:
+        return f"run begins again, for no round had ended{with_what}"
     return f"run goes on after round {event['round']}/{event['rounds']}{with_what}{found}"
 
 

@@ -10,7 +10,7 @@ from private_settings import SAMPLE
 
 from fedpeft_app.config import parse
 from fedpeft_app.coordinator import coordinate
-from fedpeft_app.errors import ConfigError, RunFolderError
+from fedpeft_app.errors import ConfigError
 from fedpeft_app.node.book import Book
 from fedpeft_app.node.memory import PRIVACY, memory_of
 from fedpeft_app.runs.checkpoint import kept_rounds, load_checkpoint
@@ -177,11 +177,32 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_taken(
     assert [event["round"] for event in finished(folder)] == [1, 2, 3, 4]
 
 
-def test_a_run_without_any_round_has_nothing_to_go_on_from(tiny_settings: dict[str, Any]) -> None:
-    settings = {**tiny_settings, **SETTINGS}
-    folder = killed(settings, NODES + 1)
-    with pytest.raises(RunFolderError, match="It has no checkpoint yet"):
-        resumed(settings, folder)
+@pytest.mark.parametrize("name", ["fedavg", "scaffold", "lossy", "personal"])
+@pytest.mark.parametrize("messages", [0, NODES, NODES + 1])
+def test_a_run_without_any_round_begins_again(
+    tiny_settings: dict[str, Any], name: str, messages: int
+) -> None:
+    settings = {**tiny_settings, **SETTINGS, **CASES[name]}
+    folder = killed(settings, messages)
+    assert kept_rounds(folder) == []
+    resumed(settings, folder)
+    assert bits(folder) == bits(run(settings))
+    assert [event["round"] for event in finished(folder)] == [1, 2, 3, 4]
+    names = [event["event"] for event in folder.events()]
+    assert names.count("run_started") == names.count("roll_call") == 1
+
+
+def test_what_the_first_round_spent_is_not_forgotten(tiny_settings: dict[str, Any]) -> None:
+    settings = {**tiny_settings, **SETTINGS, **SAMPLE, "strategy.fraction-train": 1.0}
+    folder = killed(settings, NODES + NODES - 1)  # the last one was not asked
+    with pytest.raises(KilledError):
+        again = {**settings, "resume": folder.path.name}
+        run(again, Dying(NODES, again, NODES + 1))
+    resumed(settings, folder)
+    whole = run({**settings, "output.name": "whole"})
+    ends = [one.events()[-2] for one in (folder, whole)]
+    assert {end["event"] for end in ends} == {"privacy_statement"}
+    assert ends[0]["nodes"] == ends[1]["nodes"]  # replies were kept, and sent again
 
 
 @pytest.mark.parametrize("lost", [False, True])

@@ -11,7 +11,7 @@ from fedpeft_app.errors import RunFolderError
 from fedpeft_app.observe.journal import Journal
 from fedpeft_app.runs.checkpoint import Checkpoint, kept_rounds, save_checkpoint
 from fedpeft_app.runs.directory import RunFolder, create_run
-from fedpeft_app.runs.rewind import last_sound, rewind
+from fedpeft_app.runs.rewind import last_sound, put_aside, rewind
 from fedpeft_app.snapshot import Snapshot
 
 
@@ -98,5 +98,19 @@ def test_without_any_every_reason_is_told(folder: RunFolder, state: AdapterState
     assert str(refusal.value).count("is damaged") == 2
     for path in folder.checkpoints.iterdir():
         path.unlink()
-    with pytest.raises(RunFolderError, match="It has no checkpoint yet"):
+    with pytest.raises(RunFolderError, match="its checkpoints are gone"):
         last_sound(folder)
+
+
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_a_run_that_never_had_a_checkpoint_begins_again(folder: RunFolder, rounds: int) -> None:
+    for path in folder.checkpoints.iterdir():
+        path.unlink()
+    lines = folder.journal.read_bytes().splitlines(keepends=True)
+    ends = [place for place, line in enumerate(lines) if b'"round_finished"' in line]
+    folder.journal.write_bytes(b"".join(lines[: ends[rounds]]))
+    assert last_sound(folder) == (None, ())
+    later = rewind(folder, 0)
+    assert folder.events() == []
+    assert put_aside(folder) == later
+    assert len(later) == ends[rounds]
