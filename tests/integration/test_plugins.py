@@ -179,6 +179,7 @@ def test_contracts_hold_what_a_package_adds_to_their_laws(environment: dict[str,
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("flower")
 def test_flower_and_ray_find_a_package_and_a_file_of_the_working_folder(
     environment: dict[str, str], own_folder: Path, tiny_settings: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ from fedpeft_app.runs.directory import RunFolder
 
 FEDPEFT = str(Path(sys.executable).with_name("fedpeft"))
 SHARED_CACHE = Path(os.environ.get("FEDPEFT_TEST_CACHE", Path.home() / ".fedpeft")) / "cache"
+pytestmark = pytest.mark.xdist_group("flower")  # one after the other
 SMALL = ["rounds=2", "data.max-examples=400", "evaluate.every=0", "data.min-examples=2"]
 
 
