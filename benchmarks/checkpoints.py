@@ -1,4 +1,4 @@
-"""What keeping a run costs: seconds per round of journal, checkpoint and pruning, in the demo's run.
+"""What keeping a run costs: seconds a round for journal, checkpoint and pruning, in the demo.
 
 python benchmarks/checkpoints.py [--recipe recipes/demo.toml] [KEY=VALUE ...]
 
@@ -37,12 +37,10 @@ def main() -> None:
         folder = RunFolder(path=next(Path(parent).glob("*/journal.jsonl")).parent)
         rounds, costs = seconds_between_rounds(folder), seconds_to_keep(folder)
         size = max(path.stat().st_size for path in folder.checkpoints.iterdir())
-    shares = [cost / statistics.median(rounds) for cost in costs]
-    print(
-        f"a round takes {statistics.median(rounds):.2f} s, keeping it {statistics.median(costs):.4f} "
-        f"({min(costs):.4f} to {max(costs):.4f}) s, {size / 1024:.0f} KiB: "
-        f"{100 * statistics.median(shares):.2f} % of it ({100 * max(shares):.2f} % at most)"
-    )
+    typical, cost = statistics.median(rounds), statistics.median(costs)
+    print(f"a round takes {typical:.2f} s; {size / 1024:.0f} KiB are kept of it")
+    print(f"keeping it: {cost:.4f} s ({min(costs):.4f} to {max(costs):.4f})")
+    print(f"{100 * cost / typical:.2f} % of a round ({100 * max(costs) / typical:.2f} % at most)")
 
 
 def seconds_between_rounds(folder: RunFolder) -> list[float]:
