@@ -127,7 +127,7 @@ def _call_roll(
     """Find out who is there, and keep those who hold what the server holds."""
     minimum = 1 if config.mode == "central" else config.strategy.min_nodes
     nodes = wait_for_nodes(grid, minimum, _NODES_TIMEOUT_S)
-    answers = call_roll(grid, nodes, ledger=ledger, timeout_s=config.strategy.round_timeout)
+    answers = call_roll(grid, nodes, ledger=ledger, timeout_s=_answer_s(config))
     labels = _labels(config, answers)
     adapted = adapted_model(config, labels)
     roster = _roster(config, strategy, adapted, answers, labels, minimum=minimum)
@@ -164,6 +164,11 @@ def _roster(
     )
 
 
+def _answer_s(config: RunConfig) -> float:
+    """Give the seconds that a node has to say who it is: it loads the model first."""
+    return max(config.strategy.round_timeout, _NODES_TIMEOUT_S)
+
+
 def open_door(grid: Grid, session: Session) -> Door:
     """Let nodes come and go between rounds.
 
@@ -174,9 +179,7 @@ def open_door(grid: Grid, session: Session) -> Door:
     config, journal = session.config, session.journal
 
     def call(node_ids: Sequence[int], present: Sequence[Member]) -> Roster:
-        answers = call_roll(
-            grid, node_ids, ledger=session.ledger, timeout_s=config.strategy.round_timeout
-        )
+        answers = call_roll(grid, node_ids, ledger=session.ledger, timeout_s=_answer_s(config))
         labels = session.roster.labels
         return _roster(config, session.strategy, session.adapted, answers, labels, present=present)
 

@@ -124,7 +124,7 @@ def own_superlink(scratch: Path, environment: Mapping[str, str]) -> Iterator[Sup
         _wait_until_up(process, port, log)
         yield SuperLink(connection="own", environment=env, log=log, process=process)
     finally:
-        _stop(process)
+        _stop(process, scratch)
 
 
 def _free_port() -> int:
@@ -164,9 +164,9 @@ def sweep_scratch(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End a SuperLink and all its descendants, gently first."""
-    descendants = _descendants(process.pid)
+def _stop(process: subprocess.Popen[bytes], flwr_home: Path) -> None:
+    """End a SuperLink and all that it started, gently first."""
+    descendants = _descendants(process.pid) | _started_with(flwr_home)
     _signal([process.pid, *descendants], signal.SIGTERM)
     deadline = time.monotonic() + _STOP_TIMEOUT_S
     while time.monotonic() < deadline:
@@ -186,6 +186,18 @@ def _descendants(pid: int) -> set[int]:
     with contextlib.suppress(psutil.NoSuchProcess):
         return {child.pid for child in psutil.Process(pid).children(recursive=True)}
     return set()
+
+
+def _started_with(flwr_home: Path) -> set[int]:
+    """Find what was started for a SuperLink: nobody's children any more where that was killed."""
+    import psutil
+
+    found = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("FLWR_HOME") == str(flwr_home):
+                found.add(process.pid)
+    return found - {os.getpid()}
 
 
 def _alive(pid: int) -> bool:

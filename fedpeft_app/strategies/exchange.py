@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 
 from flwr.app import Error, Message
@@ -11,7 +10,7 @@ from flwr.serverapp import Grid
 from fedpeft_app.seeds import derive_seed
 from fedpeft_app.strategies.strategy import Member
 from fedpeft_app.wire.ledger import Direction, Entry, Ledger
-from fedpeft_app.wire.record import message_bytes, payload_bytes
+from fedpeft_app.wire.record import message_bytes, payload_bytes, renewed
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.01, 0.2  # Flower's own loop sleeps 3 s between polls
 _SWEEP_S = 0.12  # Flower's simulation collects messages every 0.1 s, in an order of its own
@@ -92,9 +91,8 @@ def exchange(
     silent = set(waiting.values())
     abandoned(waiting)
     inbox.give_up(silent, inbox.unneeded if inbox.full else f"no reply within {timeout_s:g} s")
-    # Weighed only now, and copies: Flower's simulation hands these very objects to other
-    # threads, which pickle them, those of silent nodes even now, and weighing leaves notes.
-    copies = zip(messages, deepcopy(list(messages.values())), strict=True)
+    # Weighed only now, and anew: others may still be reading those that were sent.
+    copies = zip(messages, renewed(messages.values()), strict=True)
     down = {member: _weighed(copy) for member, copy in copies if member in sent}
     came = [arrival for arrival in inbox.arrivals if arrival.member in sent - silent]
     up = {arrival.member: (arrival.uplink_bytes, arrival.payload_bytes) for arrival in came}

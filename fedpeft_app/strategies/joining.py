@@ -19,7 +19,8 @@ class Door:
 
     A node that is no longer connected is not asked. Whoever connects is asked who it is, as
     everyone was at the roll call, also a node that was there before: its process is another now,
-    and maybe its data. Whoever is refused is not asked again while it stays connected.
+    and maybe its data. Whoever is refused is asked again when somebody has left, whose number it
+    may have: until Flower misses a node that was killed, it still counts as connected.
 
     Attributes:
         grid: Flower's connection.
@@ -48,10 +49,11 @@ class Door:
             Members, by partition; fewer than `least` if no more came in time.
         """
         connected = self._connected(least)
-        self._refused &= connected
         staying = [one for one in members if one.node_id in connected]
         if gone := [one for one in members if one.node_id not in connected]:
+            self._refused.clear()
             self.left(gone)
+        self._refused &= connected
         strangers = connected - {one.node_id for one in staying} - self._refused
         if not strangers:
             return staying

@@ -5,8 +5,10 @@ server) the delta. The manifest — method, names, shapes — does not travel: b
 same AdapterSpec, which the roll call checks, and every message names its fingerprint.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -28,6 +30,7 @@ SITS_OUT = "sits out: "  # how what a node that does says begins, once it is her
 _ARRAYS, _CONFIG, _METRICS = "arrays", "config", "metrics"
 _ADAPTER, _SPEC, _ROUND, _SITS_OUT = "adapter", "spec", "round", "sits-out"
 _OWN = frozenset({_SPEC, _ROUND})
+_NOTED = "_object_id"  # what Flower notes in a message that it sends or weighs
 _DTYPE, _PAYLOAD = "uint8", "fedpeft.payload"
 MOST_STATES = 4  # so many times the values of the adapter fit into one message
 MOST_INCREMENTS = 64  # and so many times more into an order; a node decodes one at a time
@@ -205,6 +208,45 @@ def message_bytes(message: Message) -> int:
     the objects (some hundred bytes each), and HTTP.
     """
     return sum(len(part.deflate()) for part in get_all_nested_objects(message).values())
+
+
+def renewed(messages: Iterable[Message]) -> list[Message]:
+    """Make messages anew of the same data, to weigh them.
+
+    Flower leaves notes in what it sends or weighs: object ids, and views of the data, of which
+    there can be no deep copy. Its simulation hands the very objects that were sent to other
+    threads, which pickle them. So those that are out are left as they are.
+
+    Args:
+        messages: With content; what they share, the new ones share too. Data is not copied.
+    """
+    contents: dict[int, RecordDict] = {}
+    made = []
+    for message in messages:
+        content = message.content
+        again = copy(message)
+        again.content = contents.setdefault(id(content), _renewed_content(content))
+        vars(again).pop(_NOTED, None)
+        made.append(again)
+    return made
+
+
+def _renewed_content(content: RecordDict) -> RecordDict:
+    """Make a content anew."""
+    records: dict[str, ArrayRecord | ConfigRecord | MetricRecord] = {}
+    for name, record in content.items():
+        if isinstance(record, ArrayRecord):
+            arrays = {key: _renewed_array(array) for key, array in record.items()}
+            records[name] = ArrayRecord(arrays)
+        else:
+            scalars: dict[str, Any] = dict(record.items())
+            records[name] = type(record)(scalars)
+    return RecordDict(records)
+
+
+def _renewed_array(array: Array) -> Array:
+    """Make an array anew."""
+    return Array(dtype=array.dtype, shape=array.shape, stype=array.stype, data=array.data)
 
 
 def payload_bytes(message: Message) -> int:

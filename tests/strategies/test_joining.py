@@ -94,6 +94,15 @@ def test_who_was_refused_may_come_back_after_it_left() -> None:
     assert [line for line in told if line[0] == "called"] == [("called", [103])] * 2
 
 
+def test_who_was_refused_is_asked_again_when_somebody_left() -> None:
+    everyone, fewer = [100, 101, 102, 103], [100, 102, 103]
+    made, told = door(Hall(everyone, everyone, fewer), refused=[103])
+    there: Sequence[Member] = THREE
+    for _ in range(3):
+        there = made(there, 0)
+    assert [line for line in told if line[0] == "called"] == [("called", [103])] * 2
+
+
 def test_too_few_are_waited_for() -> None:
     made, _ = door(Hall([100], [100], [100], [100, 101]), patience_s=5.0)
     assert [member.partition for member in made(THREE, 2)] == [0, 1]

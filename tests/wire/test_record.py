@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -42,6 +43,7 @@ from fedpeft_app.wire.record import (
     metrics,
     read_order,
     read_update,
+    renewed,
     section_of,
     write_facts,
     write_order,
@@ -599,3 +601,21 @@ def test_a_cohort_shares_one_upload_of_the_state() -> None:
     link, pulled = push(*messages)
     assert sum(map(message_bytes, pulled)) == sum(map(message_bytes, messages))
     assert sum(len(part) for part in link.objects.values()) < 1.02 * message_bytes(messages[0])
+
+
+def test_what_was_sent_can_be_weighed_again_and_stays_as_it_is(state: AdapterState) -> None:
+    content = write_order(
+        Order(spec=state.spec, sections=(section_of(STATE, state),), round_number=3, options={})
+    )
+    sent = [Message(content, dst_node_id=node, message_type="train") for node in (1, 2)]
+    sizes = [message_bytes(message) for message in sent]  # as sending does: leaves notes
+    with pytest.raises(TypeError, match="memoryview"):
+        deepcopy(sent)
+    noted = dict(vars(sent[0]))
+    made = renewed(sent)
+    assert [message_bytes(message) for message in made] == sizes
+    assert made[0].content is made[1].content is not content
+    assert vars(sent[0]) == noted
+    (array,) = content.array_records["arrays"].values()
+    (again,) = made[0].content.array_records["arrays"].values()
+    assert again.data is array.data
