@@ -1,5 +1,6 @@
 """The server's side of a run, from roll call to export, for every mode."""
 
+import contextlib
 import logging
 import math
 import time
@@ -10,7 +11,7 @@ from flwr.serverapp import Grid
 
 from fedpeft_app.assembly import codecs, fit_settings
 from fedpeft_app.config import RunConfig, flatten
-from fedpeft_app.errors import BudgetSpentError, FedPeftError
+from fedpeft_app.errors import BudgetSpentError, FedPeftError, RunFolderError
 from fedpeft_app.facts import run_facts
 from fedpeft_app.forecast import asked
 from fedpeft_app.node.memory import forget
@@ -87,10 +88,11 @@ def _coordinate(grid: Grid, config: RunConfig, folder: RunFolder, run_id: int) -
         else:
             _run_together(grid, session)
     except Exception as error:
-        if session is not None:
-            _state_privacy(session)
-        problem = str(error) if isinstance(error, FedPeftError) else repr(error)
-        journal.note("run_failed", problem=problem, folder=str(folder.path))
+        with contextlib.suppress(RunFolderError):  # a full disk is what is to be told of
+            if session is not None:
+                _state_privacy(session)
+            problem = str(error) if isinstance(error, FedPeftError) else repr(error)
+            journal.note("run_failed", problem=problem, folder=str(folder.path))
         raise
     finally:
         journal.close()

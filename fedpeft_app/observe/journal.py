@@ -1,15 +1,18 @@
 """The journal: one JSON object per line, the single source of every view and plot."""
 
 import contextlib
+import errno
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from fedpeft_app.errors import RunFolderError
 
 
 class Journal:
@@ -28,7 +31,8 @@ class Journal:
         self, path: Path, listener: Callable[[Mapping[str, Any]], None] = lambda event: None
     ) -> None:
         _cut_half_line(path)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        self._file = path.open("ab", buffering=0)  # whole lines or nothing waits to be written
         self._listener = listener
         _lock(self._file.fileno(), shared=True)
 
@@ -41,6 +45,9 @@ class Journal:
 
         Returns:
             The event as it was written.
+
+        Raises:
+            RunFolderError: If there is no room for it.
         """
         entry = {
             "event": event,
@@ -48,19 +55,43 @@ class Journal:
             "clock": round(time.monotonic(), 4),
             **_finite(fields),
         }
-        self._file.write(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()
+        line = json.dumps(entry, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        with self._told():
+            if self._file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._listener(entry)
         return entry
 
     def sync(self) -> None:
-        """Force everything noted so far to the disk."""
-        os.fsync(self._file.fileno())
+        """Force everything noted so far to the disk.
+
+        Raises:
+            RunFolderError: If that fails.
+        """
+        with self._told():
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Sync and close."""
-        self.sync()
-        self._file.close()
+        """Sync and close.
+
+        Raises:
+            RunFolderError: If the former fails; it is closed all the same.
+        """
+        try:
+            self.sync()
+        finally:
+            self._file.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Say of what fails which file it was, and what to do."""
+        try:
+            yield
+        except OSError as error:
+            raise RunFolderError(
+                f"Cannot write the journal {self._path}: {error.strerror}. Make room there; the "
+                f"run can go on from the rounds that are kept (fedpeft run --resume)."
+            ) from error
 
 
 def is_being_written(path: Path) -> bool:

@@ -75,7 +75,7 @@ def rewind(folder: RunFolder, round_number: int) -> list[dict[str, Any]]:
 def _end_of(lines: Sequence[bytes], number: int, *, or_later: bool = False) -> int:
     """Count the lines up to the end of a round; 0 = it did not end."""
     for at in range(len(lines) - 1, -1, -1):
-        if b'"round_finished"' not in lines[at]:
+        if b'"round_finished"' not in lines[at] or not lines[at].endswith(b"\n"):
             continue
         event = json.loads(lines[at])
         if event["event"] != "round_finished":

@@ -156,6 +156,7 @@ def test_a_node_that_was_killed_comes_back(
             wait_for(lambda: events("round_finished")[-1]["ok"] == NODES, "its reply")
         finally:
             run.kill()
+            run.wait()
     rounds = events("round_finished")
     assert events("nodes_left")[0]["nodes"] == [1]
     assert list(events("nodes_joined")[0]["examples"]) == ["1"]

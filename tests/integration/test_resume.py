@@ -1,16 +1,18 @@
 """Runs that are killed go on where they were: the same bits, whatever they hold between rounds."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import LocalGrid
 from flwr.app import Message
+from full_disk import no_room_beyond
 from private_settings import SAMPLE
 
 from fedpeft_app.config import parse
 from fedpeft_app.coordinator import coordinate
-from fedpeft_app.errors import ConfigError
+from fedpeft_app.errors import ConfigError, RunFolderError
 from fedpeft_app.node.book import Book
 from fedpeft_app.node.memory import PRIVACY, memory_of
 from fedpeft_app.runs.checkpoint import kept_rounds, load_checkpoint
@@ -203,6 +205,33 @@ def test_what_the_first_round_spent_is_not_forgotten(tiny_settings: dict[str, An
     ends = [one.events()[-2] for one in (folder, whole)]
     assert {end["event"] for end in ends} == {"privacy_statement"}
     assert ends[0]["nodes"] == ends[1]["nodes"]  # replies were kept, and sent again
+
+
+@pytest.mark.parametrize(
+    ("room", "what"), [(5_000, "Cannot write the checkpoint"), (7_000, "Cannot write the journal")]
+)
+def test_a_full_disk_is_named_and_the_run_goes_on_once_there_is_room(
+    tiny_settings: dict[str, Any], own_home: Path, room: int, what: str
+) -> None:
+    settings = {**tiny_settings, **SETTINGS, "rounds": 8}
+    whole = run({**settings, "output.name": "whole"})
+    with no_room_beyond(room), pytest.raises(RunFolderError, match=f"{what}.*Make room there"):
+        run(settings)
+    (folder,) = (one for one in list_runs(runs_parent()) if one.path != whole.path)
+    assert not list(folder.path.rglob("*.tmp*"))
+    resumed(settings, folder)
+    assert bits(folder, 8) == bits(whole, 8)
+    assert [event["round"] for event in finished(folder)] == list(range(1, 9))
+
+
+@pytest.mark.parametrize("where", ["/proc/nowhere", "{file}/below"])
+def test_a_folder_that_cannot_be_made_is_named(
+    tiny_settings: dict[str, Any], tmp_path: Path, where: str
+) -> None:
+    (tmp_path / "file").touch()
+    place = where.format(file=tmp_path / "file")
+    with pytest.raises(RunFolderError, match=f"Cannot create a run folder in {place}"):
+        run({**tiny_settings, "output.dir": place})
 
 
 @pytest.mark.parametrize("lost", [False, True])
