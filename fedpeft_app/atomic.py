@@ -2,17 +2,24 @@
 
 import json
 import os
-import tempfile
+import re
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+_RANDOM_BYTES = 8  # in a scratch file's name: two writers never meet
+_SCRATCH = re.compile(rf"\.(?P<name>.+)\.[0-9a-f]{{{2 * _RANDOM_BYTES}}}\.tmp", re.DOTALL)
 
-def write_bytes(path: Path, content: bytes) -> None:
+
+def write_bytes(path: Path, content: bytes, *, private: bool = False) -> None:
     """Replace a file atomically: write beside it, fsync, rename, fsync the folder.
 
     Args:
         path: The file; its folder must exist.
         content: What it is to hold.
+        private: Whether its owner alone may read it, whatever the umask.
 
     Raises:
         OSError: If it cannot be written.
@@ -21,18 +28,34 @@ def write_bytes(path: Path, content: bytes) -> None:
         Whatever fails, the file keeps its old content and nothing is left beside it; but where
         the last step fails, it has the new one, and nobody knows what a loss of power leaves.
     """
-    descriptor, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(_RANDOM_BYTES)}.tmp")
+    mode = 0o600 if private else 0o666  # less what the umask takes
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open(scratch, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(scratch, 0o644)
         os.replace(scratch, path)
     except BaseException:
-        os.unlink(scratch)
+        with suppress(FileNotFoundError):  # it could not be made, or was swept away
+            os.unlink(scratch)
         raise
     sync_folder(path.parent)
+
+
+def sweep(folder: Path, over: Callable[[str], bool] = lambda name: True) -> None:
+    """Remove what processes have left in a folder that were killed while they wrote.
+
+    As far as that can be done: what stays is in nobody's way.
+
+    Args:
+        folder: The folder; it may be missing.
+        over: Says of the name of a file whether nobody can be writing it now.
+    """
+    for path in folder.glob(".*.tmp"):
+        if (scratch := _SCRATCH.fullmatch(path.name)) and over(scratch["name"]):
+            with suppress(OSError):
+                path.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:

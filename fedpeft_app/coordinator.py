@@ -20,7 +20,7 @@ from fedpeft_app.observe.lines import describe
 from fedpeft_app.opening import open_door, open_session
 from fedpeft_app.privacy_report import NUMBERS
 from fedpeft_app.recorder import Recorder, Secrecy, secrecy
-from fedpeft_app.resume import find_resumed, reopen
+from fedpeft_app.resume import made, reopen, require_made, take_up
 from fedpeft_app.run_data import processor
 from fedpeft_app.runs.checkpoint import Checkpoint
 from fedpeft_app.runs.directory import RunFolder, create_run, runs_parent
@@ -56,7 +56,7 @@ def coordinate(grid: Grid, config: RunConfig, run_id: int) -> RunFolder:
         FedPeftError: Whatever went wrong; it is journalled first.
     """
     if config.resume:
-        folder = find_resumed(config)
+        folder, config = take_up(config)
     else:
         parent = runs_parent(config.output.dir)
         folder = create_run(parent, config.output.name, run_id, flatten(config))
@@ -68,6 +68,7 @@ def coordinate(grid: Grid, config: RunConfig, run_id: int) -> RunFolder:
 def _coordinate(grid: Grid, config: RunConfig, folder: RunFolder, run_id: int) -> None:
     """Run one federation in a folder, or go on with it."""
     reopened = reopen(folder, config) if config.resume else None
+    versions = require_made(reopened.checkpoint, config) if reopened else {}
     journal = Journal(folder.journal, _log_line)
     session: Session | None = None
     if reopened:
@@ -78,6 +79,7 @@ def _coordinate(grid: Grid, config: RunConfig, folder: RunFolder, run_id: int) -
             rounds=config.rounds,
             changed=dict(reopened.changed),
             problems=list(reopened.problems),
+            versions=versions,
         )
     try:
         session = open_session(grid, config, folder, journal, reopened)
@@ -106,22 +108,23 @@ def _run_together(grid: Grid, session: Session) -> None:
         if session.reopened:
             recorder.go_on(session.reopened.checkpoint, session.reopened.asked)
         try:
-            run_rounds(
-                grid,
-                session.strategy if config.mode == "federated" else Composition(),
-                session.roster.members,
-                session.initial,
-                _plan(session),
-                ledger=session.ledger,
-                watcher=recorder,
-                since=_since(session),
-                renew=open_door(grid, session) if config.mode == "federated" else nobody_new,
-            )
+            if not recorder.out_of_patience:  # else a run goes on that had ended for that
+                run_rounds(
+                    grid,
+                    session.strategy if config.mode == "federated" else Composition(),
+                    session.roster.members,
+                    session.initial,
+                    _plan(session),
+                    ledger=session.ledger,
+                    watcher=recorder,
+                    since=_since(session),
+                    renew=open_door(grid, session) if config.mode == "federated" else nobody_new,
+                )
         except BudgetSpentError as error:
             if recorder.last is None:  # there is nothing that could be exported
                 raise
             session.journal.note("privacy_spent", rounds=config.rounds, problem=str(error))
-    forget(session.folder.path.name, personal=bool(session.adapted.personal.parameters))
+    forget(session.folder.path.name)
     chosen, last = recorder.best or recorder.last, recorder.last
     if chosen is None or last is None:
         raise FedPeftError("The run ended without a single round.")
@@ -160,6 +163,7 @@ def _recorder(session: Session, kept: Secrecy | None) -> Recorder:
         patience=config.budget.patience,
         report=session.report,
         secrecy=kept,
+        made=made(config),
     )
 
 
@@ -187,6 +191,7 @@ def _plan(session: Session) -> RoundPlan:
         fraction_train=config.strategy.fraction_train if told else 1.0,
         fraction_evaluate=config.strategy.fraction_evaluate,
         min_replies=config.strategy.min_replies if told else 1,
+        min_nodes=config.strategy.min_nodes if users else 0,
         timeout_s=config.strategy.round_timeout,
         experiment=session.folder.path.name,
         keeps=personal

@@ -1,7 +1,7 @@
 """The beginning of a run: who is there, and what the server works with."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +41,7 @@ from fedpeft_app.strategies.roll_call import (
 from fedpeft_app.strategies.strategy import Member, Strategy
 from fedpeft_app.wire.ledger import Ledger
 
+_TOO_LATE = "user-level privacy is calibrated for the nodes of the roll call, of which it was none"
 _NODES_TIMEOUT_S = 300.0  # nodes may still be connecting when the run starts
 
 
@@ -127,7 +128,9 @@ def _call_roll(
     """Find out who is there, and keep those who hold what the server holds."""
     minimum = 1 if config.mode == "central" else config.strategy.min_nodes
     nodes = wait_for_nodes(grid, minimum, _NODES_TIMEOUT_S)
-    answers = call_roll(grid, nodes, ledger=ledger, timeout_s=_answer_s(config))
+    # A node loads the model before it says who it is.
+    patience_s = max(config.strategy.round_timeout, _NODES_TIMEOUT_S)
+    answers = call_roll(grid, nodes, ledger=ledger, timeout_s=patience_s)
     labels = _labels(config, answers)
     adapted = adapted_model(config, labels)
     roster = _roster(config, strategy, adapted, answers, labels, minimum=minimum)
@@ -145,28 +148,26 @@ def _roster(
     *,
     minimum: int = 0,
     present: Sequence[Member] = (),
+    only: Collection[int] | None = None,
 ) -> Roster:
-    """Keep those who hold what the server holds."""
+    """Keep those who hold what the server holds; of partitions, maybe, `only` some."""
     exact = is_exact(codecs(config)[1])
+
+    def objection(member: Member) -> str:
+        if only is not None and member.partition not in only:
+            return _TOO_LATE
+        return rank_objection(
+            strategy, adapted.spec, member, highest=config.method.rank, exact_downlink=exact
+        )
+
     return make_roster(
         answers,
         expected=agreement(config, adapted),
         minimum=minimum,
         labels=labels,
-        objection=lambda member: rank_objection(
-            strategy,
-            adapted.spec,
-            member,
-            highest=config.method.rank,
-            exact_downlink=exact,
-        ),
+        objection=objection,
         present=present,
     )
-
-
-def _answer_s(config: RunConfig) -> float:
-    """Give the seconds that a node has to say who it is: it loads the model first."""
-    return max(config.strategy.round_timeout, _NODES_TIMEOUT_S)
 
 
 def open_door(grid: Grid, session: Session) -> Door:
@@ -177,11 +178,15 @@ def open_door(grid: Grid, session: Session) -> Door:
         session: The run.
     """
     config, journal = session.config, session.journal
+    users = {one.partition for one in session.roster.members}
+    known = users if config.privacy.mode == "user" else None
 
     def call(node_ids: Sequence[int], present: Sequence[Member]) -> Roster:
-        answers = call_roll(grid, node_ids, ledger=session.ledger, timeout_s=_answer_s(config))
+        answers = call_roll(grid, node_ids, ledger=session.ledger, timeout_s=_NODES_TIMEOUT_S)
         labels = session.roster.labels
-        return _roster(config, session.strategy, session.adapted, answers, labels, present=present)
+        return _roster(
+            config, session.strategy, session.adapted, answers, labels, present=present, only=known
+        )
 
     def came(roster: Roster) -> None:
         journal.note(
@@ -199,6 +204,7 @@ def open_door(grid: Grid, session: Session) -> Door:
         came=came,
         left=left,
         patience_s=min(_NODES_TIMEOUT_S, config.strategy.round_timeout),
+        refused=session.roster.refused_ids,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from fedpeft_app.assembly import noisy_mean
 from fedpeft_app.config import RunConfig
+from fedpeft_app.errors import PrivacyError
 from fedpeft_app.node.book import Book
 from fedpeft_app.privacy.accountant import ACCOUNTANT
 from fedpeft_app.privacy.budget import Budget
@@ -27,6 +28,7 @@ from fedpeft_app.strategies.strategy import Reply, Strategy
 from fedpeft_app.strategies.user_level import UserLevel
 from fedpeft_app.wire.record import EPSILON, NOISE, SAMPLING, STEPS, UNAMPLIFIED
 
+_ROWS = "rows"
 _BOOK = "privacy.jsonl"
 NUMBERS = {"none": MEASURED, "sample": SPENT, "user": NOTHING}  # that nodes send, by mode
 
@@ -155,11 +157,22 @@ class UserReport:
         """Leave it at what the server spends."""
 
     def snapshot(self) -> Snapshot:
-        """Give nothing: the book has it."""
-        return Snapshot()
+        """Give how much the book has."""
+        return Snapshot(values={_ROWS: len(self.budget.events())})
 
     def go_on(self, snapshot: Snapshot, asked: Iterable[int]) -> None:
-        """Leave it at the book, which has what was spent since, too."""
+        """Leave it at the book, which has what was spent since, too; refuse one that lost rows.
+
+        Raises:
+            PrivacyError: If it has fewer rows than it had.
+        """
+        had, found = snapshot.values.get(_ROWS, 0), len(self.budget.events())
+        if found < had:
+            raise PrivacyError(
+                f"Expected {counted(had, 'row')} in {self.budget.book.path}, which has what the "
+                f"rounds so far have spent, found {found}. Restore that file from a backup; "
+                f"without it nobody knows what this run guarantees."
+            )
 
     def epsilon(self) -> float | None:
         """Give ε of all rounds that were spent."""

@@ -24,6 +24,7 @@ from fedpeft_app.runs.checkpoint import (
 from fedpeft_app.runs.directory import RunFolder
 from fedpeft_app.runs.retention import Retention, ranked
 from fedpeft_app.snapshot import Snapshot
+from fedpeft_app.strategies.guard import require_judges
 from fedpeft_app.strategies.strategy import Member, Reply
 from fedpeft_app.strategies.watcher import RoundResult
 from fedpeft_app.traffic import Expected
@@ -80,6 +81,7 @@ class Recorder:
             0 = no end.
         report: Told every round, to state what has been guaranteed; None = nothing is.
         secrecy: Where it goes who takes part, and what follows from that; None = into the journal.
+        made: What checkpoints are made with.
 
     Attributes:
         best: The best round so far on validation data, of equals the one with the lowest
@@ -103,6 +105,7 @@ class Recorder:
         patience: int = 0,
         report: PrivacyReport | None = None,
         secrecy: Secrecy | None = None,
+        made: Snapshot | None = None,
     ) -> None:
         self._folder = folder
         self._journal = journal
@@ -117,7 +120,10 @@ class Recorder:
         self._patience = patience
         self._report = report
         self._secrecy = secrecy
+        self._made = made or Snapshot()
         self._ratings: dict[int, Rating] = {}
+        self._judged = False  # whether a node ever evaluated
+        self._unjudged: dict[int, str] = {}  # why none did, when some were asked last
         self.best: Checkpoint | None = None
         self.last: Checkpoint | None = None
 
@@ -150,6 +156,17 @@ class Recorder:
         """Note a node that failed too often."""
         self._journal.note("left_alone", node=node, until=until)
 
+    def evaluation_failed(self, round_number: int, member: Member, problem: str) -> None:
+        """Note a node that did not evaluate."""
+        told = {"round": round_number, "node": member.partition, "problem": problem}
+        self._journal.note("evaluation_failed", **told)
+
+    def nobody_judged(self, round_number: int, failed: Mapping[int, str]) -> None:
+        """Note a round that no node evaluated."""
+        self._unjudged = dict(failed) or self._unjudged  # all may be left alone by then
+        reasons = {str(node): reason for node, reason in failed.items()}
+        self._journal.note("nobody_judged", round=round_number, failed=reasons)
+
     def round_answered(self, good: Sequence[Reply], rejected: Mapping[int, str]) -> None:
         """Take in what nodes say they have spent, whatever becomes of the round."""
         if self._report:
@@ -161,7 +178,10 @@ class Recorder:
         So the journal has every round that can be gone on from.
 
         Returns:
-            Whether so many rounds brought nothing better that no more should follow.
+            `out_of_patience`.
+
+        Raises:
+            QuorumError: If it is the last round, nodes alone can rate rounds, and none ever did.
         """
         round_number = result.round_number
         due = self._every and (round_number % self._every == 0 or result.final)
@@ -178,6 +198,7 @@ class Recorder:
             measured["untrained"] = list(result.untrained)
         self._rate(round_number, self._validation(result, measured))
         self._note_round(result, measured)
+        self._judged |= bool(result.client_metrics)
         self.last = Checkpoint(
             state=result.state,
             round_number=round_number,
@@ -188,13 +209,20 @@ class Recorder:
             self.best = self.last
         save_checkpoint(self._folder, self.last)
         prune(self._folder, self._keep.kept(round_number, self._ratings))
+        if result.final and not (self._judged or self._by_server):
+            require_judges(round_number, (), self._unjudged)
         return self._ends(result)
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether so many evaluations in a row brought nothing better that rounds should end."""
+        best = ranked(self._ratings)[:1]
+        since = sum(number > best[0] for number in self._ratings) if best else 0
+        return 0 < self._patience <= since
 
     def _ends(self, result: RoundResult) -> bool:
         """Say whether rounds should end, and note why they end before the last one."""
-        best = ranked(self._ratings)[:1]
-        since = sum(number > best[0] for number in self._ratings) if best else 0
-        tired = 0 < self._patience <= since
+        best, tired = ranked(self._ratings)[:1], self.out_of_patience
         reason = result.spent or ("budget.patience" if tired else "")
         if reason and result.round_number < self._rounds:
             sent = {} if self._secrecy else {"up": self._ledger.total("up", kind="train")}
@@ -216,7 +244,9 @@ class Recorder:
                 self._report.go_on(self._report.snapshot(), asked)
             return
         progress = checkpoint.require_progress()
-        ratings = progress.part("recorder").values["ratings"]
+        values = progress.part("recorder").values
+        ratings = values["ratings"]
+        self._judged = values.get("judged", bool(ratings))
         self._ratings = {int(number): (rated[0], rated[1]) for number, rated in ratings.items()}
         self._ledger.go_on(progress.part("ledger").values.get("sums", []))
         if self._report:
@@ -240,18 +270,22 @@ class Recorder:
         return Snapshot.of(
             {
                 "rounds": result.snapshot,
-                "recorder": Snapshot(values={"ratings": ratings}),
+                "recorder": Snapshot(values={"ratings": ratings, "judged": self._judged}),
                 "ledger": Snapshot(values=sums),
                 "report": self._report.snapshot() if self._report else Snapshot(),
+                "made": self._made,
             }
         )
 
+    @property
+    def _by_server(self) -> bool:
+        """Whether the server's data rate rounds, and not what nodes hold out."""
+        return bool(self._every) and self._examiner.holds("validation")
+
     def _validation(self, result: RoundResult, measured: Mapping[str, Any]) -> Mapping[str, float]:
         """Give what rates the round: never test data, and one source for the whole run."""
-        if self._every and self._examiner.holds("validation"):
-            judged: Mapping[str, float] = measured.get("validation", {})
-            return judged
-        return _pooled(result.client_metrics)
+        judged: Mapping[str, float] = measured.get("validation", {})
+        return judged if self._by_server else _pooled(result.client_metrics)
 
     def _rate(self, round_number: int, judged: Mapping[str, float]) -> None:
         """Rate a round, and note where it was judged but cannot be."""

@@ -138,6 +138,12 @@ class _AloneWatcher:
     def left_alone(self, node: int, until: int) -> None:
         """Never told."""
 
+    def evaluation_failed(self, round_number: int, member: Member, problem: str) -> None:
+        """Never told: nodes are judged on the server's data."""
+
+    def nobody_judged(self, round_number: int, failed: Mapping[int, str]) -> None:
+        """Never told."""
+
     def round_answered(self, good: Sequence[Reply], rejected: Mapping[int, str]) -> None:
         """Take in what nodes say they have spent, be they too few or not."""
         if self.session.report:

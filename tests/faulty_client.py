@@ -27,7 +27,6 @@ from fedpeft_app.adapters import AdapterState
 from fedpeft_app.wire import record
 
 app = ClientApp()
-_kept: dict[int, Message] = {}
 
 
 @app.query("roll_call")
@@ -84,9 +83,6 @@ def _lie(kind: str, message: Message, context: Context, good: Message) -> Messag
         arrays = ArrayRecord({name: _noise(array, noise) for name, array in _arrays(good)})
         content = RecordDict({**good.content, _name_of_arrays(good): arrays})
         return Message(content, reply_to=message)
-    if kind == "replayed":
-        node = int(context.node_config["partition-id"])
-        return Message(_kept.setdefault(node, good).content, reply_to=message)
     spec = client_app._participation(message, context).worker.adapted.spec
     update = record.read_update(good.content, spec)
     delta = update.sections[0].decode()

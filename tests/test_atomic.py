@@ -3,12 +3,15 @@
 import json
 import os
 import stat
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fedpeft_app.atomic import make_folder, write_bytes, write_json
+from fedpeft_app.atomic import make_folder, sweep, write_bytes, write_json
 
 
 def test_a_write_replaces_the_whole_file(tmp_path: Path) -> None:
@@ -19,7 +22,7 @@ def test_a_write_replaces_the_whole_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["file"]
 
 
-@pytest.mark.parametrize("step", ["fsync", "chmod", "replace"])
+@pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_failing_write_leaves_the_old_file_and_no_litter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -87,7 +90,63 @@ def test_what_is_no_json_leaves_the_old_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["file.json"]
 
 
-def test_others_may_read_what_was_written(tmp_path: Path) -> None:
+def test_json_is_written_as_it_is_read(tmp_path: Path) -> None:
     write_json(tmp_path / "file.json", ["é"])
-    assert (tmp_path / "file.json").stat().st_mode & 0o777 == 0o644
     assert (tmp_path / "file.json").read_bytes() == '[\n  "é"\n]\n'.encode()
+
+
+@pytest.fixture(params=[0o022, 0o027, 0o000])
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    """What the user wants to deny to others."""
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def test_who_may_read_a_file_is_up_to_the_umask_unless_it_is_private(
+    tmp_path: Path, umask: int
+) -> None:
+    for _ in range(2):
+        write_bytes(tmp_path / "open", b"")
+        write_bytes(tmp_path / "own", b"", private=True)
+        assert (tmp_path / "open").stat().st_mode & 0o777 == 0o666 & ~umask
+        assert (tmp_path / "own").stat().st_mode & 0o777 == 0o600
+        (tmp_path / "own").chmod(0o644)  # as an earlier version wrote it
+
+
+WRITER = """
+import os, signal, sys
+from pathlib import Path
+from fedpeft_app.atomic import write_bytes
+os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+write_bytes(Path(sys.argv[1]), b"half")
+"""
+
+
+def test_what_a_killed_writer_left_is_swept_away_and_nothing_else(tmp_path: Path) -> None:
+    others = {"file", ".hidden", ".file.tmp", ".vimrc.markdown.tmp", "file.0123456789abcdef.tmp"}
+    for name in others:
+        (tmp_path / name).touch()
+    for name in ("round-1.bin", "round-2.bin"):
+        subprocess.run([sys.executable, "-c", WRITER, str(tmp_path / name)], check=False)
+    assert len(set(os.listdir(tmp_path)) - others) == 2
+    sweep(tmp_path, lambda name: name < "round-2.bin")
+    (left,) = set(os.listdir(tmp_path)) - others
+    assert left.startswith(".round-2.bin.")
+    sweep(tmp_path)
+    assert set(os.listdir(tmp_path)) == others
+    sweep(tmp_path / "missing")
+
+
+def test_a_writer_whose_scratch_is_gone_says_what_went_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync = os.fsync
+
+    def swept(descriptor: int) -> None:
+        fsync(descriptor)
+        sweep(tmp_path)
+
+    monkeypatch.setattr(os, "fsync", swept)
+    with pytest.raises(FileNotFoundError, match=r"\.file\..*\.tmp.* -> .*file"):
+        write_bytes(tmp_path / "file", b"new")

@@ -1,5 +1,6 @@
 """The recorder: what is evaluated, kept and chosen while rounds go by."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -13,12 +14,14 @@ from decoded import Decoded
 from fedpeft_app.adapters import AdapterState
 from fedpeft_app.config import defaults
 from fedpeft_app.criterion import Criterion
+from fedpeft_app.errors import QuorumError
 from fedpeft_app.observe.journal import Journal
 from fedpeft_app.observe.lines import describe
 from fedpeft_app.recorder import Recorder, Secrecy, spread
 from fedpeft_app.runs.checkpoint import kept_rounds, load_checkpoint
 from fedpeft_app.runs.directory import RunFolder, create_run
 from fedpeft_app.runs.retention import retention
+from fedpeft_app.snapshot import Snapshot
 from fedpeft_app.strategies.strategy import Member, Reply
 from fedpeft_app.strategies.watcher import RoundResult
 from fedpeft_app.wire.ledger import Entry, Ledger
@@ -142,15 +145,20 @@ def result(
     )
 
 
-def recorder(folder: RunFolder, journal: Journal, secrecy: Secrecy | None = None) -> Recorder:
-    """Make the recorder of a run of one round, without validation data."""
+def recorder(
+    folder: RunFolder,
+    journal: Journal,
+    secrecy: Secrecy | None = None,
+    judge: Judge | None = None,
+) -> Recorder:
+    """Make the recorder of a run of one round, without validation data unless a judge has some."""
     ledger = Ledger(backbone_bytes=0, full_parameters=0)
     note_bytes(ledger, 1)
     return Recorder(
         folder=folder,
         journal=journal,
         ledger=ledger,
-        examiner=Judge([]),
+        examiner=judge or Judge([]),
         rounds=1,
         every=1,
         precision="fp32",
@@ -480,3 +488,60 @@ def test_of_equal_rounds_the_one_with_the_lower_loss_is_best(record: Record) -> 
     recorder = record(judge, 3)
     assert recorder.best is not None
     assert recorder.best.round_number == 2
+
+
+def test_evaluations_that_fail_are_journalled(folder: RunFolder) -> None:
+    with closing(Journal(folder.journal)) as journal:
+        watcher = recorder(folder, journal)
+        watcher.evaluation_failed(1, Member(node_id=9, partition=2, examples=1), "disk on fire")
+        watcher.nobody_judged(1, {2: "disk on fire"})
+    failed, nobody = read_events(folder.journal)
+    assert (failed["event"], failed["node"], failed["problem"]) == (
+        "evaluation_failed",
+        2,
+        "disk on fire",
+    )
+    assert (nobody["event"], nobody["failed"]) == ("nobody_judged", {"2": "disk on fire"})
+
+
+@pytest.mark.parametrize("final", [True, False])
+@pytest.mark.parametrize("judged_before", [True, False])
+def test_a_run_that_nobody_ever_judged_fails_at_its_end_and_keeps_it(
+    folder: RunFolder, state: AdapterState, *, final: bool, judged_before: bool
+) -> None:
+    told = {0: {"loss": 0.5, "accuracy": 0.5, "num-examples": 1.0}}
+    with closing(Journal(folder.journal)) as journal:
+        watcher = recorder(folder, journal)
+        watcher.round_finished(result(state, 1, told if judged_before else {}, final=False))
+        watcher.nobody_judged(2, {2: "disk on fire"})
+        end = result(state, 2, {}, final=final)
+        if final and not judged_before:
+            words = (
+                "Round 2: of the 1 node that were asked to evaluate .* none did:\n  node 2: disk"
+            )
+            with pytest.raises(QuorumError, match=words):
+                watcher.round_finished(end)
+        else:
+            watcher.round_finished(end)
+        assert 2 in kept_rounds(folder)
+        again = recorder(folder, journal)  # as one that goes on from there
+        again.go_on(load_checkpoint(folder, 2))
+        again.nobody_judged(3, {2: "disk on fire"})
+        fails = contextlib.nullcontext() if judged_before else pytest.raises(QuorumError)
+        with fails:
+            again.round_finished(result(state, 3, {}, final=True))
+
+
+def test_where_the_server_judges_no_node_has_to(folder: RunFolder, state: AdapterState) -> None:
+    judge = Judge(by(accuracy=[0.5], loss=[0.9], f1=[0]))
+    with closing(Journal(folder.journal)) as journal:
+        watcher = recorder(folder, journal, judge=judge)
+        watcher.nobody_judged(1, {2: "disk on fire"})
+        watcher.round_finished(result(state, 1, {}, final=True))
+    assert watcher.best is not None
+
+
+def test_checkpoints_say_what_they_are_made_with(record: Record, folder: RunFolder) -> None:
+    made = Snapshot(values={"config": {"seed": 3}, "versions": {"torch": "2.6"}})
+    record(Judge([]), 1, made=made)
+    assert load_checkpoint(folder, 1).require_progress().part("made") == made

@@ -81,9 +81,10 @@ def run(
 ) -> None:
     """Check the configuration, run it, and end with the truth as exit status."""
     from fedpeft_app.cli.launch import Simulation, run_on_connection, run_simulation
-    from fedpeft_app.cli.settings import read_settings
+    from fedpeft_app.cli.settings import read_settings, said
 
-    began, had = _began(resume, connection)
+    runs = said(recipe, settings or [], "output.dir")
+    began, had = _began(resume, connection, runs)
     config = read_settings(recipe, settings or [], began)
     console = Console()
     if connection:
@@ -97,8 +98,11 @@ def run(
     run_simulation(config, simulation, console)
 
 
-def _began(resume: str, connection: str) -> tuple[dict[str, Any], int]:
-    """Give what a run begins with: nothing, or what the run that goes on began with; and nodes."""
+def _began(resume: str, connection: str, runs: str = "") -> tuple[dict[str, Any], int]:
+    """Give what a run begins with: nothing, or what the run that goes on began with; and nodes.
+
+    A run is looked for by its name in the folder `runs`, as output.dir says.
+    """
     if not resume:
         return {}, _NODES
     if connection:  # its folder is on the server, which looks at it
@@ -106,7 +110,7 @@ def _began(resume: str, connection: str) -> tuple[dict[str, Any], int]:
     from fedpeft_app.resume import began_with
     from fedpeft_app.runs.directory import find_run, runs_parent
 
-    return began_with(find_run(runs_parent(), resume))
+    return began_with(find_run(runs_parent(runs), resume))
 
 
 @app.command()

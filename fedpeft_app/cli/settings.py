@@ -45,6 +45,22 @@ def read_settings(
     return config
 
 
+def said(recipe: Path | None, settings: Sequence[str], key: str) -> str:
+    """Give what a recipe or the arguments say of a key that is a text; empty if neither does.
+
+    Args:
+        recipe: As in `read_settings`, which finds fault with what is wrong.
+        settings: Likewise.
+        key: The key.
+
+    Raises:
+        SourceError: If the recipe cannot be read.
+    """
+    given, _ = read_arguments(settings)
+    value = _absolute({**_read_recipe(recipe), **given}).get(key, "")
+    return value if isinstance(value, str) else ""
+
+
 def check_settings(flat: Mapping[str, object]) -> RunConfig:
     """Check flat settings; relative paths become absolute.
 

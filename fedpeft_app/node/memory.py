@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from fedpeft_app.adapters import AdapterState
-from fedpeft_app.atomic import make_folder, write_bytes
+from fedpeft_app.atomic import make_folder, sweep, write_bytes
 from fedpeft_app.errors import AdapterMismatchError, NodeStateError
 from fedpeft_app.mirrors import home
 
@@ -27,7 +27,8 @@ PERSONAL, RESIDUAL = "personal", "residual"  # what nodes keep, by name
 BROADCAST = "broadcast"  # and in a memory apart: the global state as last decoded
 PRIVACY = "privacy"  # in a folder apart: what was spent, which outlives all, and the last reply
 SPENT, REPLY = "spent.jsonl", "reply.bin"
-_FORMAT = "fedpeft-memory-1"
+_FORMAT, _BASE = "fedpeft-memory-1", "base"
+_PREFIX, _SUFFIX = "round-", ".safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +43,8 @@ class NodeMemory:
 
     def rounds(self) -> list[int]:
         """List the rounds whose version is kept, rising."""
-        names = (path.stem.removeprefix("round-") for path in self.folder.glob("round-*"))
-        return sorted(int(name) for name in names if name.isdecimal())
+        found = (_version(path.name) for path in self.folder.glob(f"{_PREFIX}*"))
+        return sorted(version for version in found if version >= 0)
 
     def recall(self, name: str, initial: AdapterState, version: int) -> AdapterState:
         """Read what was kept after a round.
@@ -76,7 +77,11 @@ class NodeMemory:
             ) from error
 
     def keep(self, states: Mapping[str, AdapterState], version: int, base: int) -> None:
-        """Write what the node has after a round, and forget what is older, but for its base.
+        """Write what the node has after a round, and forget what is older, but for two versions.
+
+        These are its base, from which it goes on if this reply does not count, and the base of
+        that: a server whose newest checkpoint is damaged falls back by one round more, to a time
+        when the base itself had not been made.
 
         What is newer stays: a node that comes late, in a round that the server has closed, must
         not take away what a later one kept. The next version removes both of them.
@@ -84,31 +89,47 @@ class NodeMemory:
         Args:
             states: Name → what it has.
             version: The round that it comes of, from 1.
-            base: The version before it; kept until the server moves on.
+            base: The version that it was made from; 0 = what the node had at first.
 
         Raises:
             NodeStateError: If it cannot be written.
         """
-        meta = {"format": _FORMAT}
+        meta = {"format": _FORMAT, _BASE: str(base)}
         for name, state in states.items():
             meta[f"{name}.spec"] = state.spec.fingerprint
             meta[f"{name}.sha256"] = hashlib.sha256(state.vector.tobytes()).hexdigest()
         vectors = {name: state.vector for name, state in states.items()}
         try:
             make_folder(self.folder)
-            write_bytes(self._path(version), save(vectors, metadata=meta))
-            for other in self.rounds():
-                if other < version and other != base:
+            write_bytes(self._path(version), save(vectors, metadata=meta), private=True)
+            for other in set(self.rounds()) - {base, self._base_of(base)}:
+                if other < version:
                     self._path(other).unlink(missing_ok=True)
+            # Only a node that comes late may still be writing one of these; nobody waits for it.
+            sweep(self.folder, lambda name: 0 <= _version(name) < version)
         except OSError as error:
             raise NodeStateError(
                 f"Cannot keep what this node has for itself in {self.folder}: {error}. "
                 f"Make room there, or set FEDPEFT_HOME."
             ) from error
 
+    def _base_of(self, version: int) -> int:
+        """Read from which version another was made; 0 if nobody knows."""
+        try:
+            with safe_open(self._path(version), framework="numpy") as file:
+                return int((file.metadata() or {}).get(_BASE, "0"))
+        except (SafetensorError, OSError, ValueError):
+            return 0
+
     def _path(self, version: int) -> Path:
         """Name a version's file."""
-        return self.folder / f"round-{version:06d}.safetensors"
+        return self.folder / f"{_PREFIX}{version:06d}{_SUFFIX}"
+
+
+def _version(file: str) -> int:
+    """Read off a file's name which version it is; -1 = none."""
+    number = file.removeprefix(_PREFIX).removesuffix(_SUFFIX)
+    return int(number) if number.isdecimal() else -1
 
 
 def experiment_folder(experiment: str) -> Path:
@@ -139,23 +160,22 @@ def memory_of(experiment: str, partition: int, kind: str = "") -> NodeMemory:
     return NodeMemory(folder=experiment_folder(experiment) / f"node-{partition:04d}" / kind)
 
 
-def forget(experiment: str, *, personal: bool) -> None:
-    """Remove, on this machine, what nodes keep only to go on with an experiment that is over.
+def forget(experiment: str) -> None:
+    """Remove, on this machine, what nodes need no more of an experiment that is over.
 
-    What was spent of privacy stays: it does not end with a run.
+    That is the global state, which they are sent anew if it goes on for more rounds. What only
+    they have stays, for that and for exports, until the run is erased; so does what was spent.
 
     Args:
         experiment: As for `experiment_folder`.
-        personal: Whether they have parameters of their own, which are wanted ever after; with
-            these lie residuals and control variates, so they stay too.
 
     Raises:
         NodeStateError: If the name is none.
     """
     folder = experiment_folder(experiment)
-    for path in folder.glob("node-*/*"):
-        if path.name == BROADCAST or (path.is_file() and not personal):
-            _remove(path)
+    for node in folder.glob("node-*"):
+        _remove(node / BROADCAST)
+        sweep(node)
     _remove_empty(folder)
 
 

@@ -5,7 +5,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedpeft_app.atomic import make_folder, write_bytes
+from fedpeft_app.atomic import make_folder, sweep, write_bytes
 from fedpeft_app.errors import NodeStateError
 
 _HEAD = struct.Struct("<32s32s")  # digest of the question, digest of the answer
@@ -45,13 +45,16 @@ class Outbox:
     def keep(self, question: str, answer: bytes) -> None:
         """Keep an answer in place of the one before.
 
+        One at a time: what looks half-written is taken for left by a process that was killed.
+
         Raises:
             NodeStateError: If it cannot be written.
         """
         head = _HEAD.pack(_digest(question.encode()), _digest(answer))
         try:
             make_folder(self.path.parent)
-            write_bytes(self.path, head + answer)
+            sweep(self.path.parent, lambda name: name == self.path.name)
+            write_bytes(self.path, head + answer, private=True)
         except OSError as error:
             raise NodeStateError(
                 f"Cannot keep a reply in {self.path}: {error}. Make room there, or set "

@@ -140,6 +140,15 @@ def _left_alone(event: Mapping[str, Any]) -> str:
     return f"node {event['node']} failed too often; it is left alone until round {event['until']}"
 
 
+def _evaluation_failed(event: Mapping[str, Any]) -> str:
+    return f"round {event['round']}: node {event['node']} did not evaluate: {event['problem']}"
+
+
+def _nobody_judged(event: Mapping[str, Any]) -> str:
+    asked = counted(len(event["failed"]), "node")
+    return f"round {event['round']}: {asked} asked to evaluate, none did; it goes on unjudged"
+
+
 def _nodes_joined(event: Mapping[str, Any]) -> str:
     refused = "".join(f"\n  refused {node}: {reason}" for node, reason in event["refused"].items())
     return f"joined: {', '.join(event['examples']) or 'nobody'}{refused}"
@@ -302,6 +311,8 @@ def _stated(title: str, rows: Mapping[str, str]) -> str:
 
 def _run_resumed(event: Mapping[str, Any]) -> str:
     found = "".join(f"\n  {problem}" for problem in event["problems"])
+    versions = event.get("versions", {}).items()  # older journals have none
+    found += "".join(f"\n  mind: it was made with {name} {which}" for name, which in versions)
     changed = ", ".join(f"{key} = {value}" for key, value in event["changed"].items())
     with_what = f", with {changed}" if changed else ""
     if not event["round"]:
@@ -329,6 +340,8 @@ _WRITERS = {
     "asked_again": _asked_again,
     "late_reply": _late_reply,
     "left_alone": _left_alone,
+    "evaluation_failed": _evaluation_failed,
+    "nobody_judged": _nobody_judged,
     "nodes_joined": _nodes_joined,
     "nodes_left": _nodes_left,
     "node_finished": _node_finished,

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.atomic import write_bytes
@@ -23,9 +23,11 @@ from fedpeft_app.runs.directory import RunFolder
 from fedpeft_app.snapshot import Array, Snapshot
 
 _FORMAT, _STATES_ALONE = "fedpeft-checkpoint-2", "fedpeft-adapter-1"
-_PREFIX = "round-"
+_KNOWN = (_FORMAT, _STATES_ALONE)
+_OURS = "fedpeft-"  # what every format of ours begins with
+_PREFIX, _DAMAGED = "round-", ".damaged"
 _VECTOR, _PROGRESS, _DIGEST = "vector", "progress/", "sha256"
-_UNREADABLE = (SafetensorError, OSError, LookupError, ValueError, TypeError, AdapterMismatchError)
+_BROKEN = (SafetensorError, LookupError, ValueError, TypeError, AdapterMismatchError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,22 +103,50 @@ def load_checkpoint(folder: RunFolder, round_number: int) -> Checkpoint:
         round_number: Round, from 1.
 
     Raises:
-        RunFolderError: If it is missing, was not kept, or is damaged.
+        RunFolderError: If it is missing, was not kept, is damaged, cannot be read, or was written
+            by another version.
 
     Guarantee:
         Everything has the bits that were saved.
     """
+    found = examine_checkpoint(folder, round_number)
+    if isinstance(found, str):
+        raise RunFolderError(found)
+    return found
+
+
+def examine_checkpoint(folder: RunFolder, round_number: int) -> Checkpoint | str:
+    """Read the checkpoint of a round, or say that it is damaged, so that nobody ever can.
+
+    Args:
+        folder: The run's folder.
+        round_number: Round, from 1.
+
+    Returns:
+        The checkpoint, as `load_checkpoint` gives it; or what is wrong with the file.
+
+    Raises:
+        RunFolderError: If it is missing, was not kept, cannot be read now, or was written by
+            another version: somebody else, or another time, may find it sound.
+    """
     path = _path(folder, round_number)
-    if not path.exists():
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
         kept = ", ".join(map(str, kept_rounds(folder))) or "none"
         raise RunFolderError(
             f"No checkpoint of round {round_number} in {folder.path}; kept: {kept}. "
             f"Run with output.keep = 'all' to keep every round."
-        )
+        ) from error
+    except OSError as error:
+        raise RunFolderError(
+            f"Cannot read the checkpoint {path}: {error.strerror or error}. It may be sound: mend "
+            f"that, or move the file away to do without it."
+        ) from error
     try:
-        return _read(path)
-    except _UNREADABLE as error:
-        raise RunFolderError(f"The checkpoint {path} is damaged: {error}") from error
+        return _read(content, path)
+    except _BROKEN as error:
+        return f"The checkpoint {path} is damaged: {error}"
 
 
 def kept_rounds(folder: RunFolder) -> list[int]:
@@ -136,14 +166,32 @@ def prune(folder: RunFolder, keep: set[int]) -> None:
         _path(folder, round_number).unlink(missing_ok=True)
 
 
-def _read(path: Path) -> Checkpoint:
-    """Read a file and check it against its own header."""
-    with safe_open(path, framework="numpy") as file:
-        meta: dict[str, str] = file.metadata() or {}
-        names: list[str] = file.keys()
-        tensors = {name: np.ascontiguousarray(file.get_tensor(name)) for name in names}
-    if meta["format"] not in (_FORMAT, _STATES_ALONE):
-        raise ValueError(f"expected format '{_FORMAT}', got '{meta['format']}'")
+def set_aside(folder: RunFolder, after: int) -> None:
+    """Rename checkpoints from which nobody can go on: they count no more, but can be looked at.
+
+    Those that were set aside earlier are deleted, so that they do not pile up.
+
+    Args:
+        folder: The run's folder.
+        after: The last round whose checkpoint stays.
+
+    Raises:
+        OSError: If that cannot be done.
+    """
+    useless = [number for number in kept_rounds(folder) if number > after]
+    if useless:
+        for path in folder.checkpoints.glob(f"{_pattern('*')}{_DAMAGED}"):
+            path.unlink()
+    for path in (_path(folder, number) for number in useless):
+        path.replace(path.with_name(f"{path.name}{_DAMAGED}"))
+
+
+def _read(content: bytes, path: Path) -> Checkpoint:
+    """Read a file's content and check it against its own header."""
+    tensors = load(content)
+    meta = _metadata(content)
+    if meta["format"] not in _KNOWN:
+        _refuse_format(meta, tensors, path)
     told = meta.pop(_DIGEST)
     if told != (_digest(meta, tensors) if meta["format"] == _FORMAT else _old_digest(tensors)):
         raise ValueError("it does not have the digest in its header")
@@ -154,6 +202,26 @@ def _read(path: Path) -> Checkpoint:
         round_number=int(meta["round"]),
         metrics=json.loads(meta["metrics"]),
         progress=None if values is None else Snapshot(values=values, arrays=_progress(tensors)),
+    )
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """Read what a safetensors file says of itself: its length in 8 bytes, then JSON."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    meta: dict[str, str] = json.loads(content[8:end]).get("__metadata__") or {}
+    return meta
+
+
+def _refuse_format(meta: Mapping[str, str], tensors: Mapping[str, Array], path: Path) -> None:
+    """Tell a file of another version, which is whole to whoever knows it, from a damaged one."""
+    rest = {key: value for key, value in meta.items() if key != _DIGEST}
+    flipped = meta.get(_DIGEST) == _digest({**rest, "format": _FORMAT}, tensors)  # bits of the name
+    if flipped or not meta["format"].startswith(_OURS):
+        raise ValueError(f"expected format '{_FORMAT}', got '{meta['format']}'")
+    raise RunFolderError(
+        f"Expected a checkpoint of format {' or '.join(_KNOWN)}, got {meta['format']}, in {path}: "
+        f"another version of fedpeft wrote it. Go on with that version, or move the file away to "
+        f"do without it."
     )
 
 

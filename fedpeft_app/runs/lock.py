@@ -21,11 +21,22 @@ def writing(folder: RunFolder) -> Iterator[None]:
     Raises:
         RunFolderError: If another process is writing to it, or it cannot be written to.
     """
+    lock = FileLock(folder.path / _LOCK)
     try:
-        with FileLock(folder.path / _LOCK, timeout=0):
-            yield
+        (folder.path / _LOCK).touch()  # a lock that cannot be made looks like one that is held
+        lock.acquire(timeout=0)
     except Timeout as error:
         raise RunFolderError(
             f"Another process is writing to {folder.path}: the run is still going on. Wait until "
             f"it has ended, or end it."
         ) from error
+    except (OSError, NotImplementedError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise RunFolderError(
+            f"Cannot write to the run folder {folder.path}: {why}. See that it is there, that its "
+            f"disk has room, and that you may write to it."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

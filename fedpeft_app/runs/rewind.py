@@ -3,14 +3,17 @@
 import contextlib
 import json
 from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
-from fedpeft_app.atomic import write_bytes
+from fedpeft_app.atomic import sweep, write_bytes
 from fedpeft_app.errors import RunFolderError
-from fedpeft_app.runs.checkpoint import Checkpoint, kept_rounds, load_checkpoint, prune
+from fedpeft_app.runs.checkpoint import Checkpoint, examine_checkpoint, kept_rounds, set_aside
 from fedpeft_app.runs.directory import RunFolder
 
 _ASIDE = "interrupted.jsonl"
+_SECRET, _SECRET_ASIDE = "secret.jsonl", "interrupted-secret.jsonl"  # for the operator alone
 
 
 def last_sound(folder: RunFolder) -> tuple[Checkpoint | None, tuple[str, ...]]:
@@ -24,14 +27,18 @@ def last_sound(folder: RunFolder) -> tuple[Checkpoint | None, tuple[str, ...]]:
         the run can only begin again.
 
     Raises:
-        RunFolderError: If rounds have ended, and there is none; says why for each.
+        RunFolderError: If rounds have ended, and there is none; says why for each. If a newer
+            one may be sound, but cannot be read now, or not by this version.
     """
     problems: list[str] = []
     if not kept_rounds(folder) and not _had_a_checkpoint(folder):
         return None, ()
     for round_number in reversed(kept_rounds(folder)):
+        checkpoint = examine_checkpoint(folder, round_number)
+        if isinstance(checkpoint, str):
+            problems.append(checkpoint)
+            continue
         try:
-            checkpoint = load_checkpoint(folder, round_number)
             checkpoint.require_progress()
         except RunFolderError as error:
             problems.append(str(error))
@@ -42,7 +49,9 @@ def last_sound(folder: RunFolder) -> tuple[Checkpoint | None, tuple[str, ...]]:
 
 
 def rewind(folder: RunFolder, round_number: int) -> list[dict[str, Any]]:
-    """Bring journal and checkpoints back to how they were when a round ended.
+    """Bring journals and checkpoints back to how they were when a round ended.
+
+    Checkpoints from which nobody can go on are set aside, half-written files removed.
 
     Args:
         folder: The run's folder; nobody else writes to it.
@@ -52,47 +61,93 @@ def rewind(folder: RunFolder, round_number: int) -> list[dict[str, Any]]:
         The later events, which were put aside into a file beside the journal.
 
     Raises:
-        RunFolderError: If the journal does not say that the round ended, or cannot be written.
+        RunFolderError: If the journal is damaged or does not say that the round ended, or the
+            folder cannot be written.
     """
-    lines = _lines(folder)
-    end = _end_of(lines, round_number) if round_number else 0
-    if round_number and not end:
+    lines = _lines(folder.journal)
+    events = _events(folder, lines)
+    ended = [at for at, event in enumerate(events, 1) if _ended(event) == round_number]
+    if round_number and not ended:
         raise RunFolderError(
             f"Expected the end of round {round_number} in {folder.journal}, where it is missing. "
             f"Restore the file from a backup, or start a new run."
         )
-    later = lines[end:]
+    end = ended[-1] if round_number else 0
     try:
-        if later:
-            _put_aside(folder, later)
-            write_bytes(folder.journal, b"".join(lines[:end]))
-        prune(folder, {kept for kept in kept_rounds(folder) if kept <= round_number})
+        for place in (folder.path, folder.checkpoints):
+            sweep(place)
+        _cut(folder.journal, lines, end, folder.path / _ASIDE)
+        _rewind_secret(folder, round_number)
+        set_aside(folder, round_number)
     except OSError as error:
         raise RunFolderError(f"Cannot go on in {folder.path}: {error.strerror}.") from error
-    return [json.loads(line) for line in later if line.endswith(b"\n")]
+    return events[end:]
 
 
-def _end_of(lines: Sequence[bytes], number: int, *, or_later: bool = False) -> int:
-    """Count the lines up to the end of a round; 0 = it did not end."""
-    for at in range(len(lines) - 1, -1, -1):
-        if b'"round_finished"' not in lines[at] or not lines[at].endswith(b"\n"):
-            continue
-        event = json.loads(lines[at])
-        if event["event"] != "round_finished":
-            continue
-        if event["round"] == number or (or_later and event["round"] > number):
-            return at + 1
-    return 0
+def _rewind_secret(folder: RunFolder, round_number: int) -> None:
+    """Bring what the operator alone may read to the same round.
+
+    Nothing is counted from it, and it reaches the disk later than the journal: what is damaged
+    or lacks its end is put aside.
+    """
+    lines = _lines(folder.path / _SECRET)
+    ended = [at for at, line in enumerate(lines, 1) if 0 < _ended(_event(line)) <= round_number]
+    end = ended[-1] if ended else 0
+    _cut(folder.path / _SECRET, lines, end, folder.path / _SECRET_ASIDE, private=True)
+
+
+def _cut(
+    path: Path, lines: Sequence[bytes], end: int, aside: Path, *, private: bool = False
+) -> None:
+    """Leave the first lines in a file; add the others to another, a half-written one too."""
+    if lines[end:]:
+        later = b"".join(lines[end:]).rstrip(b"\n") + b"\n"
+        write_bytes(aside, b"".join(_lines(aside)) + later, private=private)
+        write_bytes(path, b"".join(lines[:end]), private=private)
 
 
 def _had_a_checkpoint(folder: RunFolder) -> bool:
     """Say whether there was one: a round is journalled first, and kept before the next begins."""
-    return _end_of(_lines(folder), 2, or_later=True) > 0
+    return any(_ended(event) > 1 for event in _events(folder, _lines(folder.journal)))
 
 
-def _lines(folder: RunFolder) -> list[bytes]:
-    """Read the journal, a half-written last line too."""
-    return folder.journal.read_bytes().splitlines(keepends=True) if folder.journal.exists() else []
+def _events(folder: RunFolder, lines: Sequence[bytes]) -> list[dict[str, Any]]:
+    """Read a journal's whole lines; one that nobody can read may say who spent something."""
+    events = []
+    for number, line in enumerate((line for line in lines if line.endswith(b"\n")), 1):
+        if not (event := _event(line)):
+            raise RunFolderError(
+                f"Expected an event in line {number} of {folder.journal}, got "
+                f"{line[:40]!r}: the journal is damaged. Restore it from a backup; where no round "
+                f"has ended after that line, deleting it and what follows will do."
+            )
+        events.append(event)
+    return events
+
+
+def _event(line: bytes) -> dict[str, Any]:
+    """Read a line; nothing where it is no event."""
+    with contextlib.suppress(ValueError):
+        event = json.loads(line)
+        if isinstance(event, dict) and isinstance(event.get("event"), str):
+            return event
+    return {}
+
+
+def _ended(event: dict[str, Any]) -> int:
+    """Give the round whose end an event is; 0 = of none."""
+    number = event.get("round") if event.get("event") == "round_finished" else 0
+    return number if isinstance(number, int) else 0
+
+
+def _lines(path: Path) -> list[bytes]:
+    """Read a file of lines, a half-written last one too; a missing one has none."""
+    try:
+        return BytesIO(path.read_bytes()).readlines()  # split at line feeds alone
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RunFolderError(f"Cannot read {path}: {error.strerror}.") from error
 
 
 def put_aside(folder: RunFolder) -> list[dict[str, Any]]:
@@ -104,16 +159,4 @@ def put_aside(folder: RunFolder) -> list[dict[str, Any]]:
     Returns:
         Events, of all such attempts, without half-written ones.
     """
-    path = folder.path / _ASIDE
-    found = []
-    for line in path.read_bytes().splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError):
-            found.append(json.loads(line))
-    return found
-
-
-def _put_aside(folder: RunFolder, lines: Sequence[bytes]) -> None:
-    """Keep lines of an attempt that did not count; a half-written one too."""
-    path = folder.path / _ASIDE
-    before = path.read_bytes() if path.exists() else b""
-    write_bytes(path, before + b"".join(lines).rstrip(b"\n") + b"\n")
+    return [event for line in _lines(folder.path / _ASIDE) if (event := _event(line))]

@@ -13,6 +13,12 @@ class Excused(str):
     __slots__ = ()
 
 
+class Unneeded(Excused):
+    """Why a reply is not used, or was not waited for: others were faster."""
+
+    __slots__ = ()
+
+
 @dataclass(slots=True, kw_only=True)
 class Attendance:
     """The server's account of nodes that fail, round by round.
@@ -66,7 +72,8 @@ class Attendance:
             Partition → the last round in which it is left alone, of those for whom that begins.
         """
         failed = [node for node, why in rejected.items() if not isinstance(why, Excused)]
-        for node in {*good, *rejected} - {*failed}:
+        surplus = [node for node, why in rejected.items() if isinstance(why, Unneeded)]
+        for node in {*good, *rejected} - {*failed, *surplus}:  # of a surplus one nothing is known
             self.failures.pop(node, None)
             self.resting.pop(node, None)
         for node in failed:

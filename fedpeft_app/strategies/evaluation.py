@@ -1,18 +1,32 @@
 """Nodes judge the global state, each on what it holds out."""
 
-import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
+from fedpeft_app.strategies.attendance import without
 from fedpeft_app.strategies.exchange import exchange
-from fedpeft_app.strategies.guard import admit_metrics, require_judges
+from fedpeft_app.strategies.guard import admit_metrics
 from fedpeft_app.strategies.loop import Loop
 from fedpeft_app.strategies.sampling import sample_cohort
 from fedpeft_app.strategies.strategy import Assignment, Member
 
-_log = logging.getLogger(__name__)
+_WHOLE_RUN = 0  # the same nodes every round: their figures decide which round is best
+
+
+@dataclass(slots=True, kw_only=True)
+class _Judgement:
+    """What nodes said of a round so far."""
+
+    round_number: int
+    measured: dict[int, dict[str, float]] = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)
 
 
 def evaluate_on_nodes(loop: Loop, round_number: int) -> dict[int, dict[str, float]]:
     """Let a sample of the nodes judge the state that a round made.
+
+    Where none of them does, as many others are asked, as often as the plan allows. A round that
+    still nobody judged goes on: its state is good, and the next one may be judged again.
 
     Args:
         loop: The run's rounds; its courier holds the state. The strategy says what nodes of a
@@ -21,49 +35,70 @@ def evaluate_on_nodes(loop: Loop, round_number: int) -> dict[int, dict[str, floa
 
     Returns:
         Partition → metrics, of those that did.
-
-    Raises:
-        QuorumError: If nodes were asked, and none did.
     """
-    if loop.plan.fraction_evaluate == 0:
+    plan = loop.plan
+    if plan.fraction_evaluate == 0:
         return {}
-    asked = _assignments(loop, round_number)
-    arrivals = exchange(
-        loop.grid,
-        loop.courier.messages("evaluate", round_number, asked),
-        ledger=loop.ledger,
-        round_number=round_number,
-        kind="evaluate",
-        timeout_s=loop.plan.timeout_s,
-        abandoned=lambda waiting: loop.late.expect(waiting, round_number),
-    )
-    measured: dict[int, dict[str, float]] = {}
-    failed: dict[int, str] = {}
-    for arrival in arrivals:
-        outcome, node = admit_metrics(arrival.message, arrival.member), arrival.member.partition
-        if isinstance(outcome, str):
-            failed[node] = outcome
-            _log.warning("Round %d: node %d did not evaluate: %s", round_number, node, outcome)
-        else:
-            measured[node] = outcome
-    loop.courier.note_arrivals({a.member: a.member.partition in measured for a in arrivals})
-    require_judges(round_number, measured, failed)
-    return measured
-
-
-def _assignments(loop: Loop, round_number: int) -> dict[Member, Assignment]:
-    """Draw who evaluates, and give each of them the state in its own rank."""
-    state = loop.courier.broadcast.state
-    cohort = sample_cohort(
+    drawn = sample_cohort(
         loop.members,
-        fraction=loop.plan.fraction_evaluate,
+        fraction=plan.fraction_evaluate,
         minimum=1,
-        seed=loop.plan.seed,
-        round_number=0,  # the same nodes every round: their figures decide which round is best
+        seed=plan.seed,
+        round_number=_WHOLE_RUN,
         purpose="evaluation-cohort",
     )
     reachable = loop.reachable(round_number)
-    cohort = [member for member in cohort if member in reachable]
+    going = _Judgement(round_number=round_number)
+    _ask(loop, going, [member for member in drawn if member in reachable])
+    for _ in range(plan.retries):
+        others = without(reachable, {*going.failed, *(member.partition for member in drawn)})
+        if going.measured or not others:
+            break
+        _ask(loop, going, _stand_ins(loop, others, len(drawn)))
+    if not going.measured:
+        loop.watcher.nobody_judged(round_number, going.failed)
+    return going.measured
+
+
+def _stand_ins(loop: Loop, others: Sequence[Member], count: int) -> list[Member]:
+    """Draw who is asked in place of others."""
+    return sample_cohort(
+        others,
+        fraction=0.0,
+        minimum=count,
+        seed=loop.plan.seed,
+        round_number=_WHOLE_RUN,
+        purpose="evaluation-stand-ins",
+    )
+
+
+def _ask(loop: Loop, going: _Judgement, cohort: Sequence[Member]) -> None:
+    """Let nodes judge, and take in what comes of it."""
+    number = going.round_number
+    arrivals = exchange(
+        loop.grid,
+        loop.courier.messages("evaluate", number, _assignments(loop, number, cohort)),
+        ledger=loop.ledger,
+        round_number=number,
+        kind="evaluate",
+        timeout_s=loop.plan.timeout_s,
+        abandoned=lambda waiting: loop.late.expect(waiting, number),
+    )
+    for arrival in arrivals:
+        outcome, node = admit_metrics(arrival.message, arrival.member), arrival.member.partition
+        if isinstance(outcome, str):
+            going.failed[node] = outcome
+            loop.watcher.evaluation_failed(number, arrival.member, outcome)
+        else:
+            going.measured[node] = outcome
+    loop.courier.note_arrivals({a.member: a.member.partition in going.measured for a in arrivals})
+
+
+def _assignments(
+    loop: Loop, round_number: int, cohort: Sequence[Member]
+) -> dict[Member, Assignment]:
+    """Give each of those who evaluate the state in its own rank."""
+    state = loop.courier.broadcast.state
     ranked = [member for member in cohort if member.rank]
     served = loop.strategy.configure(round_number, state, ranked) if ranked else {}
     return {

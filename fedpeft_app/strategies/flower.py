@@ -8,7 +8,7 @@ import contextlib
 import copy
 import logging
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,17 +73,12 @@ class FlowerAdapter:
             RollCallError: If some node has a rank of its own.
         """
         require_one_rank(self._name(), members)
-        self._allow_small_cohort(_REHEARSED)
         crowd = [Member(node_id=i, partition=i, examples=1) for i in range(_REHEARSED)]
         arrays, told = ArrayRecord({"any": Array(np.zeros(1, np.float32))}), ConfigRecord()
-        level = _flower_log.level
-        _flower_log.setLevel(logging.WARNING)  # nobody is sampled
-        try:
-            with contextlib.suppress(Exception):  # no messages; or it wants other tensors
-                rehearsing = copy.deepcopy(self._strategy)  # some keep the first state they see
-                list(rehearsing.configure_train(1, arrays, told, _CohortGrid(crowd)))
-        finally:
-            _flower_log.setLevel(level)
+        rehearsing = copy.deepcopy(self._strategy)  # some keep the first state they see
+        with _content_with(rehearsing, _REHEARSED), contextlib.suppress(Exception):
+            # no messages; or it wants other tensors
+            list(rehearsing.configure_train(1, arrays, told, _CohortGrid(crowd)))
         self._require_known(set(told))
 
     def configure(
@@ -95,15 +90,15 @@ class FlowerAdapter:
             ConfigError: If it tells nodes something on which they would not act: dropping it
                 would be another algorithm.
         """
-        self._allow_small_cohort(len(cohort))
         before = random.getstate()
         random.seed(derive_seed(self._seed, "flower-strategy", round_number=round_number))
         try:
-            messages = list(
-                self._strategy.configure_train(
-                    round_number, to_arrays(state), ConfigRecord(), _CohortGrid(cohort)
+            with _content_with(self._strategy, len(cohort)):
+                messages = list(
+                    self._strategy.configure_train(
+                        round_number, to_arrays(state), ConfigRecord(), _CohortGrid(cohort)
+                    )
                 )
-            )
         finally:
             random.setstate(before)
         options = {message.metadata.dst_node_id: _options(message) for message in messages}
@@ -158,11 +153,25 @@ class FlowerAdapter:
         kind = type(self._strategy)
         return f"{kind.__module__}:{kind.__qualname__}"
 
-    def _allow_small_cohort(self, size: int) -> None:
-        """Lower Flower's minimum node counts to the cohort; it would wait for ever otherwise."""
-        for name in ("min_available_nodes", "min_train_nodes"):
-            if getattr(self._strategy, name, 0) > size:
-                setattr(self._strategy, name, size)
+
+@contextlib.contextmanager
+def _content_with(strategy: FlowerStrategy, size: int) -> Iterator[None]:
+    """Lower Flower's minimum node counts to a cohort; it would wait for ever otherwise.
+
+    Nor does it say meanwhile how many nodes there are: at the user level that is secret.
+    """
+    names = ("min_available_nodes", "min_train_nodes")
+    lowered = {name: getattr(strategy, name) for name in names if getattr(strategy, name, 0) > size}
+    level = _flower_log.level
+    _flower_log.setLevel(logging.WARNING)
+    try:
+        for name in lowered:
+            setattr(strategy, name, size)
+        yield
+    finally:
+        _flower_log.setLevel(level)
+        for name, usual in lowered.items():
+            setattr(strategy, name, usual)
 
 
 class _CohortGrid(Grid):

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fedpeft_app.strategies.attendance import Excused, without
+from fedpeft_app.strategies.attendance import Excused, Unneeded, without
 from fedpeft_app.strategies.dropouts import DROPPED_OUT, dropped
-from fedpeft_app.strategies.exchange import Arrival, exchange
+from fedpeft_app.strategies.exchange import NOT_SENT, Arrival, exchange
 from fedpeft_app.strategies.guard import admit
 from fedpeft_app.strategies.loop import Loop
 from fedpeft_app.strategies.outliers import too_long
@@ -84,7 +84,7 @@ def gather(loop: Loop, round_number: int) -> Gathered:
     for _ in range(loop.plan.retries):
         if found.enough:
             break
-        again = _further_tasks(loop, going)
+        again = _further_tasks(loop, going, missing=quorum - len(found.good))
         if not again:
             break
         loop.watcher.asked_again(round_number, list(again))
@@ -112,8 +112,8 @@ def _first_tasks(loop: Loop, round_number: int) -> dict[Member, Assignment]:
     return _tasks(loop, [*cohort, *owed], round_number)
 
 
-def _further_tasks(loop: Loop, going: _Round) -> dict[Member, Assignment]:
-    """Choose whom to ask in a further attempt: who failed, and as many others."""
+def _further_tasks(loop: Loop, going: _Round, missing: int) -> dict[Member, Assignment]:
+    """Choose whom else to ask: who failed, and as many others, or as many as are missing."""
     loop.look_around(loop.plan.min_replies)
     failed = going.failed
     known = {one.partition for one in going.tasks}
@@ -121,7 +121,7 @@ def _further_tasks(loop: Loop, going: _Round) -> dict[Member, Assignment]:
     stand_ins = sample_cohort(
         others,
         fraction=0.0,
-        minimum=len(failed),
+        minimum=max(len(failed), missing),
         seed=loop.plan.seed,
         round_number=going.number,
         purpose="stand-ins",
@@ -172,12 +172,13 @@ def _ask(
         node = arrival.member.partition
         problem = "" if is_good(arrival) else str(outcomes[node])
         if arrival.unneeded:
-            outcomes[node] = Excused(problem)
+            outcomes[node] = Unneeded(problem)
         loop.watcher.reply_arrived(going.number, arrival.member, problem)
 
     if not plan.chance:  # who was drawn is secret then
         for member, asked_in in loop.late.drop(loop.grid, loop.ledger, going.number):
             loop.watcher.came_late(going.number, member, asked_in)
+            loop.courier.versions.note_received(asked_in, [member])
     size = cohort_size(len(loop.members), fraction=plan.fraction_train, minimum=plan.min_replies)
     arrivals = exchange(
         loop.grid,
@@ -197,8 +198,17 @@ def _ask(
     )
     received = [one.member for one in arrivals if one.payload_bytes]
     loop.courier.versions.note_received(going.number, received)
-    going.outcomes |= outcomes
+    for node, outcome in outcomes.items():
+        going.outcomes[node] = _telling(going.outcomes.get(node, NOT_SENT), outcome)
     going.seconds += max((arrival.seconds for arrival in arrivals), default=0.0)
+
+
+def _telling(before: Reply | str, now: Reply | str) -> Reply | str:
+    """Choose between two attempts of a node what to go by.
+
+    Whoever was reached once may have trained, and so have spent privacy, whatever it says later.
+    """
+    return before if isinstance(now, str) and before != NOT_SENT else now
 
 
 def _judged(loop: Loop, going: _Round, quorum: int) -> Gathered:

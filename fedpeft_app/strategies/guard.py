@@ -34,6 +34,12 @@ _WEIGHT = "num-examples"
 _FACTS = {"process": str, "backbone-loads": int, "threads": int}  # and of its facts, by type
 _LONGEST_FACT = 64  # characters, or digits; a process is named by twelve
 _JUDGED = ("loss", "accuracy")  # what every task measures
+_SHARES = ("accuracy", "macro-f1", "micro-f1", "auroc", "exact-match")
+_POSSIBLE = {  # the least and the most that these can be; one of its own would choose the round
+    **dict.fromkeys(_SHARES, (0.0, 1.0)),
+    **dict.fromkeys(("loss", "perplexity"), (0.0, math.inf)),
+}
+_ON_TEST = "test."  # before the names of what is measured to report
 _METRIC_NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
 _WRAPPED = re.compile(r"<class '(?P<kind>[^']*)'>:<'(?P<text>.*)'>", re.DOTALL)  # Flower's form
 _OCCURRED = re.compile(r"Exception \w+ occurred\. Message: ?")  # flwr's; Ray cuts a last blank
@@ -139,7 +145,8 @@ def admit_metrics(message: Message, member: Member) -> dict[str, float] | str:
     Returns:
         Its metrics, with at least loss, accuracy and num-examples, which is a weight: no more
         than the node trains on, whatever it holds out. Others that are no plain numbers are
-        left out, as those that are not defined. Or why the reply is rejected.
+        left out, as those that are not defined. Or why the reply is rejected: shares are from
+        0 to 1, losses at least 0.
     """
     if message.has_error():
         return short_reason(message.error.reason)
@@ -148,7 +155,7 @@ def admit_metrics(message: Message, member: Member) -> dict[str, float] | str:
     if not (math.isfinite(weight) and weight > 0):
         return f"states {weight:g} validation examples"
     judged = {name: values[name] for name in _JUDGED if name in values}
-    if problem := _missing(judged, _JUDGED) or _unusable(judged):
+    if problem := _missing(judged, _JUDGED) or _unusable(judged) or _impossible(values):
         return problem
     others = {
         name: value
@@ -267,6 +274,15 @@ def _out_of_range(values: Mapping[str, float], ranges: Mapping[str, tuple[float,
     for name, (least, most) in ranges.items():
         if not least <= values[name] <= most:
             return f"sent metric '{name}' = {values[name]:g}, not from {least:g} to {most:g}"
+    return ""
+
+
+def _impossible(values: Mapping[str, float]) -> str:
+    """Name the first measurement beyond what it can be; NaN, which is undefined, is not."""
+    for name, value in values.items():
+        ends = _POSSIBLE.get(name.removeprefix(_ON_TEST))
+        if ends and (value < ends[0] or value > ends[1]):
+            return f"sent metric '{name}' = {value:g}, not from {ends[0]:g} to {ends[1]:g}"
     return ""
 
 

@@ -19,8 +19,9 @@ class Door:
 
     A node that is no longer connected is not asked. Whoever connects is asked who it is, as
     everyone was at the roll call, also a node that was there before: its process is another now,
-    and maybe its data. Whoever is refused is asked again when somebody has left, whose number it
-    may have: until Flower misses a node that was killed, it still counts as connected.
+    and maybe its data. Whoever is refused, or does not answer, is asked again after one round, two,
+    four, …; and at once when somebody has left, whose number it may have: until Flower misses a
+    node that was killed, it still counts as connected.
 
     Attributes:
         grid: Flower's connection.
@@ -29,6 +30,7 @@ class Door:
         came: Told of those who join, and of those who are refused: node → reason.
         left: Told of those who are gone.
         patience_s: Seconds to wait where there are too few.
+        refused: Flower ids of those whom the roll call refused.
     """
 
     grid: Grid
@@ -36,7 +38,12 @@ class Door:
     came: Callable[[Roster], None]
     left: Callable[[Sequence[Member]], None]
     patience_s: float
-    _refused: set[int] = field(default_factory=set)
+    refused: frozenset[int] = frozenset()
+    _pauses: dict[int, tuple[int, int]] = field(init=False)  # Flower id → rounds left, and in all
+
+    def __post_init__(self) -> None:
+        """Leave those alone whom the roll call refused just now."""
+        self._pauses = dict.fromkeys(self.refused, (1, 1))
 
     def __call__(self, members: Sequence[Member], least: int) -> Sequence[Member]:
         """Say who is there.
@@ -51,17 +58,23 @@ class Door:
         connected = self._connected(least)
         staying = [one for one in members if one.node_id in connected]
         if gone := [one for one in members if one.node_id not in connected]:
-            self._refused.clear()
+            self._pauses.clear()
             self.left(gone)
-        self._refused &= connected
-        strangers = connected - {one.node_id for one in staying} - self._refused
+        strangers = self._due(connected - {one.node_id for one in staying})
         if not strangers:
             return staying
         roster = self.call(sorted(strangers), staying)
-        joined = {one.node_id for one in roster.members}
-        self._refused |= strangers - joined
+        for node_id in roster.refused_ids:
+            pause = 2 * self._pauses.get(node_id, (0, 0))[1] or 1
+            self._pauses[node_id] = (pause, pause)
         self.came(roster)
         return sorted([*staying, *roster.members], key=lambda member: member.partition)
+
+    def _due(self, strangers: set[int]) -> set[int]:
+        """Leave out those who were refused lately, and count down how long they are left out."""
+        paused = {one: self._pauses[one] for one in strangers if self._pauses.get(one, (0, 0))[0]}
+        self._pauses.update({one: (left - 1, pause) for one, (left, pause) in paused.items()})
+        return strangers - paused.keys()
 
     def _connected(self, least: int) -> set[int]:
         """List the Flower ids that are connected, after waiting for so many if need be."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from flwr.serverapp import Grid
 
+from fedpeft_app.errors import QuorumError
 from fedpeft_app.snapshot import Snapshot
 from fedpeft_app.strategies.attendance import Attendance
 from fedpeft_app.strategies.continuing import Continuity
@@ -33,7 +34,7 @@ class Loop:
         grid: Flower's connection.
         strategy: Who gets what, and how replies become the next state.
         plan: How rounds go.
-        members: Nodes that passed the roll call, and are there.
+        members: Nodes that may be drawn: those that passed the roll call, and are there.
         courier: Holds the state, and what nodes have of it.
         ledger: Told every message's size.
         watcher: Told what happens.
@@ -54,6 +55,7 @@ class Loop:
     attendance: Attendance = field(init=False)
     late: Late = field(default_factory=Late)
     spent_s: float = 0.0
+    _there: Sequence[Member] = field(init=False)
     _known: dict[int, Member] = field(init=False)
     _continuity: Continuity = field(init=False)
     _started: float = field(default_factory=time.monotonic)
@@ -61,6 +63,7 @@ class Loop:
     def __post_init__(self) -> None:
         """Begin with nobody having failed."""
         self.attendance = Attendance(tolerance=self.plan.tolerance)
+        self._there = self.members
         self._known = {member.partition: member for member in self.members}
         self._continuity = Continuity(self.strategy)
 
@@ -82,14 +85,24 @@ class Loop:
 
         Args:
             least: Nodes to wait for.
+
+        Raises:
+            QuorumError: If fewer are connected than a round may begin with.
         """
-        if self.plan.chance:  # privacy was calibrated for those who passed the roll call
-            return
-        self.members = self.renew(self.members, least)
-        strangers = {one.partition: one for one in self.members if one.partition not in self._known}
-        self._known |= {one.partition: one for one in self.members}
+        self._there = self.renew(self._there, max(least, self.plan.min_nodes))
+        if len(self._there) < self.plan.min_nodes:
+            raise QuorumError(
+                f"{len(self._there)} nodes are connected, a round needs at least "
+                f"{self.plan.min_nodes} (strategy.min-nodes)."
+            )
+        found = {member.partition: member for member in self._there}
+        strangers = found.keys() - self._known.keys()
+        self._known |= found
+        everyone = [self._known[partition] for partition in sorted(self._known)]
+        # Where chance draws, privacy was calibrated for all who passed the roll call: whoever is
+        # away is drawn, and counted, all the same.
+        self.members = everyone if self.plan.chance else self._there
         if strangers:
-            everyone = [self._known[partition] for partition in sorted(self._known)]
             self.strategy.prepare(self.courier.broadcast.state.spec, everyone)
 
     def reachable(self, round_number: int) -> list[Member]:

@@ -17,6 +17,7 @@ class RoundPlan:
         fraction_train: Share of the nodes that train, in (0, 1].
         fraction_evaluate: Share of the nodes that evaluate, in [0, 1].
         min_replies: Good replies a round needs.
+        min_nodes: Nodes that must be connected for a round to begin; 0 = no matter how many.
         timeout_s: Seconds to wait for replies.
         experiment: Name under which nodes keep what they keep.
         keeps: Whether nodes keep something in every round.
@@ -45,6 +46,7 @@ class RoundPlan:
     fraction_evaluate: float
     min_replies: int
     timeout_s: float
+    min_nodes: int = 0
     experiment: str = ""
     keeps: bool = False
     personal: bool = False

@@ -89,11 +89,13 @@ class Roster:
         members: Nodes that may take part, by partition.
         labels: The label names they all share.
         refused: Node → reason, for the others.
+        refused_ids: Their Flower ids.
     """
 
     members: tuple[Member, ...]
     labels: tuple[str, ...]
     refused: Mapping[str, str] = field(default_factory=dict)
+    refused_ids: frozenset[int] = frozenset()
 
 
 def wait_for_nodes(grid: Grid, minimum: int, timeout_s: float) -> list[int]:
@@ -197,7 +199,13 @@ def make_roster(
         members[number] = member
     _require(minimum, len(members), len(answers), refused)
     ordered = tuple(members[number] for number in sorted(members))
-    return Roster(members=ordered, labels=labels, refused=refused)
+    passed = {member.node_id for member in ordered}
+    return Roster(
+        members=ordered,
+        labels=labels,
+        refused=refused,
+        refused_ids=frozenset(node_id for node_id, _ in answers if node_id not in passed),
+    )
 
 
 def _require(minimum: int, passed: int, asked: int, refused: Mapping[str, str]) -> None:

@@ -65,7 +65,7 @@ def run_rounds(
 
     Raises:
         QuorumError: If a round has fewer good replies than `plan.min_replies`, whatever was
-            tried, or nobody who was asked to evaluate did.
+            tried; or as the watcher does, who may not be content with what nobody judged.
         BudgetSpentError: If there are too few because nodes have no more privacy to spend.
         RunFolderError: If the strategy cannot go on.
         TrainingError: If a new state has values that are not finite.
@@ -86,6 +86,8 @@ def run_rounds(
     )
     if since is not None:
         loop.go_on(since.snapshot)
+        if loop.spent():
+            return state
     for round_number in range(since.round_number + 1 if since else 1, plan.rounds + 1):
         result = run_round(loop, round_number)
         ends = watcher.round_finished(replace(result, snapshot=loop.snapshot()))
@@ -119,8 +121,7 @@ def run_round(loop: Loop, round_number: int) -> RoundResult:
         What came of it, without a snapshot; the watcher's `round_finished` is left to the caller.
 
     Raises:
-        QuorumError: If there are fewer good replies than the plan's `min_replies`, or nobody
-            who was asked to evaluate did.
+        QuorumError: If there are fewer good replies than the plan's `min_replies`.
         BudgetSpentError: If there are too few because nodes have no more privacy to spend.
         TrainingError: If the new state has values that are not finite.
     """

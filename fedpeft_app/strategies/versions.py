@@ -44,14 +44,16 @@ class Versions:
     def note_received(self, round_number: int, members: Iterable[Member]) -> None:
         """Note who has released something, whatever comes of it.
 
-        An update that came too late to be pulled is not known of. Should the node lose its book
-        right after it, nothing here tells; what it spent is stated as unknown until it replies.
+        An update is known of once it is pulled, be it late. Should the node lose its book before
+        that, nothing here tells; what it spent is stated as unknown until it replies.
 
         Args:
-            round_number: Round, from 1.
+            round_number: The round that it was for, from 1.
             members: Those of whom an update was pulled, needed or not.
         """
-        self.received.update((member.partition, round_number) for member in members)
+        for member in members:
+            last = self.received.get(member.partition, 0)
+            self.received[member.partition] = max(last, round_number)
 
     def advance(self, round_number: int, good: Iterable[Reply]) -> None:
         """Note whose new version counts.

@@ -68,6 +68,19 @@ class Watcher(Protocol):
         """Told of a partition that failed too often to be asked before a round has ended."""
         ...
 
+    def evaluation_failed(self, round_number: int, member: Member, problem: str) -> None:
+        """Told of a node that was asked to evaluate, and why what it says does not count."""
+        ...
+
+    def nobody_judged(self, round_number: int, failed: Mapping[int, str]) -> None:
+        """Told of a round that no node evaluated, though some should; it goes on all the same.
+
+        Args:
+            round_number: Round, from 1.
+            failed: Partition → reason, for everyone who was asked.
+        """
+        ...
+
     def round_answered(self, good: Sequence[Reply], rejected: Mapping[int, str]) -> None:
         """Told what came of all orders, before anything is made of it, and be it too little.
 

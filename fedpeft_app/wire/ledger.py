@@ -72,12 +72,15 @@ class Ledger:
         """Add a message.
 
         Args:
-            entry: What it was and what it cost; the first one of a round ends the one before.
+            entry: What it was and what it cost; the first one of a round ends the one before. One
+                of an earlier round, as of a roll call for those who join, counts for the run.
         """
-        if entry.round_number != self._round_number:
+        if entry.round_number > self._round_number:
             self._round_number = entry.round_number
             self._round.clear()
         self._run.setdefault((entry.kind, entry.direction), Sum()).add(entry)
+        if entry.round_number < self._round_number:
+            return
         key = (entry.kind, entry.direction, entry.node)
         self._round.setdefault(key, Sum()).add(entry)
 

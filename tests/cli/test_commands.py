@@ -15,6 +15,7 @@ from fedpeft_app.cli import launch
 from fedpeft_app.cli.main import app
 from fedpeft_app.config import RunConfig, defaults
 from fedpeft_app.errors import SourceError
+from fedpeft_app.runs.directory import create_run
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -102,6 +103,22 @@ def test_run_hands_over_what_was_asked_for(
     ((config, simulation),) = started
     assert (config.rounds, config.seed) == (2, 4)
     assert simulation == launch.Simulation(nodes=6, client_cpus=2, client_gpus=0.5, actors=3)
+
+
+@pytest.mark.parametrize("way", ["argument", "recipe"])
+@pytest.mark.parametrize("reference", ["latest", "elsewhere"])
+def test_a_run_is_resumed_in_the_folder_of_runs_that_is_named(
+    fedpeft: Command, started: list[tuple[RunConfig, Any]], tmp_path: Path, way: str, reference: str
+) -> None:
+    runs = tmp_path / "runs"
+    folder = create_run(runs, "elsewhere", 1, {**defaults(), "rounds": 7, "output.dir": str(runs)})
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f'output.dir = "{runs}"\n', encoding="utf-8")
+    where = [f"output.dir={runs}"] if way == "argument" else ["--recipe", str(recipe)]
+    status, _, err = fedpeft("run", "--resume", reference, "--nodes", "2", *where)
+    assert (status, err) == (0, "")
+    ((config, _),) = started
+    assert (config.resume, config.rounds) == (str(folder.path), 7)
 
 
 def test_run_on_a_connection_simulates_nothing(

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
+from fedpeft_app.observe.journal import is_being_written
+from fedpeft_app.runs.checkpoint import kept_rounds
 from fedpeft_app.runs.directory import RunFolder, list_runs, runs_parent
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("flower")]
@@ -127,6 +130,16 @@ def events(kind: str) -> list[dict[str, Any]]:
     return [event for run in runs[:1] for event in run.events() if event["event"] == kind]
 
 
+def submit(
+    federation: Federation, log: Path, settings: dict[str, Any]
+) -> "subprocess.Popen[bytes]":
+    """Start a run, as somebody does who operates a federation."""
+    command = [str(BINARIES / "fedpeft"), "run", "--connection", "own"]
+    command += [f"{key}={value}" for key, value in settings.items()]
+    with log.open("ab") as output:
+        return subprocess.Popen(command, env=federation.environment, stdout=output, stderr=output)
+
+
 @pytest.mark.timeout(1200)
 def test_a_node_that_was_killed_comes_back(
     federation: Federation, tiny_settings: dict[str, Any], own_home: Path, tmp_path: Path
@@ -142,23 +155,38 @@ def test_a_node_that_was_killed_comes_back(
         "strategy.quarantine-after": 0,
         "evaluate.test": "end",
     }
-    command = [str(BINARIES / "fedpeft"), "run", "--connection", "own"]
-    command += [f"{key}={value}" for key, value in settings.items()]
-    with (tmp_path / "run.log").open("wb") as output:
-        run = subprocess.Popen(command, env=federation.environment, stdout=output, stderr=output)
-        try:
-            wait_for(lambda: len(events("round_finished")) >= 1, "the first round")
-            federation.kill("node-1")
-            wait_for(lambda: events("nodes_left"), "the server to miss the node")
-            missed = len(events("round_finished"))
-            federation.start_node(1)
-            wait_for(lambda: events("nodes_joined"), "the node to be back")
-            wait_for(lambda: events("round_finished")[-1]["ok"] == NODES, "its reply")
-        finally:
-            run.kill()
-            run.wait()
+    run = submit(federation, tmp_path / "run.log", settings)
+    try:
+        wait_for(lambda: len(events("round_finished")) >= 1, "the first round")
+        federation.kill("node-1")
+        wait_for(lambda: events("nodes_left"), "the server to miss the node")
+        missed = len(events("round_finished"))
+        federation.start_node(1)
+        wait_for(lambda: events("nodes_joined"), "the node to be back")
+        wait_for(lambda: events("round_finished")[-1]["ok"] == NODES, "its reply")
+    finally:
+        run.kill()
+        run.wait()
     rounds = events("round_finished")
     assert events("nodes_left")[0]["nodes"] == [1]
     assert list(events("nodes_joined")[0]["examples"]) == ["1"]
     assert any(event["ok"] == NODES - 1 for event in rounds[: missed + 1])
     assert [event["round"] for event in rounds] == list(range(1, len(rounds) + 1))
+
+
+@pytest.mark.timeout(1200)
+def test_a_run_that_was_stopped_goes_on(
+    federation: Federation, tiny_settings: dict[str, Any], own_home: Path, tmp_path: Path
+) -> None:
+    settings = {**tiny_settings, "rounds": 3, "strategy.min-nodes": NODES}
+    run = submit(federation, tmp_path / "run.log", settings)
+    wait_for(lambda: events("round_finished"), "the first round")
+    run.send_signal(signal.SIGINT)  # which is `flwr stop`
+    assert run.wait() == 130
+    (folder,) = list_runs(runs_parent())
+    wait_for(lambda: not is_being_written(folder.journal), "the server to stop")
+    assert kept_rounds(folder)
+    again = submit(federation, tmp_path / "run.log", {**settings, "resume": folder.path.name})
+    assert again.wait() == 0, (tmp_path / "run.log").read_text(encoding="utf-8")
+    assert [event["round"] for event in events("round_finished")] == [1, 2, 3]
+    assert (folder.adapter / "adapter_config.json").is_file()

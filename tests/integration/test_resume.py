@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import LocalGrid
+from conftest import LocalGrid, read_events
 from flwr.app import Message
 from full_disk import no_room_beyond
-from private_settings import SAMPLE
+from private_settings import SAMPLE, USER
 
 from fedpeft_app.config import parse
 from fedpeft_app.coordinator import coordinate
@@ -128,8 +128,9 @@ def test_the_journal_has_neither_gaps_nor_doubles_and_the_bytes_are_those_that_c
     assert '"event": "round_started"' in aside
 
 
-def test_a_run_may_go_on_for_more_rounds(tiny_settings: dict[str, Any]) -> None:
-    settings = {**tiny_settings, **SETTINGS, "train.lr-schedule": "constant"}
+@pytest.mark.parametrize("name", ["fedavg", "scaffold", "lossy", "personal"])
+def test_a_run_may_go_on_for_more_rounds(tiny_settings: dict[str, Any], name: str) -> None:
+    settings = {**tiny_settings, **SETTINGS, **CASES[name], "train.lr-schedule": "constant"}
     longer = run({**settings, "rounds": 6})
     folder = run(settings)
     resumed(settings, folder, rounds=6)
@@ -163,11 +164,15 @@ def test_another_experiment_is_refused_with_every_key(tiny_settings: dict[str, A
     assert folder.journal.read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["fedavg", "scaffold", "lossy", "personal"])
 def test_a_damaged_checkpoint_is_told_and_the_one_before_is_taken(
-    tiny_settings: dict[str, Any],
+    tiny_settings: dict[str, Any], name: str
 ) -> None:
-    settings = {**tiny_settings, **SETTINGS}
-    whole, folder = run(settings), killed(settings, NODES + 3 * 2 + 1)  # in round 4
+    settings = {**tiny_settings, **SETTINGS, **CASES[name], "strategy.fraction-train": 1.0}
+    evaluations = NODES if settings.get("strategy.fraction-evaluate") else 0
+    whole = run(settings)
+    # In round 4, when all but one, at least, have kept what they have after it.
+    folder = killed(settings, NODES + 3 * (NODES + evaluations) + NODES - 1)
     assert kept_rounds(folder)[-1] == 3
     path = folder.checkpoints / "round-000003.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
@@ -175,8 +180,43 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_taken(
     (event,) = (event for event in folder.events() if event["event"] == "run_resumed")
     assert event["round"] == 2
     assert "round-000003" in event["problems"][0]
+    assert path.with_name(f"{path.name}.damaged").is_file()
     assert bits(folder) == bits(whole)
     assert [event["round"] for event in finished(folder)] == [1, 2, 3, 4]
+
+
+def test_a_damaged_journal_is_named(tiny_settings: dict[str, Any]) -> None:
+    settings = {**tiny_settings, **SETTINGS}
+    folder = killed(settings, NODES + 2 + 1)
+    with folder.journal.open("ab") as file:
+        file.write(b"\0\0\0\0\n")  # as a loss of power may leave it
+    with pytest.raises(RunFolderError, match="journal is damaged"):
+        resumed(settings, folder)
+
+
+def test_no_round_stands_twice_in_what_is_secret(tiny_settings: dict[str, Any]) -> None:
+    settings = {**tiny_settings, **SETTINGS, **USER}
+    folder = run(settings)
+    (folder.checkpoints / "round-000004.safetensors").unlink()
+    resumed(settings, folder)
+    events = read_events(folder.path / "secret.jsonl")
+    rounds = [event["round"] for event in events if event["event"] == "round_finished"]
+    assert rounds == [1, 2, 3, 4]
+    aside = read_events(folder.path / "interrupted-secret.jsonl")
+    assert {event["round"] for event in aside} == {4}
+    for name in ("secret.jsonl", "interrupted-secret.jsonl"):
+        assert (folder.path / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_what_nodes_keep_and_send_only_their_owner_can_read(
+    tiny_settings: dict[str, Any], own_home: Path
+) -> None:
+    for case in (LOSSY, SAMPLE):
+        run({**tiny_settings, **SETTINGS, **case})
+    kept = [path for path in (own_home / "nodes").rglob("*") if path.is_file()]
+    kept = [path for path in kept if path.suffix != ".lock"]  # in which there is nothing
+    assert {path.name for path in kept} >= {"spent.jsonl", "reply.bin", "round-000004.safetensors"}
+    assert {path.stat().st_mode & 0o777 for path in kept} == {0o600}
 
 
 @pytest.mark.parametrize("name", ["fedavg", "scaffold", "lossy", "personal"])
@@ -208,7 +248,7 @@ def test_what_the_first_round_spent_is_not_forgotten(tiny_settings: dict[str, An
 
 
 @pytest.mark.parametrize(
-    ("room", "what"), [(5_000, "Cannot write the checkpoint"), (7_000, "Cannot write the journal")]
+    ("room", "what"), [(5_000, "Cannot write the checkpoint"), (10_000, "Cannot write the journal")]
 )
 def test_a_full_disk_is_named_and_the_run_goes_on_once_there_is_room(
     tiny_settings: dict[str, Any], own_home: Path, room: int, what: str

@@ -38,6 +38,18 @@ def test_an_answer_outlives_its_process(tmp_path: Path) -> None:
     assert Outbox(path=tmp_path / "reply.bin").recall("round 1") == b"one"
 
 
+def test_an_answer_is_its_owners_alone_and_clears_up_after_a_killed_process(
+    tmp_path: Path,
+) -> None:
+    left, others = (tmp_path / f".{name}.0123456789abcdef.tmp" for name in ("reply.bin", "other"))
+    for path in (left, others):
+        path.touch()
+    outbox = Outbox(path=tmp_path / "reply.bin")
+    outbox.keep("round 1", b"one")
+    assert outbox.path.stat().st_mode & 0o777 == 0o600
+    assert set(tmp_path.iterdir()) == {outbox.path, others}
+
+
 def test_what_cannot_be_kept_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(NodeStateError, match="Cannot keep a reply in .* set FEDPEFT_HOME"):

@@ -295,3 +295,14 @@ def test_a_resumed_run_says_from_where_with_what_and_what_was_found() -> None:
     assert describe({**event, "changed": {}, "problems": []}) == "run goes on after round 3/8"
     damaged = {"event": "checkpoint_damaged", "round": 2, "problem": "It is cut."}
     assert describe(damaged) == "round 2 may not be exported: It is cut."
+    mind = {**event, "problems": [], "versions": {"torch": "2.6, now 2.7"}}
+    assert describe(mind) == (
+        "run goes on after round 3/8, with rounds = 8\n  mind: it was made with torch 2.6, now 2.7"
+    )
+
+
+def test_evaluations_that_fail_are_told_of() -> None:
+    failed = {"event": "evaluation_failed", "round": 3, "node": 2, "problem": "disk on fire"}
+    assert describe(failed) == "round 3: node 2 did not evaluate: disk on fire"
+    nobody = {"event": "nobody_judged", "round": 3, "failed": {"2": "disk on fire"}}
+    assert describe(nobody) == ("round 3: 1 node asked to evaluate, none did; it goes on unjudged")

@@ -15,6 +15,7 @@ from fedpeft_app.config import defaults
 from fedpeft_app.errors import RunFolderError
 from fedpeft_app.runs.checkpoint import (
     Checkpoint,
+    examine_checkpoint,
     kept_rounds,
     load_checkpoint,
     prune,
@@ -146,10 +147,31 @@ def test_a_file_of_the_first_format_is_a_state_that_nobody_can_go_on_from(
     assert loaded.progress is None
 
 
-def test_a_format_to_come_is_refused_by_name(folder: RunFolder, saved: Path) -> None:
-    save_file({"vector": np.zeros(7, np.float32)}, saved, metadata={"format": "fedpeft-3"})
-    with pytest.raises(RunFolderError, match="expected format 'fedpeft-checkpoint-2', got"):
-        load_checkpoint(folder, 7)
+def test_a_format_to_come_is_refused_by_name_and_not_called_damaged(
+    folder: RunFolder, saved: Path
+) -> None:
+    meta = {"format": "fedpeft-checkpoint-3", "sha256": "0" * 64}
+    save_file({"vector": np.zeros(7, np.float32)}, saved, metadata=meta)
+    for read in (load_checkpoint, examine_checkpoint):
+        with pytest.raises(RunFolderError, match="got fedpeft-checkpoint-3, in .*another version"):
+            read(folder, 7)
+
+
+def test_a_format_with_a_flipped_bit_is_damage(folder: RunFolder, saved: Path) -> None:
+    content = saved.read_bytes()
+    for wrong in (b"fedpeft-checkpoint-3", b"fedpeft-chebkpoint-2"):
+        saved.write_bytes(content.replace(b"fedpeft-checkpoint-2", wrong))
+        assert "is damaged: expected format" in str(examine_checkpoint(folder, 7))
+
+
+def test_what_cannot_be_read_now_is_not_called_damaged(folder: RunFolder, saved: Path) -> None:
+    saved.unlink()
+    saved.mkdir()
+    try:
+        with pytest.raises(RunFolderError, match="Cannot read the checkpoint .*may be sound"):
+            examine_checkpoint(folder, 7)
+    finally:
+        saved.rmdir()
 
 
 def test_another_programs_file_is_refused(folder: RunFolder, saved: Path) -> None:

@@ -3,13 +3,15 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from fedpeft_app.adapters import AdapterState
 from fedpeft_app.config import defaults
 from fedpeft_app.errors import RunFolderError
 from fedpeft_app.observe.journal import Journal
-from fedpeft_app.runs.checkpoint import Checkpoint, kept_rounds, save_checkpoint
+from fedpeft_app.runs.checkpoint import Checkpoint, kept_rounds, prune, save_checkpoint
 from fedpeft_app.runs.directory import RunFolder, create_run
 from fedpeft_app.runs.rewind import last_sound, put_aside, rewind
 from fedpeft_app.snapshot import Snapshot
@@ -58,6 +60,64 @@ def test_what_came_after_the_round_is_put_aside(folder: RunFolder) -> None:
     assert kept_rounds(folder) == [1, 2]
 
 
+def test_what_nobody_can_go_on_from_is_set_aside_once(
+    folder: RunFolder, state: AdapterState
+) -> None:
+    for number in (3, 2):
+        path = folder.checkpoints / f"round-00000{number}.safetensors"
+        path.write_bytes(path.read_bytes()[:-5])
+        found, _ = last_sound(folder)
+        rewind(folder, found.round_number)
+        names = sorted(path.name for path in folder.checkpoints.iterdir())
+        whole = [f"round-00000{number}.safetensors" for number in range(1, number)]
+        assert names == [*whole, f"{path.name}.damaged"]  # the one of round 3 is not kept for ever
+    prune(folder, set())
+    assert [path.name for path in folder.checkpoints.iterdir()] == [f"{path.name}.damaged"]
+    assert kept_rounds(folder) == []
+
+
+def test_what_killed_processes_left_is_swept_away(folder: RunFolder) -> None:
+    places = (folder.path / ".config.json", folder.checkpoints / ".round-000004.safetensors")
+    left = [path.with_name(f"{path.name}.0123456789abcdef.tmp") for path in places]
+    for path in left:
+        path.touch()
+    rewind(folder, 3)
+    assert not any(path.exists() for path in left)
+
+
+@pytest.mark.parametrize("line", [b"\0\0\0\0\n", b'{"event": \n', b'"round_finished"\n', b"\xff\n"])
+def test_a_damaged_line_of_the_journal_is_named_and_nothing_changes(
+    folder: RunFolder, line: bytes
+) -> None:
+    with folder.journal.open("ab") as file:
+        file.write(line)
+    before = folder.journal.read_bytes()
+    with pytest.raises(RunFolderError, match="Expected an event in line 9 of .*journal is damaged"):
+        rewind(folder, 3)
+    for path in folder.checkpoints.iterdir():
+        path.unlink()
+    with pytest.raises(RunFolderError, match="Expected an event in line 9 of .*journal is damaged"):
+        last_sound(folder)
+    assert folder.journal.read_bytes() == before
+
+
+def test_what_is_secret_goes_back_too_and_stays_secret(folder: RunFolder) -> None:
+    secret = folder.path / "secret.jsonl"
+    secret.touch(mode=0o600)
+    secret.write_bytes(b"".join(folder.journal.read_bytes().splitlines(keepends=True)[1:]))
+    whole = secret.read_bytes()
+    rewind(folder, 2)
+    assert [json.loads(line)["round"] for line in secret.read_bytes().splitlines()] == [1, 1, 2, 2]
+    aside = folder.path / "interrupted-secret.jsonl"
+    assert secret.read_bytes() + aside.read_bytes() == whole
+    assert {path.stat().st_mode & 0o777 for path in (secret, aside)} == {0o600}
+    # What reached the disk too late is no hindrance: the round's end, and what a crash left.
+    secret.write_bytes(b"".join(secret.read_bytes().splitlines(keepends=True)[:-1]) + b"\0\0\n")
+    rewind(folder, 2)
+    assert [json.loads(line)["round"] for line in secret.read_bytes().splitlines()] == [1, 1]
+    assert aside.read_bytes().endswith(b"\0\0\n")
+
+
 def test_half_a_line_is_put_aside_too(folder: RunFolder) -> None:
     with folder.journal.open("ab") as file:
         file.write(b'{"event": "round_fin')
@@ -86,6 +146,19 @@ def test_the_newest_sound_checkpoint_is_taken(folder: RunFolder) -> None:
     found, problems = last_sound(folder)
     assert found.round_number == 2
     assert [problem.split(" is damaged")[0] for problem in problems] == [f"The checkpoint {path}"]
+
+
+@pytest.mark.parametrize("trouble", ["unreadable", "another version"])
+def test_what_may_be_sound_is_not_passed_over(folder: RunFolder, trouble: str) -> None:
+    path = folder.checkpoints / "round-000003.safetensors"
+    if trouble == "unreadable":
+        path.unlink()
+        path.mkdir()
+    else:
+        save_file({"x": np.zeros(1)}, path, metadata={"format": "fedpeft-checkpoint-9"})
+    with pytest.raises(RunFolderError, match="move the file away to do without it"):
+        last_sound(folder)
+    assert kept_rounds(folder) == [1, 2, 3]
 
 
 def test_without_any_every_reason_is_told(folder: RunFolder, state: AdapterState) -> None:

@@ -253,6 +253,12 @@ class Log:
     def left_alone(self, node: int, until: int) -> None:
         self.lines.append(("alone", node, until))
 
+    def evaluation_failed(self, round_number: int, member: Member, problem: str) -> None:
+        self.lines.append(("unfit", round_number, member.partition, problem))
+
+    def nobody_judged(self, round_number: int, failed: Mapping[int, str]) -> None:
+        self.lines.append(("unjudged", round_number, dict(failed)))
+
     def round_answered(self, good: Sequence[Reply], rejected: Mapping[int, str]) -> None:
         partitions = [reply.member.partition for reply in good]
         self.lines.append(("answered", partitions, sorted(rejected)))

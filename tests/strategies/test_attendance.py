@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from strategy_samples import members
 
-from fedpeft_app.strategies.attendance import Attendance, Excused
+from fedpeft_app.strategies.attendance import Attendance, Excused, Unneeded
 
 DOWN = {0: "disk on fire"}
 
@@ -76,3 +76,10 @@ def test_the_account_survives_a_crash() -> None:
     again = Attendance(tolerance=2)
     again.go_on(account.snapshot())
     assert again == account
+
+
+def test_whose_reply_was_not_needed_neither_failed_nor_recovered() -> None:
+    account = Attendance(tolerance=2)
+    account.note(1, [], DOWN)
+    assert account.note(2, [], {0: Unneeded("others were faster")}) == {}
+    assert account.note(3, [], DOWN) == {0: 5}

@@ -115,6 +115,13 @@ def test_small_cohorts_do_not_hang(kind: Any, size: int) -> None:
     assert end.vector.any()
 
 
+def test_a_small_cohort_changes_nothing_for_good() -> None:
+    inner = flower.FedAvg(min_available_nodes=10, min_train_nodes=7)
+    strategy = FlowerAdapter(inner)
+    one_round(strategy, state_of(SMALL, 0.0), replies_of([1.0], [1]))
+    assert (inner.min_available_nodes, inner.min_train_nodes) == (10, 7)
+
+
 def test_a_fraction_applies_within_the_cohort_by_the_runs_seed() -> None:
     def chosen(seed: int, round_number: int = 1) -> list[int]:
         strategy = FlowerAdapter(flower.FedAvg(fraction_train=0.3), seed)

@@ -21,8 +21,10 @@ from strategy_samples import (
 from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.errors import QuorumError
 from fedpeft_app.strategies.composition import Composition
-from fedpeft_app.strategies.rounds import run_rounds
+from fedpeft_app.strategies.exchange import NOT_SENT
+from fedpeft_app.strategies.rounds import Since, run_rounds
 from fedpeft_app.strategies.strategy import Member
+from fedpeft_app.strategies.versions import Versions
 from fedpeft_app.wire.record import read_order
 
 
@@ -155,6 +157,113 @@ def test_a_rejected_update_counts_as_a_failure(spec: AdapterSpec, state: Adapter
     nodes = [Learner(spec, 1.0), Learner(spec, 1.0), Learner(spec, 500.0)]
     log, _, _ = play(nodes, state, norm_bound=10.0, tolerance=1, rounds=2)
     assert [len(result.rejected) for result in log.results] == [1, 0]
+
+
+def test_others_stand_in_for_updates_that_were_too_long(
+    spec: AdapterSpec, state: AdapterState
+) -> None:
+    everyone = play([Learner(spec, 1.0)] * 6, state, fraction_train=0.5)[0]
+    cohort = told(everyone, "started")[0][1]
+    nodes = [Learner(spec, 500.0 if place == cohort[0] else 1.0) for place in range(6)]
+    log, _, _ = play(nodes, state, fraction_train=0.5, min_replies=3, norm_bound=10.0, retries=1)
+    ((_, again),) = told(log, "again")
+    assert len(again) == 1
+    assert again[0] not in cohort
+    assert len(log.results[0].good) == 3
+
+
+def test_who_was_reached_once_may_have_spent_whatever_it_says_later(
+    spec: AdapterSpec, state: AdapterState
+) -> None:
+    everyone, silent = members(3), []
+    grid = ScriptedGrid({m.node_id: Learner(spec, 1.0) for m in everyone})
+    gone = everyone[1].node_id
+
+    def first_silent(message: Message) -> Message | None:
+        silent.append(message)
+        grid.pushed_ids = lambda ids: [*ids[:-1], None] if len(ids) == 1 else ids
+        return None
+
+    grid.nodes[gone] = first_silent
+    log = Log()
+    settings = plan(min_replies=3, retries=1, timeout_s=0.2)
+    with pytest.raises(QuorumError, match="node 1: no reply within 0.2 s"):
+        run_rounds(grid, Composition(), everyone, state, settings, ledger=ledger(), watcher=log)
+    assert told(log, "again") == [(1, [1])]
+    assert told(log, "reply")[-1] == (1, 1, NOT_SENT)
+
+
+def test_a_late_reply_tells_what_a_node_has_released(
+    spec: AdapterSpec, state: AdapterState
+) -> None:
+    versions = Versions()
+    everyone = members(2)
+    versions.note_received(4, everyone[:1])
+    versions.note_received(2, everyone)
+    assert versions.received == {0: 4, 1: 2}
+
+
+def test_who_is_away_is_drawn_all_the_same_where_chance_draws(
+    spec: AdapterSpec, state: AdapterState
+) -> None:
+    everyone = members(3)
+    back = Member(node_id=77, partition=1, examples=100)
+    there = iter([everyone[:1], [everyone[0], back], [everyone[0], back]])
+    seen: list[list[tuple[int, int]]] = []
+
+    class Drawing(Composition):
+        def configure(self, number: int, state: AdapterState, cohort: Sequence[Member]) -> Any:
+            seen.append([(one.partition, one.node_id) for one in cohort])
+            return super().configure(number, state, cohort)
+
+    grid = ScriptedGrid({m.node_id: Learner(spec, 1.0) for m in [*everyone, back]})
+    run_rounds(
+        grid,
+        Drawing(),
+        everyone,
+        state,
+        plan(rounds=2, chance=True, min_nodes=1),
+        ledger=ledger(),
+        watcher=Log(),
+        renew=lambda some, least: next(there),
+    )
+    ids = [member.node_id for member in everyone]
+    assert seen == [list(enumerate(ids)), [(0, ids[0]), (1, 77), (2, ids[2])]]
+
+
+def test_no_round_of_noise_alone_for_nobody(spec: AdapterSpec, state: AdapterState) -> None:
+    grid = ScriptedGrid({})
+    with pytest.raises(QuorumError, match="0 nodes are connected, a round needs at least 2"):
+        run_rounds(
+            grid,
+            Composition(),
+            members(3),
+            state,
+            plan(chance=True, min_nodes=2),
+            ledger=ledger(),
+            watcher=Log(),
+            renew=lambda some, least: [],
+        )
+
+
+def test_a_run_whose_time_is_up_trains_no_round_more(
+    spec: AdapterSpec, state: AdapterState
+) -> None:
+    log, _, _ = play([Learner(spec, 1.0)] * 2, state, rounds=5, budget_s=1e-9)
+    since = Since(round_number=1, snapshot=log.results[0].snapshot)
+    again, grid = Log(), ScriptedGrid({})
+    end = run_rounds(
+        grid,
+        Composition(),
+        members(2),
+        log.results[0].state,
+        plan(rounds=5, budget_s=1e-9),
+        ledger=ledger(),
+        watcher=again,
+        since=since,
+    )
+    assert again.lines == []
+    assert end is log.results[0].state
 
 
 def slow(spec: AdapterSpec, grids: list[ScriptedGrid]) -> Callable[[Message], Message | None]:

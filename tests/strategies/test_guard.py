@@ -12,7 +12,10 @@ from flwr.clientapp.client_app import ClientAppException
 from strategy_samples import failure, members, numbers, reply_of, state_of, update
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState
+from fedpeft_app.data.tasks.causal_lm import CausalLM
+from fedpeft_app.data.tasks.scores import MANY_LABELS, ONE_LABEL
 from fedpeft_app.errors import DataError, QuorumError
+from fedpeft_app.strategies import guard
 from fedpeft_app.strategies.guard import (
     NOTHING,
     SPENT,
@@ -305,9 +308,33 @@ def test_an_evaluation_weighs_no_more_than_the_node_has(stated: float, counted: 
     assert measured(**{"num-examples": stated}) == {**GOOD, "num-examples": counted}
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, 1.1e100])
-def test_another_measurement_that_is_no_number_counts_as_undefined(value: float) -> None:
-    assert measured(auroc=value) == GOOD
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("auroc", math.nan), ("hits", math.inf), ("hits", -1.1e100), ("perplexity", 1e304)],
+)
+def test_another_measurement_that_is_no_number_counts_as_undefined(name: str, value: float) -> None:
+    assert measured(**{name: value}) == GOOD
+
+
+_SHARES = ("accuracy", "macro-f1", "micro-f1", "auroc", "exact-match")
+
+
+@pytest.mark.parametrize("name", [*_SHARES, *(f"test.{name}" for name in _SHARES)])
+@pytest.mark.parametrize("value", [1e50, 1.001, -0.001])
+def test_a_share_beyond_what_it_can_be_is_rejected(name: str, value: float) -> None:
+    assert measured(**{name: value}) == f"sent metric '{name}' = {value:g}, not from 0 to 1"
+    assert isinstance(measured(**{name: 1.0}), dict)
+
+
+@pytest.mark.parametrize("name", ["loss", "perplexity", "test.loss", "test.perplexity"])
+def test_a_loss_below_zero_is_rejected(name: str) -> None:
+    assert measured(**{name: -1e-3}) == f"sent metric '{name}' = -0.001, not from 0 to inf"
+    assert isinstance(measured(**{name: 1e50}), dict)
+
+
+def test_every_metric_of_a_built_in_task_has_its_range() -> None:
+    names = {*ONE_LABEL, *MANY_LABELS, *CausalLM.metric_names}
+    assert names == set(guard._POSSIBLE)
 
 
 @pytest.mark.parametrize("name", ["", "x" * 65, "Loss", "two words", "a\nb", ".x"])

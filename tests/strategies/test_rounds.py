@@ -1,6 +1,5 @@
 """The round loop over scripted nodes: order, quorum, watchers, evaluation."""
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -242,37 +241,66 @@ def test_a_cohort_of_its_own_evaluates_the_new_state(
     assert book.total("up", kind="evaluate", round_number=5) > 0
 
 
-def test_failed_measurements_are_left_out_and_logged(
-    spec: AdapterSpec, state: AdapterState, caplog: pytest.LogCaptureFixture
+def test_failed_measurements_are_left_out_and_told_of(
+    spec: AdapterSpec, state: AdapterState
+) -> None:
+    nodes = [Unfit(spec, 1.0), Learner(spec, 1.0)]
+    _, log = run(nodes, state, plan(fraction_evaluate=1.0, retries=2))
+    assert set(log.results[0].client_metrics) == {1}
+    assert [line for line in log.lines if line[0] in _JUDGING] == [("unfit", 1, 0, "No such file.")]
+
+
+_JUDGING = ("unfit", "unjudged")
+
+
+class Unfit(Learner):
+    """A node that trains, and cannot evaluate."""
+
+    def __call__(self, message: Message) -> Message:
+        evaluating = message.metadata.message_type == "evaluate"
+        return fails(message) if evaluating else super().__call__(message)
+
+
+def test_where_nobody_evaluated_others_are_asked(spec: AdapterSpec, state: AdapterState) -> None:
+    settings = plan(rounds=3, fraction_evaluate=0.25, retries=3)
+    drawn = run([Learner(spec, 1.0) for _ in range(4)], state, settings)[1].results[0]
+    (usual,) = drawn.client_metrics
+    nodes = [Unfit(spec, 1.0) if node == usual else Learner(spec, 1.0) for node in range(4)]
+    end, log = run(nodes, state, settings)
+    others = [set(result.client_metrics) for result in log.results]
+    assert len(others[0]) == 1
+    assert usual not in others[0]
+    assert others == [others[0]] * 3  # the same in every round, so that rounds can be compared
+    unfit = [line for line in log.lines if line[0] in _JUDGING]
+    assert unfit == [("unfit", number, usual, "No such file.") for number in (1, 2, 3)]
+    np.testing.assert_array_equal(end.vector, state.vector + 3)
+
+
+@pytest.mark.parametrize(("retries", "asked"), [(0, 1), (2, 3), (9, 4)])
+def test_others_are_asked_as_often_as_is_allowed_and_each_once(
+    spec: AdapterSpec, state: AdapterState, retries: int, asked: int
+) -> None:
+    nodes = [Unfit(spec, 1.0) for _ in range(4)]
+    _, log = run(nodes, state, plan(fraction_evaluate=0.25, retries=retries))
+    unfit = [line[2] for line in log.lines if line[0] == "unfit"]
+    assert len(unfit) == len(set(unfit)) == asked
+
+
+def test_a_round_that_nobody_evaluated_goes_on_unjudged(
+    spec: AdapterSpec, state: AdapterState
 ) -> None:
     learner = Learner(spec, 1.0)
 
-    def refuses(message: Message) -> Message:
-        evaluating = message.metadata.message_type == "evaluate"
-        return fails(message) if evaluating else learner(message)
-
-    with caplog.at_level(logging.WARNING, "fedpeft_app.strategies.rounds"):
-        _, log = run([refuses, Learner(spec, 1.0)], state, plan(fraction_evaluate=1.0))
-    assert set(log.results[0].client_metrics) == {1}
-    assert caplog.messages == ["Round 1: node 0 did not evaluate: No such file."]
-
-
-def test_a_round_that_nobody_evaluated_fails(spec: AdapterSpec, state: AdapterState) -> None:
-    first, second = Learner(spec, 1.0), Learner(spec, 1.0)
-
     def only_trains(message: Message) -> Message | None:
-        return None if message.metadata.message_type == "evaluate" else first(message)
+        return None if message.metadata.message_type == "evaluate" else learner(message)
 
-    def refuses(message: Message) -> Message:
-        evaluating = message.metadata.message_type == "evaluate"
-        return fails(message) if evaluating else second(message)
-
-    with pytest.raises(QuorumError) as raised:
-        run([only_trains, refuses], state, plan(fraction_evaluate=1.0, timeout_s=0.3))
-    assert str(raised.value) == (
-        "Round 1: of the 2 nodes that were asked to evaluate (strategy.fraction-evaluate) none "
-        "did:\n  node 0: no reply within 0.3 s\n  node 1: No such file."
-    )
+    settings = plan(rounds=2, fraction_evaluate=1.0, timeout_s=0.3)
+    end, log = run([only_trains, Unfit(spec, 1.0)], state, settings)
+    reasons = {0: "no reply within 0.3 s", 1: "No such file."}
+    unjudged = [line for line in log.lines if line[0] == "unjudged"]
+    assert unjudged == [("unjudged", number, reasons) for number in (1, 2)]
+    assert [result.client_metrics for result in log.results] == [{}, {}]
+    np.testing.assert_array_equal(end.vector, state.vector + 2)
 
 
 def test_train_loss_is_weighted_by_examples(spec: AdapterSpec) -> None:

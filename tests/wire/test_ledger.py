@@ -144,3 +144,11 @@ def test_memory_does_not_grow_with_rounds(ledger: Ledger) -> None:
     grown = noted([*ROWS, *rows])
     assert len(grown.to_values()) == len(ledger.to_values())
     assert len(grown.by_node(299)) == 3
+
+
+def test_a_roll_call_in_the_middle_of_a_round_does_not_end_it() -> None:
+    book = Ledger(backbone_bytes=0, full_parameters=0)
+    for number, kind, size in ((3, "train", 10), (0, "roll-call", 5), (3, "train", 2)):
+        book.note(Entry(round_number=number, node=1, direction="down", kind=kind, size=size))
+    assert book.total("down", round_number=3) == 12
+    assert book.total("down") == 17
