@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -76,6 +77,8 @@ def rewind(folder: RunFolder, round_number: int) -> list[dict[str, Any]]:
     try:
         for place in (folder.path, folder.checkpoints):
             sweep(place)
+        for half in folder.path.glob(f".{folder.adapter.name}.*"):  # an export that was killed
+            shutil.rmtree(half)
         _cut(folder.journal, lines, end, folder.path / _ASIDE)
         _rewind_secret(folder, round_number)
         set_aside(folder, round_number)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from conftest import LocalGrid
 from private_settings import USER
-from test_resume import NODES, SETTINGS, Dying, KilledError, finished, killed, resumed, run
+from resumed_runs import NODES, SETTINGS, Dying, KilledError, finished, killed, resumed, run
 
 from fedpeft_app.config import parse
 from fedpeft_app.errors import PrivacyError
