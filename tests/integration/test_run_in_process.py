@@ -293,6 +293,10 @@ def test_who_drops_out_is_named_and_the_run_goes_on(tiny_settings: dict[str, Any
     assert len(sent) + len(reasons) == 16
 
 
-def test_nodes_forget_what_only_served_the_run(tiny_settings: dict[str, Any]) -> None:
+def test_nodes_forget_what_they_are_sent_anew_if_a_run_goes_on(
+    tiny_settings: dict[str, Any],
+) -> None:
     folder = run({**tiny_settings, **LOSSY})
-    assert not experiment_folder(folder.path.name).exists()
+    kept = [path.name for path in experiment_folder(folder.path.name).glob("node-*/*")]
+    assert kept  # what codecs left out
+    assert BROADCAST not in kept
