@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from scipy.stats import theilslopes
 
 FEDPEFT = str(Path(sys.executable).with_name("fedpeft"))
 WORDS = ("wheat", "corn", "grain", "oil", "barrel", "crude", "bank", "rate", "money")
@@ -120,16 +121,17 @@ def processes(pid: int) -> list[tuple[str, float, int]]:
 
 
 def report(seen: Seen, rounds: int) -> None:
-    """Print what grew."""
+    """Print what grew: the median of the slopes between all pairs of rounds (Theil, Sen)."""
     for name, rows in sorted(seen.items()):
         table = np.array([row for row in rows if row[0] > WARM_UP * rounds], dtype=np.float64)
         if len(table) < 10:  # a process of the beginning
             continue
-        memory, handles = (np.polyfit(table[:, 0], table[:, column], 1)[0] for column in (1, 2))
+        memory, handles = (theilslopes(table[:, at], table[:, 0]).slope for at in (1, 2))
+        quarters = ", ".join(f"{row[1]:.0f}" for row in table[:: max(1, len(table) // 4)])
         print(
-            f"{name}: {table[0, 1]:.1f} MiB after round {table[0, 0]:.0f}, {table[-1, 1]:.1f} "
-            f"after round {table[-1, 0]:.0f}: {1024 * memory:+.2f} KiB a round; "
-            f"{table[0, 2]:.0f} open files, then {table[-1, 2]:.0f}: {handles:+.4f} a round"
+            f"{name}: {1024 * memory:+.2f} KiB a round after round {table[0, 0]:.0f} "
+            f"(MiB in turn: {quarters}, {table[-1, 1]:.0f}); {table[0, 2]:.0f} open files, then "
+            f"{table[-1, 2]:.0f}: {handles:+.4f} a round"
         )
     sizes = [row[3] for row in itertools.chain.from_iterable(seen.values())]
     print(f"checkpoints: {max(sizes)} KiB at most")
