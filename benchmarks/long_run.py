@@ -22,9 +22,10 @@ import numpy as np
 import psutil
 from scipy.stats import theilslopes
 
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from tiny_bert import TOPICS, save_tiny_bert
+
 FEDPEFT = str(Path(sys.executable).with_name("fedpeft"))
-WORDS = ("wheat", "corn", "grain", "oil", "barrel", "crude", "bank", "rate", "money")
-LABELS = ("grain", "crude", "money")
 WARM_UP = 0.25  # of the rounds
 KINDS = {"flwr-simulation": "server", "ray::ClientAppActor": "actor"}
 
@@ -47,29 +48,15 @@ def main() -> None:
 
 def settings(scratch: Path, rounds: int) -> list[str]:
     """Make a tiny model and tiny data, and say so."""
-    import transformers
-
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    config = transformers.BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=80,
-    )
-    model = scratch / "model"
-    transformers.BertModel(config).save_pretrained(model)
-    numbered = {word: index for index, word in enumerate(vocabulary)}
-    transformers.BertTokenizer(vocab=numbered).save_pretrained(model)
-    draw, data = random.Random(0), scratch / "data.csv"
+    model, data = scratch / "model", scratch / "data.csv"
+    save_tiny_bert(model)
+    draw, labels = random.Random(0), tuple(TOPICS)
     with data.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["text", "label"])
         for place in range(600):
-            topic = place % len(LABELS)
-            words = draw.choices(WORDS[3 * topic : 3 * topic + 3], k=6)
-            rows.writerow([" ".join(words), LABELS[topic]])
+            label = labels[place % len(labels)]
+            rows.writerow([" ".join(draw.choices(TOPICS[label], k=6)), label])
     return [
         f"model.name={model}",
         f"data.name={data}",

@@ -37,7 +37,6 @@ from fedpeft_app.traffic import Expected, expected_traffic, summary
 
 _flower_log = logging.getLogger("flwr").getChild("fedpeft")  # has Flower's handlers
 
-_ASIDE = "secret.jsonl"  # in a run's folder; not to be passed on with it
 _BYTES_PER_MIB = 2**20
 
 
@@ -103,7 +102,7 @@ def _coordinate(grid: Grid, config: RunConfig, folder: RunFolder, run_id: int) -
 def _run_together(grid: Grid, session: Session) -> None:
     """Federated training, and its central baseline: one node that holds everything."""
     config, expected = session.config, _expected(session)
-    with secrecy(session.folder.path / _ASIDE, expected) as kept:
+    with secrecy(session.folder.secret, expected) as kept:
         recorder = _recorder(session, kept)
         if session.reopened:
             recorder.go_on(session.reopened.checkpoint, session.reopened.asked)

@@ -22,7 +22,7 @@ from fedpeft_app.runs.checkpoint import (
     save_checkpoint,
 )
 from fedpeft_app.runs.directory import RunFolder
-from fedpeft_app.runs.retention import Retention, ranked
+from fedpeft_app.runs.retention import Retention, best_of, ranked
 from fedpeft_app.snapshot import Snapshot
 from fedpeft_app.strategies.guard import require_judges
 from fedpeft_app.strategies.strategy import Member, Reply
@@ -149,8 +149,8 @@ class Recorder:
 
     def came_late(self, round_number: int, member: Member, asked_in: int) -> None:
         """Note a reply that is dropped."""
-        told = {"node": member.partition, "asked_in": asked_in}
-        self._journal.note("late_reply", round=round_number, **told)
+        node = member.partition
+        self._journal.note("late_reply", round=round_number, node=node, asked_in=asked_in)
 
     def left_alone(self, node: int, until: int) -> None:
         """Note a node that failed too often."""
@@ -158,8 +158,8 @@ class Recorder:
 
     def evaluation_failed(self, round_number: int, member: Member, problem: str) -> None:
         """Note a node that did not evaluate."""
-        told = {"round": round_number, "node": member.partition, "problem": problem}
-        self._journal.note("evaluation_failed", **told)
+        node = member.partition
+        self._journal.note("evaluation_failed", round=round_number, node=node, problem=problem)
 
     def nobody_judged(self, round_number: int, failed: Mapping[int, str]) -> None:
         """Note a round that no node evaluated."""
@@ -205,7 +205,7 @@ class Recorder:
             metrics=measured,
             progress=self._progress(result),
         )
-        if ranked(self._ratings)[:1] == [round_number]:
+        if best_of(self._ratings) == round_number:
             self.best = self.last
         save_checkpoint(self._folder, self.last)
         prune(self._folder, self._keep.kept(round_number, self._ratings))
@@ -216,19 +216,17 @@ class Recorder:
     @property
     def out_of_patience(self) -> bool:
         """Whether so many evaluations in a row brought nothing better that rounds should end."""
-        best = ranked(self._ratings)[:1]
-        since = sum(number > best[0] for number in self._ratings) if best else 0
-        return 0 < self._patience <= since
+        best = best_of(self._ratings) or 0
+        return 0 < self._patience <= sum(number > best for number in self._ratings)
 
     def _ends(self, result: RoundResult) -> bool:
         """Say whether rounds should end, and note why they end before the last one."""
-        best, tired = ranked(self._ratings)[:1], self.out_of_patience
-        reason = result.spent or ("budget.patience" if tired else "")
+        reason = result.spent or ("budget.patience" if self.out_of_patience else "")
         if reason and result.round_number < self._rounds:
             sent = {} if self._secrecy else {"up": self._ledger.total("up", kind="train")}
             told = {"round": result.round_number, "rounds": self._rounds, "key": reason}
-            self._journal.note("budget_spent", **told, best=best[0] if best else None, **sent)
-        return tired
+            self._journal.note("budget_spent", **told, best=best_of(self._ratings), **sent)
+        return self.out_of_patience
 
     def go_on(self, checkpoint: Checkpoint | None, asked: Iterable[int] = ()) -> None:
         """Go on from a round.
@@ -244,10 +242,11 @@ class Recorder:
                 self._report.go_on(self._report.snapshot(), asked)
             return
         progress = checkpoint.require_progress()
-        values = progress.part("recorder").values
-        ratings = values["ratings"]
-        self._judged = values.get("judged", bool(ratings))
-        self._ratings = {int(number): (rated[0], rated[1]) for number, rated in ratings.items()}
+        own = progress.part("recorder").values
+        self._judged = own.get("judged", bool(own["ratings"]))
+        self._ratings = {
+            int(number): (rated[0], rated[1]) for number, rated in own["ratings"].items()
+        }
         self._ledger.go_on(progress.part("ledger").values.get("sums", []))
         if self._report:
             self._report.go_on(progress.part("report"), asked)

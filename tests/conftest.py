@@ -16,6 +16,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import settings
+from tiny_bert import TOPICS, WORDS, save_tiny_bert
 
 from fedpeft_app import client_app
 from fedpeft_app.adapters import AdapterSpec, AdapterState, TensorSpec
@@ -26,33 +27,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in jobs that a shell
 settings.register_profile("fedpeft", deadline=None)  # machines under load are slow, not wrong
 settings.load_profile("fedpeft")
 
-WORDS = ("wheat", "corn", "grain", "oil", "barrel", "crude", "bank", "rate", "money")
 LABELS = ("crude", "grain", "money")
-_TOPICS = {"grain": WORDS[0:3], "crude": WORDS[3:6], "money": WORDS[6:9]}
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A two-layer BERT of 32 hidden units with a word-level tokenizer, weights and all."""
-    import torch
-    import transformers
-
     folder = tmp_path_factory.mktemp("tiny-model")
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    config = transformers.BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=80,  # data.max-length and method.prompt-length as they are
-        initializer_range=0.3,  # random features that tell words apart
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        transformers.BertModel(config).save_pretrained(folder)
-    numbered = {word: index for index, word in enumerate(vocabulary)}
-    transformers.BertTokenizer(vocab=numbered).save_pretrained(folder)
+    save_tiny_bert(folder)
     return folder
 
 
@@ -123,7 +105,7 @@ def make_texts(count: int, seed: int) -> tuple[list[str], list[str]]:
     generator = np.random.default_rng(seed)
     labels = [LABELS[index % len(LABELS)] for index in range(count)]
     texts = [
-        " ".join(generator.choice(_TOPICS[label], size=int(generator.integers(3, 12))))
+        " ".join(generator.choice(TOPICS[label], size=int(generator.integers(3, 12))))
         for label in labels
     ]
     return texts, labels

@@ -81,6 +81,8 @@ def record(folder: RunFolder, state: AdapterState) -> Record:
         clients: Sequence[Mapping[int, Values]] = (),
         *,
         last: int = 0,  # the round that the run ends with; 0 = the last one planned
+        final: bool = True,  # whether that is known before it is looked at
+        ended: list[bool] | None = None,  # whether each round should have been the last
         **settings: Any,
     ) -> Recorder:
         defaults = {
@@ -104,7 +106,8 @@ def record(folder: RunFolder, state: AdapterState) -> Record:
             for number in range(1, last + 1):
                 metrics = clients[number - 1] if clients else {}
                 note_bytes(kept, number)
-                recorder.round_finished(result(state, number, metrics, final=number == last))
+                judged = result(state, number, metrics, final=final and number == last)
+                (ended if ended is not None else []).append(recorder.round_finished(judged))
         return recorder
 
     return watch
@@ -190,32 +193,15 @@ def test_the_best_round_is_the_best_by_the_chosen_metric(
 )
 def test_patience_counts_evaluations_that_were_no_better(
     folder: RunFolder,
-    state: AdapterState,
+    record: Record,
     accuracies: list[float],
     patience: int,
     ends: list[bool],
 ) -> None:
     loss = [1.0] * len(accuracies)
     judge = Judge(by(accuracy=accuracies, f1=accuracies, loss=loss))
-    kept = Ledger(backbone_bytes=0, full_parameters=0)
-    with closing(Journal(folder.journal)) as journal:
-        watcher = Recorder(
-            folder=folder,
-            journal=journal,
-            ledger=kept,
-            examiner=judge,
-            rounds=9,
-            every=1,
-            precision="fp32",
-            criterion=going_by("accuracy"),
-            test_rounds=True,
-            keep=retention("last:1"),
-            patience=patience,
-        )
-        found = []
-        for number in range(1, len(accuracies) + 1):
-            note_bytes(kept, number)
-            found.append(watcher.round_finished(result(state, number, {}, final=False)))
+    found: list[bool] = []
+    record(judge, 9, last=len(accuracies), final=False, ended=found, patience=patience)
     assert found == ends
     noted = [event for event in read_events(folder.journal) if event["event"] == "budget_spent"]
     assert len(noted) == sum(ends)

@@ -33,6 +33,11 @@ class RunFolder:
         return self.path / _JOURNAL
 
     @property
+    def secret(self) -> Path:
+        """What follows from who was drawn, JSON lines; for whoever runs the server alone."""
+        return self.path / "secret.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of adapter states by round."""
         return self.path / _CHECKPOINTS

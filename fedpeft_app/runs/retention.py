@@ -66,3 +66,12 @@ def retention(text: str) -> Retention:
             raise ValueError(f"expected {GRAMMAR}, got {text!r}")
         rules = replace(rules, **{found[1]: int(found[2])})
     return rules
+
+
+def best_of(ratings: Mapping[int, Rating]) -> int | None:
+    """Give the best round, the first of `ranked`; None if none was rated.
+
+    Args:
+        ratings: As for `ranked`.
+    """
+    return next(iter(ranked(ratings)), None)

@@ -13,8 +13,7 @@ from fedpeft_app.errors import RunFolderError
 from fedpeft_app.runs.checkpoint import Checkpoint, examine_checkpoint, kept_rounds, set_aside
 from fedpeft_app.runs.directory import RunFolder
 
-_ASIDE = "interrupted.jsonl"
-_SECRET, _SECRET_ASIDE = "secret.jsonl", "interrupted-secret.jsonl"  # for the operator alone
+_ASIDE, _SECRET_ASIDE = "interrupted.jsonl", "interrupted-secret.jsonl"
 
 
 def last_sound(folder: RunFolder) -> tuple[Checkpoint | None, tuple[str, ...]]:
@@ -93,10 +92,10 @@ def _rewind_secret(folder: RunFolder, round_number: int) -> None:
     Nothing is counted from it, and it reaches the disk later than the journal: what is damaged
     or lacks its end is put aside.
     """
-    lines = _lines(folder.path / _SECRET)
+    lines = _lines(folder.secret)
     ended = [at for at, line in enumerate(lines, 1) if 0 < _ended(_event(line)) <= round_number]
     end = ended[-1] if ended else 0
-    _cut(folder.path / _SECRET, lines, end, folder.path / _SECRET_ASIDE, private=True)
+    _cut(folder.secret, lines, end, folder.path / _SECRET_ASIDE, private=True)
 
 
 def _cut(

@@ -54,22 +54,13 @@ def evaluate_on_nodes(loop: Loop, round_number: int) -> dict[int, dict[str, floa
         others = without(reachable, {*going.failed, *(member.partition for member in drawn)})
         if going.measured or not others:
             break
-        _ask(loop, going, _stand_ins(loop, others, len(drawn)))
+        stand_ins = loop.stand_ins(
+            others, len(drawn), round_number=_WHOLE_RUN, purpose="evaluation-stand-ins"
+        )
+        _ask(loop, going, stand_ins)
     if not going.measured:
         loop.watcher.nobody_judged(round_number, going.failed)
     return going.measured
-
-
-def _stand_ins(loop: Loop, others: Sequence[Member], count: int) -> list[Member]:
-    """Draw who is asked in place of others."""
-    return sample_cohort(
-        others,
-        fraction=0.0,
-        minimum=count,
-        seed=loop.plan.seed,
-        round_number=_WHOLE_RUN,
-        purpose="evaluation-stand-ins",
-    )
 
 
 def _ask(loop: Loop, going: _Judgement, cohort: Sequence[Member]) -> None:

@@ -118,14 +118,8 @@ def _further_tasks(loop: Loop, going: _Round, missing: int) -> dict[Member, Assi
     failed = going.failed
     known = {one.partition for one in going.tasks}
     others = without(loop.reachable(going.number), known)
-    stand_ins = sample_cohort(
-        others,
-        fraction=0.0,
-        minimum=max(len(failed), missing),
-        seed=loop.plan.seed,
-        round_number=going.number,
-        purpose="stand-ins",
-    )
+    count = max(len(failed), missing)
+    stand_ins = loop.stand_ins(others, count, round_number=going.number, purpose="stand-ins")
     again = [one for one in loop.members if one.partition in failed]
     tasks = _tasks(loop, [*again, *stand_ins], going.number)
     going.tasks |= tasks

@@ -13,6 +13,7 @@ from fedpeft_app.strategies.continuing import Continuity
 from fedpeft_app.strategies.late import Late
 from fedpeft_app.strategies.orders import Courier
 from fedpeft_app.strategies.plan import RoundPlan
+from fedpeft_app.strategies.sampling import sample_cohort
 from fedpeft_app.strategies.strategy import Member, Strategy
 from fedpeft_app.strategies.watcher import Watcher
 from fedpeft_app.wire.ledger import Ledger
@@ -108,6 +109,26 @@ class Loop:
     def reachable(self, round_number: int) -> list[Member]:
         """List whom a round may ask."""
         return self.attendance.reachable(self.members, round_number, self.plan.min_replies)
+
+    def stand_ins(
+        self, others: Sequence[Member], count: int, *, round_number: int, purpose: str
+    ) -> list[Member]:
+        """Draw who is asked in place of nodes that failed.
+
+        Args:
+            others: Who may be asked.
+            count: How many, as far as there are.
+            round_number: Round, from 1; 0 = the same nodes in every round.
+            purpose: Names the use, so that draws differ.
+        """
+        return sample_cohort(
+            others,
+            fraction=0.0,
+            minimum=count,
+            seed=self.plan.seed,
+            round_number=round_number,
+            purpose=purpose,
+        )
 
     def snapshot(self) -> Snapshot:
         """Give what the next round depends on, but for the state."""
