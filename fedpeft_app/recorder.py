@@ -120,6 +120,7 @@ class Recorder:
         self._patience = patience
         self._report = report
         self._secrecy = secrecy
+        self._by_node = secrecy.journal if secrecy else journal
         self._made = made or Snapshot()
         self._ratings: dict[int, Rating] = {}
         self._judged = False  # whether a node ever evaluated
@@ -137,8 +138,7 @@ class Recorder:
 
     def reply_arrived(self, round_number: int, member: Member, problem: str) -> None:
         """Note a reply."""
-        journal = self._secrecy.journal if self._secrecy else self._journal
-        journal.note("reply", round=round_number, node=member.partition, problem=problem)
+        self._by_node.note("reply", round=round_number, node=member.partition, problem=problem)
 
     def asked_again(self, round_number: int, cohort: Sequence[Member]) -> None:
         """Note whom a further attempt asks."""
@@ -150,7 +150,7 @@ class Recorder:
     def came_late(self, round_number: int, member: Member, asked_in: int) -> None:
         """Note a reply that is dropped."""
         node = member.partition
-        self._journal.note("late_reply", round=round_number, node=node, asked_in=asked_in)
+        self._by_node.note("late_reply", round=round_number, node=node, asked_in=asked_in)
 
     def left_alone(self, node: int, until: int) -> None:
         """Note a node that failed too often."""

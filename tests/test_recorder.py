@@ -385,6 +385,7 @@ def secret_round(
         watching.round_started(1, members)
         for member in members:
             watching.reply_arrived(1, member, problem)
+            watching.came_late(1, member, asked_in=0)
         watching.round_finished(outcome)
     return read_events(folder.journal), read_events(aside)
 
@@ -405,10 +406,14 @@ def test_a_journal_is_the_same_whoever_was_drawn(folder: RunFolder, state: Adapt
 
 def test_what_a_journal_leaves_out_is_kept_aside(folder: RunFolder, state: AdapterState) -> None:
     _, kept = secret_round(folder, result(state, 1, {}, final=True), [3, 4, 5], "disk on fire")
-    started, *replies, finished = kept
+    started, *of_nodes, finished = kept
+    replies, late = of_nodes[::2], of_nodes[1::2]
     assert (started["asked"], started["cohort"]) == (3, [3, 4, 5])
     assert [(one["node"], one["problem"]) for one in replies] == [
         (node, "disk on fire") for node in (3, 4, 5)
+    ]
+    assert [(one["event"], one["node"]) for one in late] == [
+        ("late_reply", node) for node in (3, 4, 5)
     ]
     assert (finished["ok"], finished["failed"], finished["up"]) == (2, 1, 1)
     assert finished["rejected"] == {"4": "disk on fire"}

@@ -169,10 +169,9 @@ def _ask(
             outcomes[node] = Unneeded(problem)
         loop.watcher.reply_arrived(going.number, arrival.member, problem)
 
-    if not plan.chance:  # who was drawn is secret then
-        for member, asked_in in loop.late.drop(loop.grid, loop.ledger, going.number):
-            loop.watcher.came_late(going.number, member, asked_in)
-            loop.courier.versions.note_received(asked_in, [member])
+    for member, asked_in in loop.late.drop(loop.grid, loop.ledger, going.number):
+        loop.watcher.came_late(going.number, member, asked_in)
+        loop.courier.versions.note_received(asked_in, [member])
     size = cohort_size(len(loop.members), fraction=plan.fraction_train, minimum=plan.min_replies)
     arrivals = exchange(
         loop.grid,

@@ -281,14 +281,17 @@ def slow(spec: AdapterSpec, grids: list[ScriptedGrid]) -> Callable[[Message], Me
     return node
 
 
-def test_a_late_reply_is_dropped_and_noted(spec: AdapterSpec, state: AdapterState) -> None:
+@pytest.mark.parametrize("chance", [False, True])
+def test_a_late_reply_is_dropped_and_noted(
+    spec: AdapterSpec, state: AdapterState, chance: bool
+) -> None:
     everyone = members(3)
     grids: list[ScriptedGrid] = []
     nodes = [Learner(spec, 1.0), Learner(spec, 1.0), slow(spec, grids)]
     grid = ScriptedGrid({m.node_id: one for m, one in zip(everyone, nodes, strict=True)})
     grids.append(grid)
     log, book = Log(), ledger()
-    settings = plan(rounds=3, timeout_s=0.3, min_replies=2)
+    settings = plan(rounds=3, timeout_s=0.3, min_replies=2, chance=chance)
     run_rounds(grid, Composition(), everyone, state, settings, ledger=book, watcher=log)
     assert told(log, "late") == [(3, 2, 1)]  # came with round 2's, pulled before round 3's
     assert [len(result.good) for result in log.results] == [2, 3, 3]
