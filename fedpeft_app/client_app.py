@@ -1,20 +1,14 @@
-"""The ClientApp: decode, train or evaluate, encode. Imports nothing heavy before it must."""
+"""The ClientApp: hands a message to the node's worker, or does the work itself. Stays thin."""
 
 import logging
-from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedpeft_app.config import RunConfig, parse
-from fedpeft_app.errors import WITHOUT_DATA, BudgetSpentError
-from fedpeft_app.mirrors import home
-from fedpeft_app.wire import record
-
-if TYPE_CHECKING:
-    from fedpeft_app.participation import Participation
+from fedpeft_app.warm.door import NodeError, find_door
+from fedpeft_app.wire.content import from_bytes, to_bytes
 
 app = ClientApp()
 _APP_FAILED = 2  # Flower's code for an exception in a ClientApp
@@ -23,73 +17,53 @@ _log = logging.getLogger(__name__)
 
 @app.query("roll_call")
 def roll_call(message: Message, context: Context) -> Message:
-    """Say who this node is and what it has; warms the process up."""
-    from fedpeft_app.assembly import make_presence
-
-    def content() -> RecordDict:
-        presence = make_presence(_config(context), context.node_config)
-        return record.write_facts(presence.to_facts())
-
-    return _reply(message, context, content)
+    """Say who this node is and what it has; warms up whatever process does the work."""
+    return _reply("roll_call", message, context)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train from the global state and send the delta."""
-
-    def content() -> RecordDict:
-        try:
-            return record.write_update(_participation(message, context).train())
-        except BudgetSpentError as error:
-            return record.write_refusal(str(error))
-
-    return _reply(message, context, content)
+    return _reply("train", message, context)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Judge the global state on what this node holds out."""
-
-    def content() -> RecordDict:
-        participation = _participation(message, context)
-        metrics = participation.evaluate(_config(context).evaluate.personal_steps)
-        numbers = {**metrics, "num-examples": len(participation.worker.held_out)}
-        return record.write_facts({}, numbers)
-
-    return _reply(message, context, content)
+    return _reply("evaluate", message, context)
 
 
-def _reply(message: Message, context: Context, content: Callable[[], RecordDict]) -> Message:
+def _reply(kind: str, message: Message, context: Context) -> Message:
     """Answer; under privacy, what goes wrong is told in words that carry nothing of the data."""
-    discreet = _config(context).privacy.mode != "none"
+    config = _config(context)
     try:
-        return Message(content(), reply_to=message)
+        return Message(_content(kind, message, context, config), reply_to=message)
+    except NodeError as error:  # the worker has put it into words
+        return Message(Error(code=_APP_FAILED, reason=str(error)), reply_to=message)
     except Exception as error:
-        if not discreet:
+        if config.privacy.mode == "none":
             raise  # Flower sends the text, in simulation with the whole traceback
-        _log.exception("This node failed (%s)", message.metadata.message_type)
-        return Message(Error(code=_APP_FAILED, reason=_said_of(error)), reply_to=message)
+        from fedpeft_app.answers import said_of
+
+        _log.exception("This node failed (%s)", kind)
+        reason = said_of(error, discreet=True)
+        return Message(Error(code=_APP_FAILED, reason=reason), reply_to=message)
 
 
-def _said_of(error: Exception) -> str:
-    """Put an error into words that may leave the node; its own log has whole paths."""
-    if isinstance(error, WITHOUT_DATA):
-        return str(error).replace(str(home()), "$FEDPEFT_HOME")
-    return (
-        f"{type(error).__name__}: what it says may tell of this node's data, which privacy.mode "
-        f"hides; the node has it in its own log"
-    )
+def _content(kind: str, message: Message, context: Context, config: RunConfig) -> RecordDict:
+    """Let the worker do the work; without one, this process loads the model and does it."""
+    if (worker := find_door()) is not None:
+        done = worker.ask(
+            kind,
+            to_bytes(message.content),
+            run_config=context.run_config,
+            node_config=context.node_config,
+        )
+        if done is not None:
+            return from_bytes(done)
+    from fedpeft_app.answers import answer
 
-
-def _participation(message: Message, context: Context) -> "Participation":
-    """Read an order, and find what this node needs to carry it out."""
-    from fedpeft_app.assembly import make_participation
-
-    return make_participation(
-        _config(context),
-        context.node_config,
-        lambda spec: record.read_order(message.content, spec),
-    )
+    return answer(kind, message.content, config, context.node_config)
 
 
 def _config(context: Context) -> RunConfig:

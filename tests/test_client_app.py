@@ -10,7 +10,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from private_settings import SAMPLE, USER
 
-from fedpeft_app import assembly, client_app, errors
+from fedpeft_app import answers, client_app, errors
 from fedpeft_app.config import defaults
 from fedpeft_app.strategies.guard import short_reason
 from fedpeft_app.strategies.roll_call import Presence
@@ -70,7 +70,7 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception], None]:
 
     def set_up(error: Exception) -> None:
         for name in ("make_presence", "make_participation"):
-            monkeypatch.setattr(assembly, name, raising(error))
+            monkeypatch.setattr(answers, name, raising(error))
 
     return set_up
 

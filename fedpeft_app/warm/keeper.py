@@ -1,0 +1,192 @@
+"""The daemon of a node: listens on a socket that only its owner can open, and hands work on."""
+
+import contextlib
+import json
+import logging
+import os
+import select
+import shutil
+import signal
+import socket
+import struct
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from fedpeft_app import __version__
+from fedpeft_app.atomic import make_folder, write_bytes
+from fedpeft_app.errors import LaunchError, WireError
+from fedpeft_app.mirrors import home
+from fedpeft_app.warm.door import ASK, FAILED, REFUSED, STATUS, STOP, address_file, folder
+from fedpeft_app.warm.frames import receive, send
+from fedpeft_app.warm.trainers import Limits, Trainers, start_ray
+
+_TIDY_S = 1.0
+_BACKLOG = 64
+_PEER = struct.Struct("3i")  # process, user, group
+_log = logging.getLogger(__name__)
+
+
+def keep(limits: Limits, ray_address: str = "") -> None:
+    """Serve this node's processes until told to stop, by `Door` or a signal.
+
+    Args:
+        limits: What the worker may use.
+        ray_address: The Ray cluster to join; empty = one of our own.
+
+    Raises:
+        LaunchError: If a worker runs for this home already.
+    """
+    make_folder(folder())
+    folder().chmod(0o700)
+    with _alone(), _scratch() as scratch:
+        os.environ["FEDPEFT_HOME"] = str(home())
+        os.chdir(scratch)  # where nothing lies that Ray's processes would import
+        start_ray(ray_address, limits, scratch / "ray")
+        keeper = Keeper(trainers=Trainers(limits=limits, far=bool(ray_address)))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: keeper.stop())
+        try:
+            with _listening(scratch / "socket") as listener:
+                _say_where(scratch / "socket")
+                keeper.serve(listener)
+        finally:
+            address_file().unlink(missing_ok=True)
+            _end_ray()
+
+
+@dataclass(slots=True, kw_only=True)
+class Keeper:
+    """Takes connections, one thread each.
+
+    Attributes:
+        trainers: Who does the work.
+    """
+
+    trainers: Trainers
+    _over: threading.Event = field(default_factory=threading.Event)
+    _started: float = field(default_factory=time.monotonic)
+
+    def stop(self) -> None:
+        """End `serve`."""
+        self._over.set()
+
+    def serve(self, listener: socket.socket) -> None:
+        """Take connections until `stop`."""
+        listener.settimeout(_TIDY_S)
+        while not self._over.is_set():
+            with contextlib.suppress(TimeoutError):
+                connection, _ = listener.accept()
+                threading.Thread(target=self._served, args=(connection,), daemon=True).start()
+            self.trainers.tidy()
+
+    def _served(self, connection: socket.socket) -> None:
+        """Answer what one connection asks."""
+        with connection:
+            connection.settimeout(None)
+            if not _is_ours(connection):
+                return
+            try:
+                header, body = receive(connection)
+                if (reply := self._reply(header, body, connection)) is not None:
+                    send(connection, *reply)
+            except (OSError, WireError) as error:
+                _log.warning("A connection broke off: %s", error)
+
+    def _reply(
+        self, header: Mapping[str, Any], body: bytes, connection: socket.socket
+    ) -> tuple[dict[str, Any], bytes] | None:
+        """Do what is asked."""
+        what = header.get("do")
+        if what == STATUS:
+            return self._status(), b""
+        if what == STOP:
+            self.stop()
+            return self._status(), b""
+        if what != ASK:
+            return {"status": REFUSED, "reason": f"the worker cannot do '{what}'"}, b""
+        try:
+            return self.trainers.answer(header, body, lambda: not _hung_up(connection))
+        except Exception as error:  # noqa: BLE001  # whatever it is, whoever asked must hear of it
+            _log.exception("The worker failed")
+            reason = f"This node's worker failed ({type(error).__name__}); its log says why."
+            return {"status": FAILED, "reason": reason}, b""
+
+    def _status(self) -> dict[str, Any]:
+        """Say how things stand."""
+        return {
+            "pid": os.getpid(),
+            "version": __version__,
+            "seconds": time.monotonic() - self._started,
+            "trainers": self.trainers.status(),
+        }
+
+
+def _is_ours(connection: socket.socket) -> bool:
+    """Say whether the other side runs as this user; the folder's mode sees to that already."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return True
+    told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+    return bool(_PEER.unpack(told)[1] == os.getuid())
+
+
+def _hung_up(connection: socket.socket) -> bool:
+    """Say whether the other side is gone; it says nothing while it waits."""
+    readable, _, _ = select.select([connection], [], [], 0)
+    return bool(readable) and not connection.recv(1, socket.MSG_PEEK)
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Hold the place of the one worker of a home."""
+    lock = FileLock(folder() / "lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise LaunchError(
+            f"A worker runs for {folder().parent} already. Look at it: fedpeft worker status. "
+            f"End it: fedpeft worker stop."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """Give a folder for the socket and Ray, whose paths must be short, that is only ours."""
+    path = Path(tempfile.mkdtemp(prefix="fedpeft-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _listening(path: Path) -> Iterator[socket.socket]:
+    """Listen on a socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen(_BACKLOG)
+        yield listener
+
+
+def _say_where(path: Path) -> None:
+    """Write down where this node's processes find the worker."""
+    told = {"socket": str(path), "pid": os.getpid(), "version": __version__}
+    write_bytes(address_file(), json.dumps(told).encode(), private=True)
+
+
+def _end_ray() -> None:
+    """Leave Ray, with all that was started."""
+    import ray
+
+    ray.shutdown()
