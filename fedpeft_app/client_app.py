@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedpeft_app.admission import require_allowed
 from fedpeft_app.config import RunConfig, parse
 from fedpeft_app.errors import WITHOUT_DATA, BudgetSpentError
 from fedpeft_app.mirrors import home
@@ -63,6 +64,7 @@ def _reply(message: Message, context: Context, content: Callable[[], RecordDict]
     """Answer; under privacy, what goes wrong is told in words that carry nothing of the data."""
     discreet = _config(context).privacy.mode != "none"
     try:
+        require_allowed(_config(context), context.node_config, message.metadata.message_type)
         return Message(content(), reply_to=message)
     except Exception as error:
         if not discreet:

@@ -193,6 +193,24 @@ def show_config(
     typer.echo(describe_settings(config, explain=explain))
 
 
+@app.command()
+def policy(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="policy to check; without, print one")
+    ] = None,
+    settings: Settings = None,
+    recipe: Recipe = None,
+) -> None:
+    """Print a policy for a node's owner to start from, or say what one would tell a run."""
+    from fedpeft_app.cli.policy import judge, template
+    from fedpeft_app.cli.settings import read_settings
+
+    if file is None:
+        typer.echo(template())
+    else:
+        judge(file, read_settings(recipe, settings or []), Console())
+
+
 @app.command("export")
 def export_run(
     run: Reference,
