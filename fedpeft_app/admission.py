@@ -18,10 +18,10 @@ from fedpeft_app.errors import PolicyError
 from fedpeft_app.methods.catalogue import is_of_peft
 from fedpeft_app.mirrors import home
 from fedpeft_app.mirrors.digest import file_sha256
-from fedpeft_app.names import REGISTRIES
 from fedpeft_app.registry import is_path
 
 _NODE_KEY = "policy"  # in --node-config
+_FIRST = "query.roll_call"  # what a run asks a node first
 _PACKAGE = Path(__file__).parent
 _MOST_LISTED, _LONGEST = 3, 40  # entries, characters: all objections have to fit into one reason
 _EVERYTHING = Policy(own_code=True)
@@ -42,7 +42,7 @@ def require_allowed(config: RunConfig, node_config: Mapping[str, Any], asked: st
         ConfigError: If there is something wrong with the policy: nobody knows what it allows.
     """
     policy = policy_of(node_config)
-    if policy is _EVERYTHING:
+    if policy is _EVERYTHING and asked == _FIRST:  # a process may live for one message alone
         _say_once(
             "This node has no policy, so it takes part in whatever run it is asked to. "
             "`fedpeft policy` prints one to start from."
@@ -195,6 +195,8 @@ def _too_little_privacy(policy: Policy, config: RunConfig) -> Iterator[str]:
 
 def _paths(config: RunConfig) -> Iterator[tuple[str, str]]:
     """Find what names a plug-in by its path, with its key."""
+    from fedpeft_app.names import REGISTRIES  # a tenth of a second that no other policy needs
+
     flat = flatten(config)
     for key, registry in REGISTRIES.items():
         name = str(flat[key])

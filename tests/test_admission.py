@@ -214,8 +214,10 @@ def test_without_a_policy_everything_is_allowed_and_the_log_says_so_once(
     admission._say_once.cache_clear()
     own = parse({"strategy.name": "my_rules:Median"})
     with caplog.at_level(logging.WARNING):
-        require_allowed(own, {}, "query.roll_call")
         require_allowed(own, {}, "train")
+        assert not caplog.records  # whose process may be another one
+        require_allowed(own, {}, "query.roll_call")
+        require_allowed(own, {}, "query.roll_call")
     assert [record.message.partition(",")[0] for record in caplog.records] == [
         "This node has no policy"
     ]

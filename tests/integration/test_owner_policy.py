@@ -185,7 +185,8 @@ def test_nodes_sit_out_a_run_that_would_bring_all_runs_beyond_the_limit(
     folder = run(private, LocalGrid(4, private))
     assert written() == 5
     (finished,) = events(folder, "round_finished")
-    assert (finished["ok"], finished["failed"]) == (1, 0)  # who sits out has not failed
+    assert (finished["ok"], len(finished["rejected"])) == (1, 3)
+    assert all("max-total-epsilon" in reason for reason in finished["rejected"].values())
 
 
 def test_where_a_record_is_damaged_nothing_more_is_spent(
