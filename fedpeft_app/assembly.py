@@ -13,9 +13,11 @@ from fedpeft_app import __version__
 from fedpeft_app.adapters import AdapterSpec
 from fedpeft_app.adapters.algebra import digest_of
 from fedpeft_app.adapters.lora import pairs, resized_spec
+from fedpeft_app.admission import policy_of, require_model
 from fedpeft_app.backbone.load import load_model
 from fedpeft_app.backbone.positions import require_positions, require_whole_patches
 from fedpeft_app.config import RunConfig
+from fedpeft_app.config.policy import Policy
 from fedpeft_app.config.readings import needed_precision, options, planned_ranks
 from fedpeft_app.data.tasks.padding import padding_token
 from fedpeft_app.data_plan import make_task
@@ -28,6 +30,7 @@ from fedpeft_app.node.identity import identity, node_name, node_number
 from fedpeft_app.node_privacy import SampleLevel
 from fedpeft_app.participation import Participation
 from fedpeft_app.privacy.budget import least_noise
+from fedpeft_app.privacy.ceiling import Ceiling
 from fedpeft_app.privacy.noisy_mean import Follow, NoisyMean
 from fedpeft_app.run_data import (
     bound_task,
@@ -188,8 +191,10 @@ def make_participation(
         read: Reads the order, given the adapter that this side has.
 
     Raises:
-        FedPeftError: If its model or data cannot be had, or the message is no order.
+        FedPeftError: If its model or data cannot be had, the message is no order, or the node's
+            owner does not allow these weights.
     """
+    policy = _policy(config, node_config)
     worker = make_worker(config, node_config)
     uplink, _ = codecs(config)
     spec = worker.adapted.spec
@@ -199,16 +204,33 @@ def make_participation(
         order=read(resized_spec(spec, rank) if rank else spec),
         uplink=uplink,
         feedback=config.wire.feedback and not is_exact(uplink),
-        protection=sample_level(config),
+        protection=sample_level(config, policy),
         discreet=config.privacy.mode != "none",
     )
 
 
-def sample_level(config: RunConfig) -> SampleLevel | None:
-    """Say how nodes protect their examples; None if they do not have to."""
+def _policy(config: RunConfig, node_config: Mapping[str, Any]) -> Policy:
+    """Read what the node's owner allows, and look at the model's weights before any data."""
+    policy = policy_of(node_config)
+    if policy.model_fingerprints is not None:
+        located = find_model(config.model.name, config.model.revision)
+        require_model(policy, located.fingerprint)
+    return policy
+
+
+def sample_level(config: RunConfig, policy: Policy | None = None) -> SampleLevel | None:
+    """Say how a node protects its examples; None if it does not have to.
+
+    Args:
+        config: The run's configuration.
+        policy: What the node's owner allows; None for any node.
+    """
     privacy = config.privacy
     if privacy.mode != "sample":
         return None
+    ceiling = None
+    if policy is not None and policy.max_total_epsilon and policy.max_delta:
+        ceiling = Ceiling(most=policy.max_total_epsilon, delta=policy.max_delta)
     return SampleLevel(
         delta=privacy.delta,
         target=privacy.target_epsilon,
@@ -217,6 +239,7 @@ def sample_level(config: RunConfig) -> SampleLevel | None:
         public_counts=privacy.public_counts,
         unsafe_seed=privacy.unsafe_seed,
         wait_s=config.strategy.round_timeout,
+        ceiling=ceiling,
     )
 
 
@@ -268,12 +291,13 @@ def make_presence(config: RunConfig, node_config: Mapping[str, Any]) -> Presence
     """Say who a node is and what it has; warms the process up.
 
     Raises:
-        FedPeftError: If its model or data cannot be had.
+        FedPeftError: If its model or data cannot be had, or its owner does not allow these weights.
     """
+    policy = _policy(config, node_config)
     worker = make_worker(config, node_config)
     rank = own_rank(config, node_config, worker.adapted)
     examples = len(worker.train)
-    if (protection := sample_level(config)) is not None:
+    if (protection := sample_level(config, policy)) is not None:
         protection.require(examples)
         worker.require_sound_privacy()
     return Presence(

@@ -6,6 +6,7 @@ from functools import lru_cache
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedpeft_app.admission import require_allowed
 from fedpeft_app.config import RunConfig, parse
 from fedpeft_app.warm.door import NodeError, find_door
 from fedpeft_app.wire.content import from_bytes, to_bytes
@@ -37,6 +38,7 @@ def _reply(kind: str, message: Message, context: Context) -> Message:
     """Answer; under privacy, what goes wrong is told in words that carry nothing of the data."""
     config = _config(context)
     try:
+        require_allowed(config, context.node_config, message.metadata.message_type)
         return Message(_content(kind, message, context, config), reply_to=message)
     except NodeError as error:  # the worker has put it into words
         return Message(Error(code=_APP_FAILED, reason=str(error)), reply_to=message)

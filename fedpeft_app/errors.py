@@ -1,7 +1,7 @@
 """Every error a user can meet, as one tree.
 
 FedPeftError
-├── ConfigError            a run's or a study's configuration is wrong; carries every fault
+├── ConfigError            a run's or a study's configuration, or a policy, is wrong: every fault
 ├── UnknownNameError       a name that no registry knows
 ├── SourceError            a model or data source is missing, unreadable or corrupt
 ├── DataError              the data cannot do what was asked of it
@@ -14,6 +14,7 @@ FedPeftError
 ├── NodeStateError         what only a node has is lost, or cannot be kept
 ├── PrivacyError           a privacy guarantee cannot be given
 ├── BudgetSpentError       what is asked would spend more privacy than the target allows
+├── PolicyError            the owner of a node does not allow a run, or what they allow is not known
 ├── RunFolderError         a run's folder is missing, incomplete or not writable
 └── LaunchError            a run could not be started, or did not end well
 
@@ -47,7 +48,7 @@ class Fault:
 
 
 class ConfigError(FedPeftError):
-    """The run configuration is wrong, or a study of many.
+    """The run configuration is wrong, or a study of many, or what a node's owner allows.
 
     Args:
         faults: Everything that is wrong with it, at least one.
@@ -112,6 +113,10 @@ class BudgetSpentError(FedPeftError):
     """What is asked would spend more privacy than the target allows."""
 
 
+class PolicyError(FedPeftError):
+    """The owner of a node does not allow a run, or what they allow is not known."""
+
+
 class RunFolderError(FedPeftError):
     """A run's folder is missing, incomplete or not writable."""
 
@@ -130,4 +135,5 @@ WITHOUT_DATA = (
     NodeStateError,
     PrivacyError,
     BudgetSpentError,
+    PolicyError,
 )

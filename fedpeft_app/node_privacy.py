@@ -5,10 +5,12 @@ Sample level: whoever gets what the node sends is not trusted, so all is decided
 
 from dataclasses import dataclass
 
+from fedpeft_app.node import shelf
 from fedpeft_app.node.book import Book
 from fedpeft_app.node.memory import PRIVACY, REPLY, SPENT, memory_of
 from fedpeft_app.node.outbox import Outbox
 from fedpeft_app.privacy.budget import Budget, least_noise, require_small
+from fedpeft_app.privacy.ceiling import Ceiling
 from fedpeft_app.privacy.events import Event
 from fedpeft_app.privacy.mechanism import Mechanism
 from fedpeft_app.privacy.randomness import randomness
@@ -31,6 +33,7 @@ class SampleLevel:
         unsafe_seed: Seed of noise and batches, for tests; below 0 = secure randomness.
         wait_s: Seconds that an order waits for an earlier one, of which it may ask the same; the
             server's own time-out will do: nobody waits for the reply any longer.
+        ceiling: What all runs together may spend on this node; None = its owner set no limit.
     """
 
     delta: float
@@ -40,6 +43,7 @@ class SampleLevel:
     public_counts: bool = False
     unsafe_seed: int = -1
     wait_s: float = 3600.0
+    ceiling: Ceiling | None = None
 
     def require(self, examples: int) -> None:
         """Refuse a δ that would allow to publish an example outright.
@@ -76,6 +80,26 @@ class SampleLevel:
         )
         _, taken = schedule(examples, settings, epochs)
         return Event(noise_multiplier=noise, sampling=sampling, steps=taken)
+
+    def spend(self, budget: Budget, event: Event, round_number: int) -> None:
+        """Write down what a round spends; only then may it train.
+
+        Args:
+            budget: What the node may spend in this run, and has.
+            event: What it is about to spend.
+            round_number: The round, from 1.
+
+        Raises:
+            BudgetSpentError: If the run's target or the owner's limit would be exceeded; nothing
+                is written then.
+            NodeStateError: If it cannot be written, or nobody knows what was spent before.
+        """
+        if self.ceiling is None:
+            budget.spend(event, round_number)
+            return
+        with shelf.held(self.wait_s):  # what is counted is all there is when the row is written
+            self.ceiling.require_room(shelf.books(), event)
+            budget.spend(event, round_number)
 
     def mechanism(self, event: Event, round_number: int, partition: int) -> Mechanism:
         """Give what a round that has been written down may use."""

@@ -89,7 +89,7 @@ class Participation:
                 return unpack(kept, order.spec)
             task = self._task(start)
             event = protection.event(examples, worker.settings, task.epochs)
-            budget.spend(event, order.round_number)  # whatever happens from here on, it is spent
+            protection.spend(budget, event, order.round_number)  # whatever happens from here on
             mechanism = protection.mechanism(event, order.round_number, partition)
             update = self._trained(task, mechanism)
             update = replace(update, metrics=protection.told(budget, examples))

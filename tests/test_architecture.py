@@ -21,6 +21,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
     3: ("training", "strategies", "runs", "observe"),
     4: (  # each may import those before it
         "names",
+        "admission",  # before all that a node does, and as light as names
         "facts",
         "costs",
         "traffic",
@@ -132,6 +133,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {  # third-party library → rooms and m
 }
 KNOWS_THE_CONFIG = {  # every other component takes ordinary arguments
     "config",
+    "admission",
     "facts",
     "data_plan",
     "run_data",
@@ -375,7 +377,7 @@ def heavy_after(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["client_app", "server_app", "names", "cli.main"])
+@pytest.mark.parametrize("module", ["client_app", "server_app", "names", "admission", "cli.main"])
 def test_importing_it_is_light(module: str) -> None:
     assert heavy_after(f"import {ROOT}.{module}") == set()
 

@@ -120,7 +120,7 @@ def test_without_privacy_label_names_are_told(own_data: Path, ask: Ask) -> None:
 
 TOLD = {  # they speak of settings, software and the node's own records
     *("ConfigError", "UnknownNameError", "BackboneError", "AdapterMismatchError"),
-    *("NodeStateError", "PrivacyError", "BudgetSpentError"),
+    *("NodeStateError", "PrivacyError", "BudgetSpentError", "PolicyError"),
 }
 KEPT = {  # they may name a row, a label, a loss or a number of examples
     *("SourceError", "DataError", "WireError", "TrainingError"),

@@ -198,6 +198,24 @@ def show_config(
     typer.echo(describe_settings(config, explain=explain))
 
 
+@app.command()
+def policy(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="policy to check; without, print one")
+    ] = None,
+    settings: Settings = None,
+    recipe: Recipe = None,
+) -> None:
+    """Print a policy for a node's owner to start from, or say what one would tell a run."""
+    from fedpeft_app.cli.policy import judge, template
+    from fedpeft_app.cli.settings import read_settings
+
+    if file is None:
+        typer.echo(template())
+    else:
+        judge(file, read_settings(recipe, settings or []), Console())
+
+
 @app.command("export")
 def export_run(
     run: Reference,
@@ -275,14 +293,16 @@ def worker_start(
     foreground: Annotated[bool, typer.Option(help="stay, as systemd wants it")] = False,
 ) -> None:
     """Start it: SuperNodes with the same FEDPEFT_HOME find it by themselves."""
-    from fedpeft_app.cli.worker import limits, start_in_background
+    from fedpeft_app.cli.worker import start_in_background
 
     if not foreground:
         start_in_background(sys.argv[sys.argv.index("start") + 1 :], Console())
         return
     from fedpeft_app.warm.keeper import keep
+    from fedpeft_app.warm.trainers import Limits, Machine
 
-    keep(limits(trainers, cpus, gpus, memory, idle), ray_address)
+    limits = Limits(slots=trainers, memory=round(memory * 2**30), idle_s=60 * idle)
+    keep(Machine(cpus=cpus, gpus=gpus, ray_address=ray_address), limits)
 
 
 @worker_app.command("status")

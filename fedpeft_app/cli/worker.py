@@ -1,6 +1,5 @@
 """`fedpeft worker`: start, look at and stop the warm worker of this node."""
 
-import os
 import subprocess
 import time
 from typing import Any
@@ -13,31 +12,9 @@ from fedpeft_app.cli.superlink import executable
 from fedpeft_app.errors import LaunchError, WireError
 from fedpeft_app.observe.lines import human_bytes
 from fedpeft_app.warm.door import STATUS, STOP, door, folder, require_door
-from fedpeft_app.warm.trainers import Limits
 
 _START_S, _STOP_S = 120.0, 30.0
 _POLL_S = 0.1
-
-
-def limits(trainers: int, cpus: int, gpus: int, memory_gib: float, idle_minutes: float) -> Limits:
-    """Share a machine out among processes.
-
-    Args:
-        trainers: Processes; 0 = one for each GPU, or one where there is none.
-        cpus: CPU cores for all of them; 0 = all.
-        gpus: GPUs for all of them; below 0 = all.
-        memory_gib: Memory of each, in GiB; 0 = no limit.
-        idle_minutes: Minutes without a message after which one is ended; 0 = never.
-    """
-    found = _gpus() if gpus < 0 else gpus
-    slots = trainers or found or 1
-    return Limits(
-        slots=slots,
-        cpus=(cpus or os.cpu_count() or 1) / slots,
-        gpus=found / slots,
-        memory=round(memory_gib * 2**30),
-        idle_s=60 * idle_minutes,
-    )
 
 
 def start_in_background(arguments: list[str], console: Console) -> None:
@@ -125,10 +102,3 @@ def _asked(what: str) -> dict[str, Any]:
     except (OSError, WireError) as error:
         raise LaunchError(f"The worker at {found.path} does not answer: {error}.") from error
     return told
-
-
-def _gpus() -> int:
-    """Count the GPUs of this machine."""
-    import torch
-
-    return torch.cuda.device_count()

@@ -44,6 +44,11 @@ METHODS = Registry(
 )
 
 
+def is_of_peft(name: str) -> bool:
+    """Say whether a name stands for a type of PEFT's, "peft:LOHA": that is no path."""
+    return bool(_OF_PEFT.fullmatch(name))
+
+
 def check_method(name: str) -> str:
     """Check a method's name without importing anything heavy.
 
@@ -57,7 +62,7 @@ def check_method(name: str) -> str:
         UnknownNameError: If it cannot be a method's name. Whether PEFT has a type of that name
             shows when it is looked for.
     """
-    if _OF_PEFT.fullmatch(name):
+    if is_of_peft(name):
         return name
     return METHODS.target(name)
 
@@ -71,7 +76,7 @@ def find_method(name: str) -> "Method":
     Raises:
         UnknownNameError: If there is none.
     """
-    if _OF_PEFT.fullmatch(name):
+    if is_of_peft(name):
         from fedpeft_app.methods.any_peft import any_peft
 
         return any_peft(name)

@@ -25,7 +25,7 @@ from fedpeft_app.errors import LaunchError, WireError
 from fedpeft_app.mirrors import home
 from fedpeft_app.warm.door import ASK, FAILED, REFUSED, STATUS, STOP, address_file, folder
 from fedpeft_app.warm.frames import receive, send
-from fedpeft_app.warm.trainers import Limits, Trainers, start_ray
+from fedpeft_app.warm.trainers import Limits, Machine, Trainers, start_ray
 
 _TIDY_S = 1.0
 _BACKLOG = 64
@@ -33,12 +33,12 @@ _PEER = struct.Struct("3i")  # process, user, group
 _log = logging.getLogger(__name__)
 
 
-def keep(limits: Limits, ray_address: str = "") -> None:
+def keep(machine: Machine, limits: Limits) -> None:
     """Serve this node's processes until told to stop, by `Door` or a signal.
 
     Args:
-        limits: What the worker may use.
-        ray_address: The Ray cluster to join; empty = one of our own.
+        machine: What the worker may use.
+        limits: What each of its processes may; what is 0 there is shared out.
 
     Raises:
         LaunchError: If a worker runs for this home already.
@@ -48,8 +48,8 @@ def keep(limits: Limits, ray_address: str = "") -> None:
     with _alone(), _scratch() as scratch:
         os.environ["FEDPEFT_HOME"] = str(home())
         os.chdir(scratch)  # where nothing lies that Ray's processes would import
-        start_ray(ray_address, limits, scratch / "ray")
-        keeper = Keeper(trainers=Trainers(limits=limits, far=bool(ray_address)))
+        shared = limits.shared_out(*start_ray(machine, scratch / "ray"))
+        keeper = Keeper(trainers=Trainers(limits=shared, far=bool(machine.ray_address)))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: keeper.stop())
         try:

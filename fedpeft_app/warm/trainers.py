@@ -6,7 +6,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,23 @@ Reply = tuple[dict[str, Any], bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What a worker may use in all.
+
+    Attributes:
+        cpus: CPU cores; 0 = all.
+        gpus: GPUs; below 0 = all.
+        ray_address: The Ray cluster to join, with all that it has; empty = one of our own.
+    """
+
+    cpus: int = 0
+    gpus: int = -1
+    ray_address: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What the processes of a worker may use.
+    """What each process of a worker may use.
 
     Attributes:
         slots: Processes, from 1.
@@ -36,11 +51,25 @@ class Limits:
         idle_s: Seconds without a message after which one is ended; 0 = never.
     """
 
-    slots: int
-    cpus: float
-    gpus: float
+    slots: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
     memory: int = 0
     idle_s: float = 0.0
+
+    def shared_out(self, cpus: float, gpus: float) -> "Limits":
+        """Share a machine out among processes.
+
+        Args:
+            cpus: CPU cores that there are.
+            gpus: GPUs that there are.
+
+        Returns:
+            One process for each GPU, or one where there is none, if `slots` is 0; each with its
+            part of everything.
+        """
+        slots = self.slots or round(gpus) or 1
+        return replace(self, slots=slots, cpus=cpus / slots, gpus=gpus / slots)
 
 
 @dataclass(slots=True)
@@ -55,36 +84,40 @@ class _Slot:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def start_ray(address: str, limits: Limits, scratch: Path) -> None:
+def start_ray(machine: Machine, scratch: Path) -> tuple[float, float]:
     """Start a Ray cluster on this machine that ends with this process, or join one.
 
     One of our own needs a token, drawn anew, of everyone who connects: Ray 2.55 listens on all
     interfaces, also where it is told to use the loopback.
 
     Args:
-        address: The cluster to join; empty = one of our own.
-        limits: What it needs.
+        machine: What to use.
         scratch: Folder for Ray's own files.
+
+    Returns:
+        CPU cores and GPUs that there are.
     """
     os.environ.update(_ENVIRONMENT)
-    if not address:
+    if not machine.ray_address:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     import ray
 
     quiet: dict[str, Any] = {"logging_level": logging.ERROR}  # but what processes log is ours
-    if address:
-        ray.init(address=address, namespace=_NAMESPACE, **quiet)
-        return
-    ray.init(
-        namespace=_NAMESPACE,
-        num_cpus=max(1, round(limits.slots * limits.cpus)),
-        num_gpus=round(limits.slots * limits.gpus),
-        include_dashboard=False,
-        object_store_memory=_STORE_BYTES,
-        _temp_dir=str(scratch),
-        **quiet,
-    )
+    if machine.ray_address:
+        ray.init(address=machine.ray_address, namespace=_NAMESPACE, **quiet)
+    else:
+        ray.init(
+            namespace=_NAMESPACE,
+            num_cpus=machine.cpus or None,
+            num_gpus=machine.gpus if machine.gpus >= 0 else None,
+            include_dashboard=False,
+            object_store_memory=_STORE_BYTES,
+            _temp_dir=str(scratch),
+            **quiet,
+        )
+    found = ray.cluster_resources()
+    return found.get("CPU", 1.0), found.get("GPU", 0.0)
 
 
 @dataclass(slots=True, kw_only=True)
