@@ -14,6 +14,7 @@ FedPeftError
 ├── NodeStateError         what only a node has is lost, or cannot be kept
 ├── PrivacyError           a privacy guarantee cannot be given
 ├── BudgetSpentError       what is asked would spend more privacy than the target allows
+├── KeysError              keys cannot be made, or do not belong together
 ├── RunFolderError         a run's folder is missing, incomplete or not writable
 └── LaunchError            a run could not be started, or did not end well
 
@@ -110,6 +111,10 @@ class PrivacyError(FedPeftError):
 
 class BudgetSpentError(FedPeftError):
     """What is asked would spend more privacy than the target allows."""
+
+
+class KeysError(FedPeftError):
+    """Keys cannot be made, or do not belong together."""
 
 
 class RunFolderError(FedPeftError):
