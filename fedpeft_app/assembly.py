@@ -24,6 +24,7 @@ from fedpeft_app.methods.adapted import AdaptedModel, adapt
 from fedpeft_app.methods.catalogue import find_method
 from fedpeft_app.methods.method import Method, MethodSettings
 from fedpeft_app.methods.soft_prompts import prompt_tokens
+from fedpeft_app.node.identity import identity, node_name, node_number
 from fedpeft_app.node_privacy import SampleLevel
 from fedpeft_app.participation import Participation
 from fedpeft_app.privacy.budget import least_noise
@@ -236,7 +237,7 @@ def own_rank(config: RunConfig, node_config: Mapping[str, Any], adapted: Adapted
     """
     if config.mode != "federated":
         return 0  # one model for all that is compared
-    partition = int(node_config.get("partition-id", 0))
+    partition = node_number(node_config)
     usual = planned_ranks(config.method.node_ranks, config.method.rank)
     chosen = usual[partition % len(usual)]
     rank = int(own_setting(node_config, "rank", chosen, least=1, below=config.method.rank + 1))
@@ -278,6 +279,8 @@ def make_presence(config: RunConfig, node_config: Mapping[str, Any]) -> Presence
     return Presence(
         rank=rank,
         partition=worker.partition,
+        identity=identity(node_config),
+        name=node_name(node_config),
         examples=examples if config.privacy.counts_told else min(examples, 1),
         labels=node_data(config, node_config).labels,
         agreed=agreement(config, worker.adapted),

@@ -1,9 +1,10 @@
 """The beginning of a run: who is there, and what the server works with."""
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from flwr.serverapp import Grid
 
@@ -30,6 +31,7 @@ from fedpeft_app.session import Session
 from fedpeft_app.strategies.broadcast import is_exact
 from fedpeft_app.strategies.catalogue import make_strategy
 from fedpeft_app.strategies.joining import Door
+from fedpeft_app.strategies.numbering import Answer, numbered
 from fedpeft_app.strategies.ranks import rank_objection
 from fedpeft_app.strategies.roll_call import (
     Presence,
@@ -71,15 +73,15 @@ def open_session(
     )
     located = find_model(config.model.name, config.model.revision)
     ledger = Ledger(backbone_bytes=located.weight_bytes, full_parameters=0)
-    adapted, roster = _call_roll(grid, config, strategy, ledger)
+    numbers = dict(reopened.numbers) if reopened else {}
+    adapted, roster = _call_roll(grid, config, strategy, ledger, numbers)
     ledger.full_parameters = adapted.backbone.parameters
     if reopened is None or reopened.checkpoint is None:
         _note_start(config, folder, journal, adapted, located.weight_bytes)
     journal.note(
         "roll_call",
-        examples={str(member.partition): member.examples for member in roster.members},
+        **_told(roster, numbers),
         counted=config.privacy.counts_told,
-        refused=dict(roster.refused),
         bytes=ledger.total(kind="roll-call"),
         labels=list(roster.labels),
     )
@@ -98,7 +100,18 @@ def open_session(
         initial=_initial_state(config, adapted, roster.labels, reopened),
         started=started,
         reopened=reopened,
+        numbers=numbers,
     )
+
+
+def _told(roster: Roster, numbers: Mapping[str, int]) -> dict[str, Any]:
+    """Say who takes part, and who does not."""
+    return {
+        "examples": {str(member.partition): member.examples for member in roster.members},
+        "refused": dict(roster.refused),
+        **({"names": {str(at): name for at, name in roster.names.items()}} if roster.names else {}),
+        **({"identities": dict(numbers)} if numbers else {}),
+    }
 
 
 def _note_start(
@@ -123,14 +136,14 @@ def _note_start(
 
 
 def _call_roll(
-    grid: Grid, config: RunConfig, strategy: Strategy, ledger: Ledger
+    grid: Grid, config: RunConfig, strategy: Strategy, ledger: Ledger, numbers: dict[str, int]
 ) -> tuple[AdaptedModel, Roster]:
-    """Find out who is there, and keep those who hold what the server holds."""
+    """Find out who is there, number them, and keep those who hold what the server holds."""
     minimum = 1 if config.mode == "central" else config.strategy.min_nodes
     nodes = wait_for_nodes(grid, minimum, _NODES_TIMEOUT_S)
     # A node loads the model before it says who it is.
     patience_s = max(config.strategy.round_timeout, _NODES_TIMEOUT_S)
-    answers = call_roll(grid, nodes, ledger=ledger, timeout_s=patience_s)
+    answers = _numbered(call_roll(grid, nodes, ledger=ledger, timeout_s=patience_s), numbers)
     labels = _labels(config, answers)
     adapted = adapted_model(config, labels)
     roster = _roster(config, strategy, adapted, answers, labels, minimum=minimum)
@@ -139,11 +152,18 @@ def _call_roll(
     return adapted, roster
 
 
+def _numbered(answers: Sequence[Answer], numbers: dict[str, int]) -> list[Answer]:
+    """Number nodes, and remember their numbers."""
+    found, now = numbered(answers, numbers)
+    numbers.update(now)
+    return found
+
+
 def _roster(
     config: RunConfig,
     strategy: Strategy,
     adapted: AdaptedModel,
-    answers: Sequence[tuple[int, Presence | str]],
+    answers: Sequence[Answer],
     labels: tuple[str, ...],
     *,
     minimum: int = 0,
@@ -182,18 +202,15 @@ def open_door(grid: Grid, session: Session) -> Door:
     known = users if config.privacy.mode == "user" else None
 
     def call(node_ids: Sequence[int], present: Sequence[Member]) -> Roster:
-        answers = call_roll(grid, node_ids, ledger=session.ledger, timeout_s=_NODES_TIMEOUT_S)
+        told = call_roll(grid, node_ids, ledger=session.ledger, timeout_s=_NODES_TIMEOUT_S)
+        answers = _numbered(told, session.numbers)
         labels = session.roster.labels
         return _roster(
             config, session.strategy, session.adapted, answers, labels, present=present, only=known
         )
 
     def came(roster: Roster) -> None:
-        journal.note(
-            "nodes_joined",
-            examples={str(one.partition): one.examples for one in roster.members},
-            refused=dict(roster.refused),
-        )
+        journal.note("nodes_joined", **_told(roster, session.numbers))
 
     def left(gone: Sequence[Member]) -> None:
         journal.note("nodes_left", nodes=[one.partition for one in gone])
@@ -208,7 +225,7 @@ def open_door(grid: Grid, session: Session) -> Door:
     )
 
 
-def _labels(config: RunConfig, answers: list[tuple[int, Presence | str]]) -> tuple[str, ...]:
+def _labels(config: RunConfig, answers: Sequence[Answer]) -> tuple[str, ...]:
     """Take the label names from the server's data, or from the first node that answered."""
     if config.evaluate.server:
         return open_data(config, config.data.name).label_names

@@ -51,12 +51,14 @@ class Reopened:
         changed: Key → value it has from now on.
         problems: What is wrong with newer checkpoints.
         asked: Partitions that were asked to train since, for nothing.
+        numbers: Identity → number, of nodes that were given one.
     """
 
     checkpoint: Checkpoint | None
     changed: Mapping[str, Any] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     asked: tuple[int, ...] = ()
+    numbers: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def round_number(self) -> int:
@@ -270,8 +272,22 @@ def reopen(folder: RunFolder, config: RunConfig) -> Reopened:
     if changed:
         write_json(folder.path / "config.json", {**now, "resume": ""})
     return Reopened(
-        checkpoint=checkpoint, changed=changed, problems=problems, asked=_asked(folder, number)
+        checkpoint=checkpoint,
+        changed=changed,
+        problems=problems,
+        asked=_asked(folder, number),
+        numbers=_numbers(folder),
     )
+
+
+def _numbers(folder: RunFolder) -> dict[str, int]:
+    """Read which node has which number, be it that it joined in a round that was interrupted."""
+    events = [*put_aside(folder), *folder.events()]
+    return {
+        identity: number
+        for event in events
+        for identity, number in event.get("identities", {}).items()
+    }
 
 
 def _asked(folder: RunFolder, round_number: int) -> tuple[int, ...]:

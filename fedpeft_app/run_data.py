@@ -22,6 +22,7 @@ from fedpeft_app.data.tasks.task import Task
 from fedpeft_app.data_plan import columns, encoding, make_task, shares, splits
 from fedpeft_app.errors import DataError, PrivacyError
 from fedpeft_app.mirrors.digest import file_sha256
+from fedpeft_app.node.identity import node_number
 
 # Files that decide how examples are encoded: those of tokenizers, and of processors.
 _DECISIVE = ("*token*", "vocab*", "merges*", "*.model", "*piece*", "*processor*", "chat_template*")
@@ -32,7 +33,7 @@ class NodeData:
     """What one node has.
 
     Attributes:
-        partition: Its number, from 0.
+        partition: Its own number, from 0.
         train: What it trains on.
         held_out: What it judges on, to choose a round; may be empty.
         test: What it judges on, to report; may be empty.
@@ -228,7 +229,7 @@ def _own_or_share(
     config: RunConfig, node_config: Mapping[str, Any]
 ) -> tuple[int, tuple[str, ...], ExampleSet, Mapping[str, ExampleSet]]:
     """Give a node's number, labels, examples, and the splits of its own data if it has any."""
-    number = int(node_config.get("partition-id", 0))
+    number = node_number(node_config)
     threads = int(own_setting(node_config, "workers", 0))
     if path := str(node_config.get("data-path", "")):
         source = open_data(config, path, threads)
@@ -236,7 +237,8 @@ def _own_or_share(
         return number, source.label_names, source.splits["train"], source.splits
     labels = open_data(config, config.data.name, threads).label_names
     parts = _shares(config, int(node_config.get("num-partitions", 1)))
-    return number, labels, parts[number if len(parts) > 1 else 0], {}
+    share = int(node_config.get("partition-id", 0))
+    return number, labels, parts[share if len(parts) > 1 else 0], {}
 
 
 def _require_public_labels(config: RunConfig, found: Sequence[str]) -> None:

@@ -46,6 +46,7 @@ class Session:
         started: Clock at the start, seconds.
         report: Gathers what is guaranteed of privacy; None = nothing is.
         reopened: Where the run goes on; None = it begins.
+        numbers: Identity → number, of nodes that were given one; those who join are added.
     """
 
     config: RunConfig
@@ -61,6 +62,7 @@ class Session:
     started: float
     report: PrivacyReport | None = None
     reopened: Reopened | None = None
+    numbers: dict[str, int] = field(default_factory=dict)
 
 
 def run_alone(grid: Grid, session: Session) -> tuple[Checkpoint, dict[str, Any]]:

@@ -4,7 +4,7 @@ import itertools
 import json
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,24 +165,31 @@ class LocalGrid(Grid):
     """A grid whose nodes run in this process: real ClientApp, real messages, no transport.
 
     Attributes:
-        broken: Partition → exception that the node raises on every train message.
-        tampered: Partition → function that alters its train replies.
+        broken: Place of a node (in a simulation its partition) → exception that it raises on
+            every train message.
+        tampered: Place → function that alters its train replies.
         sent, received: Every message, in order.
     """
 
-    def __init__(self, nodes: int, run_config: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        nodes: int,
+        run_config: dict[str, Any],
+        node_configs: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
         from fedpeft_app.config import defaults
 
         self._config = {**defaults(), **run_config}
+        simulated = [{"partition-id": node, "num-partitions": nodes} for node in range(nodes)]
         self._contexts = {
             1000 + 7 * partition: Context(
                 run_id=1,
                 node_id=1000 + 7 * partition,
-                node_config={"partition-id": partition, "num-partitions": nodes},
+                node_config=dict(own),
                 state=RecordDict(),
                 run_config=self._config,
             )
-            for partition in range(nodes)
+            for partition, own in enumerate(node_configs or simulated)
         }
         self._replies: dict[str, Message] = {}
         self._ids = itertools.count()
@@ -202,7 +209,7 @@ class LocalGrid(Grid):
         message.metadata.__dict__["_message_id"] = identifier
         self.sent.append(message)
         context = self._contexts[message.metadata.dst_node_id]
-        partition = int(context.node_config["partition-id"])
+        partition = list(self._contexts).index(message.metadata.dst_node_id)
         training = message.metadata.message_type == "train"
         try:
             if training and partition in self.broken:

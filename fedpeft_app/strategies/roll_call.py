@@ -1,5 +1,6 @@
 """Who is there, and does everyone hold the same model and adapter? Asked before round 1."""
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from fedpeft_app.wire.ledger import Ledger
 from fedpeft_app.wire.record import facts
 
 ROLL_CALL = "query.roll_call"
+_IDENTITY, _NAME = re.compile(r"([0-9a-f]{32})?"), re.compile(r"[A-Za-z0-9._-]{0,64}")
 _SETTLE_S = 0.3
 _POLL_S = 0.1
 
@@ -29,6 +31,9 @@ class Presence:
         labels: Its label names, in order.
         agreed: What must be equal everywhere: name → value (versions, fingerprints).
         rank: The rank that it trains in; 0 = the run's.
+        identity: What tells it from all others; empty if its owner numbers nodes. The server
+            gives numbers to those who have one (`numbering`).
+        name: What its owner calls it; may be empty.
     """
 
     partition: int
@@ -36,6 +41,8 @@ class Presence:
     labels: tuple[str, ...]
     agreed: Mapping[str, str]
     rank: int = 0
+    identity: str = ""
+    name: str = ""
 
     def to_facts(self) -> dict[str, str | int | float | bool | list[str]]:
         """Write it as scalars of a message."""
@@ -44,6 +51,8 @@ class Presence:
             "partition": self.partition,
             "examples": self.examples,
             "rank": self.rank,
+            "identity": self.identity,
+            "name": self.name,
             "labels": list(self.labels),
             **agreed,
         }
@@ -66,6 +75,9 @@ class Presence:
             raise RollCallError(
                 f"Expected partition, examples, rank and labels, got {sorted(values)}."
             )
+        identity, name = str(values.get("identity", "")), str(values.get("name", ""))
+        if not (_IDENTITY.fullmatch(identity) and _NAME.fullmatch(name)):
+            raise RollCallError("Expected an identity of 32 hex digits, and a name without spaces.")
         prefix = "agreed."
         agreed = {
             key.removeprefix(prefix): str(value)
@@ -78,6 +90,8 @@ class Presence:
             labels=tuple(map(str, labels)),
             agreed=agreed,
             rank=rank,
+            identity=identity,
+            name=name,
         )
 
 
@@ -90,12 +104,14 @@ class Roster:
         labels: The label names they all share.
         refused: Node → reason, for the others.
         refused_ids: Their Flower ids.
+        names: Partition → what a member's owner calls it, where it has a name.
     """
 
     members: tuple[Member, ...]
     labels: tuple[str, ...]
     refused: Mapping[str, str] = field(default_factory=dict)
     refused_ids: frozenset[int] = frozenset()
+    names: Mapping[int, str] = field(default_factory=dict)
 
 
 def wait_for_nodes(grid: Grid, minimum: int, timeout_s: float) -> list[int]:
@@ -181,6 +197,7 @@ def make_roster(
     """
     members: dict[int, Member] = {}  # by partition
     refused: dict[str, str] = {}
+    names: dict[int, str] = {}
     taken = {member.partition: member for member in present}
     for node_id, answer in answers:
         if isinstance(answer, str):
@@ -190,13 +207,16 @@ def make_roster(
         member = Member(
             node_id=node_id, partition=number, examples=answer.examples, rank=answer.rank
         )
-        reason = _difference(answer, expected, labels) or _taken(number, {**taken, **members})
+        reason = _difference(answer, expected, labels) or _taken(answer, {**taken, **members})
         if reason := reason or objection(member):
-            known = number in members or f"node {number}" in refused
-            refused[f"node {number} (Flower id {node_id})" if known else f"node {number}"] = reason
+            called = f"node {number}" + (f" ({answer.name})" if answer.name else "")
+            known = number in members or called in refused
+            refused[f"{called} (Flower id {node_id})" if known else called] = reason
             continue
         labels = answer.labels
         members[number] = member
+        if answer.name:
+            names[number] = answer.name
     _require(minimum, len(members), len(answers), refused)
     ordered = tuple(members[number] for number in sorted(members))
     passed = {member.node_id for member in ordered}
@@ -205,6 +225,7 @@ def make_roster(
         labels=labels,
         refused=refused,
         refused_ids=frozenset(node_id for node_id, _ in answers if node_id not in passed),
+        names=dict(sorted(names.items())),
     )
 
 
@@ -246,13 +267,19 @@ def _difference(answer: Presence, expected: Mapping[str, str], labels: tuple[str
     return "; ".join(differences)
 
 
-def _taken(number: int, members: Mapping[int, Member]) -> str:
+def _taken(answer: Presence, members: Mapping[int, Member]) -> str:
     """Say that another node has this number; empty if none has."""
-    if number not in members:
+    if answer.partition not in members:
         return ""
+    other = f"(Flower id {members[answer.partition].node_id})"
+    if answer.identity:
+        return (
+            f"another node has the same identity {other}. Give each node its own FEDPEFT_HOME, "
+            f"or nodes that share one a name each in their --node-config"
+        )
     return (
-        f"another node is partition {number} too (Flower id {members[number].node_id}). "
-        f"Give each node its own partition-id in its --node-config"
+        f"another node is partition {answer.partition} too {other}. Give each node its own "
+        f"partition-id in its --node-config, or none at all"
     )
 
 

@@ -283,7 +283,7 @@ def slow(spec: AdapterSpec, grids: list[ScriptedGrid]) -> Callable[[Message], Me
 
 @pytest.mark.parametrize("chance", [False, True])
 def test_a_late_reply_is_dropped_and_noted(
-    spec: AdapterSpec, state: AdapterState, chance: bool
+    spec: AdapterSpec, state: AdapterState, *, chance: bool
 ) -> None:
     everyone = members(3)
     grids: list[ScriptedGrid] = []

@@ -1,0 +1,59 @@
+"""Who a node is: drawn once, kept, and never mistaken for another."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from fedpeft_app.errors import NodeStateError
+from fedpeft_app.node.identity import identity, node_name, node_number
+
+
+def test_a_node_stays_who_it_is() -> None:
+    assert identity({}) == identity({"data-path": "/elsewhere"})
+    assert len(identity({})) == 32
+
+
+def test_nodes_that_share_a_home_are_told_apart_by_their_names() -> None:
+    found = {identity({}), identity({"name": "ward-3"}), identity({"name": "ward-4"})}
+    assert len(found) == 3
+
+
+def test_machines_draw_identities_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = identity({})
+    monkeypatch.setenv("FEDPEFT_HOME", str(tmp_path / "other"))
+    assert identity({}) != here
+
+
+def test_processes_that_ask_at_once_agree() -> None:
+    with ThreadPoolExecutor(16) as pool:
+        assert len(set(pool.map(identity, [{}] * 64))) == 1
+
+
+def test_a_node_that_was_given_a_number_has_that_and_no_identity(own_home: Path) -> None:
+    assert (identity({"partition-id": 3}), node_number({"partition-id": 3})) == ("", 3)
+    assert not own_home.exists()
+
+
+def test_the_number_of_a_node_follows_from_its_identity() -> None:
+    assert node_number({}) == int(identity({})[:15], 16) != node_number({"name": "ward-3"})
+
+
+def test_only_its_owner_can_read_it(own_home: Path) -> None:
+    identity({})
+    assert (own_home / "nodes" / "identity").stat().st_mode & 0o077 == 0
+
+
+def test_a_damaged_identity_is_refused_not_drawn_anew(own_home: Path) -> None:
+    identity({})
+    (own_home / "nodes" / "identity").write_text("", encoding="utf-8")
+    with pytest.raises(NodeStateError, match="Bring the file back from a backup"):
+        identity({})
+
+
+@pytest.mark.parametrize("name", ["../x", "a b", "-x", "x" * 65, "näme"])
+def test_what_is_no_name_is_refused(name: str) -> None:
+    with pytest.raises(NodeStateError, match="for name in this node's --node-config"):
+        node_name({"name": name})
