@@ -54,7 +54,9 @@ def commands() -> Iterator[tuple[str, list[str]]]:
             if line.startswith("Exec"):
                 first, *others = shlex.split(line.partition("=")[2])
                 yield path.name, [Path(first).name, *others]
-    for block in re.findall(r"```bash\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL):
+    for block in re.findall(
+        r"```(?:bash|sh)\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL
+    ):
         for line in joined(block):
             words = shlex.split(line, comments=True)
             known = [at for at, word in enumerate(words) if word in {"flwr", "fedpeft"}]
@@ -105,7 +107,9 @@ def test_every_kind_of_file_has_commands() -> None:
     assert {"compose.yaml", "compose.tls.yaml", "supernode.yaml", GUIDE.name} <= where
 
 
-@pytest.mark.parametrize(("command", "flag"), flags(), ids=" ".join)
+@pytest.mark.parametrize(
+    ("command", "flag"), [pytest.param(*one, id=" ".join(one)) for one in flags()]
+)
 def test_a_flag_exists(command: str, flag: str) -> None:
     assert re.search(rf"{re.escape(flag)}(?![\w-])", help_of(command))
 

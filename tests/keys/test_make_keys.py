@@ -2,6 +2,7 @@
 
 import datetime as dt
 import ipaddress
+import shutil
 import stat
 import subprocess
 from collections.abc import Callable
@@ -106,6 +107,19 @@ def test_flower_takes_a_nodes_keys(keys: Path) -> None:
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     assert try_load_public_key(keys / "nodes" / NODE / "node.pub") == public
+
+
+@pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="no OpenSSH here")
+def test_flower_takes_a_key_that_its_owner_made(tmp_path: Path) -> None:
+    path = tmp_path / "node.key"
+    command = ["ssh-keygen", "-q", "-t", "ecdsa", "-b", "384", "-N", "", "-f", str(path)]
+    subprocess.run(command, check=True, timeout=60)  # as docs/deployment.md has it
+    private = serialization.load_ssh_private_key(path.read_bytes(), None)
+    assert isinstance(private, ec.EllipticCurvePrivateKey)
+    public = private.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    assert try_load_public_key(tmp_path / "node.key.pub") == public
 
 
 def test_every_party_has_its_own_and_the_authoritys_name(keys: Path) -> None:
