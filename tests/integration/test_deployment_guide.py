@@ -63,7 +63,9 @@ class Machine:
 
 def blocks() -> dict[str, str]:
     """Read what each machine's operator types, by the comment in the first line."""
-    found = re.findall(r"```bash\n# ([^\n]+)\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    found = re.findall(
+        r"```bash\n# ([^\n]+)\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL
+    )
     return dict(found)
 
 
