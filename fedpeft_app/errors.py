@@ -15,6 +15,7 @@ FedPeftError
 ├── PrivacyError           a privacy guarantee cannot be given
 ├── BudgetSpentError       what is asked would spend more privacy than the target allows
 ├── PolicyError            the owner of a node does not allow a run, or what they allow is not known
+├── KeysError              keys cannot be made, or do not belong together
 ├── RunFolderError         a run's folder is missing, incomplete or not writable
 └── LaunchError            a run could not be started, or did not end well
 
@@ -115,6 +116,10 @@ class BudgetSpentError(FedPeftError):
 
 class PolicyError(FedPeftError):
     """The owner of a node does not allow a run, or what they allow is not known."""
+
+
+class KeysError(FedPeftError):
+    """Keys cannot be made, or do not belong together."""
 
 
 class RunFolderError(FedPeftError):

@@ -17,7 +17,7 @@ ROOT = "fedpeft_app"
 LAYERS: dict[int, tuple[str, ...]] = {
     0: ("errors", "registry", "seeds", "atomic", "criterion", "snapshot"),
     1: ("config", "adapters", "portable", "mirrors"),  # backbone and data both fetch
-    2: ("wire", "backbone", "methods", "data", "privacy", "node"),
+    2: ("wire", "backbone", "methods", "data", "privacy", "node", "keys"),
     3: ("training", "strategies", "runs", "observe"),
     4: (  # each may import those before it
         "names",
@@ -80,7 +80,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {  # third-party library → rooms and m
     ),
     "opacus": ("privacy.per_sample",),
     "dp_accounting": ("privacy.accountant",),
-    "cryptography": ("privacy.randomness",),
+    "cryptography": ("privacy.randomness", "keys"),  # noise, and who may join a federation
     "ray": ("training.worker", "actors", "warm.trainers", "warm.keeper"),
     "datasets": ("data",),
     "flwr_datasets": ("data",),

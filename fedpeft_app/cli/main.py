@@ -322,6 +322,36 @@ def worker_stop() -> None:
 
 
 @app.command()
+def keys(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="where to keep them")],
+    host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME_OR_IP", help="how nodes reach the server; may be repeated"),
+    ] = None,
+    node: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="a node; may be repeated")
+    ] = None,
+    renew: Annotated[bool, typer.Option(help="certify the server anew, its key kept")] = False,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="the server's")] = 8000,
+    connection: Annotated[
+        str, typer.Option(help="what to call the server in Flower's configuration")
+    ] = "federation",
+) -> None:
+    """Make the keys of a federation on real machines, and print the commands that use them."""
+    from fedpeft_app.cli.keys import print_keys
+
+    print_keys(
+        folder,
+        host or [],
+        node or [],
+        Console(),
+        renew=renew,
+        port=port,
+        connection=connection,
+    )
+
+
+@app.command()
 def doctor() -> None:
     """Say what works on this machine, in plain words."""
     from fedpeft_app.cli.doctor import examine
