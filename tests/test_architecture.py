@@ -77,7 +77,11 @@ LIBRARIES: dict[str, tuple[str, ...]] = {  # third-party library → rooms and m
     "opacus": ("privacy.per_sample",),
     "dp_accounting": ("privacy.accountant",),
     "cryptography": ("privacy.randomness",),
-    "ray": ("training.worker", "actors"),
+    "ray": (
+        "training.capacity",  # what Ray gave this process, which training has to keep to
+        "actors",
+        "cli.cluster_probe",  # in a process of its own, before a simulation joins a cluster
+    ),
     "datasets": ("data",),
     "flwr_datasets": ("data",),
     "pandas": ("data",),
