@@ -1,35 +1,28 @@
 """Runs on a GPU: `make test-gpu`.
 
-Written on a machine without one: nobody has run these tests yet. On a CPU what can be tested of
-the GPU path is: tests/training/test_capacity.py, test_corrections.py and test_fit.py (loss
-scaling), tests/cli/test_shares.py.
+Written on a machine without one: nobody has run these tests yet. What of the GPU path a CPU can
+test is in tests/training/test_capacity.py (which has one more for a GPU), test_corrections.py and
+test_fit.py (loss scaling), and tests/cli/test_shares.py.
 """
 
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from conftest import short_run
 from rich.console import Console
-from training_samples import make_adapted, make_examples
 
 from fedpeft_app.cli.launch import Simulation, run_simulation
 from fedpeft_app.config import parse
-from fedpeft_app.data.tasks.text_classification import TextClassification
-from fedpeft_app.errors import TrainingError
 from fedpeft_app.runs.checkpoint import load_checkpoint
 from fedpeft_app.runs.directory import RunFolder
-from fedpeft_app.training.capacity import Share, Step, require_memory
 
 pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group("flower")]
 SHARED_CACHE = Path(os.environ.get("FEDPEFT_TEST_CACHE", Path.home() / ".fedpeft")) / "cache"
 FEDPEFT = str(Path(sys.executable).with_name("fedpeft"))
-GIB = 2**30
 
 
 def run(settings: dict[str, Any], share: float, **changes: Any) -> RunFolder:
@@ -92,27 +85,3 @@ def test_a_causal_model_of_four_bits_trains(
     }
     folder = run({**short_run(tiny_llama, tiny_data), **causal}, 0.4)
     assert folder.events()[-1]["event"] == "run_finished"
-
-
-@pytest.fixture
-def little_memory() -> Iterator[Share]:
-    """Let this process have 64 MiB of its GPU."""
-    total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(2**26 / total, 0)
-    yield Share(fraction=(2**26 + GIB / 2) / total, total_bytes=total)
-    torch.cuda.set_per_process_memory_fraction(1.0, 0)
-
-
-def test_a_step_that_does_not_fit_is_refused_by_name(
-    tiny_model: Path, little_memory: Share
-) -> None:
-    adapted = make_adapted(tiny_model)
-    adapted.model.to("cuda")
-    task, examples = TextClassification(), make_examples(4)
-    small = Step(batch_size=4, evaluate_batch_size=4, length=16, precision="fp32")
-    require_memory(adapted, task, examples, small, little_memory)
-    large = Step(batch_size=2**15, evaluate_batch_size=0, length=16, precision="fp32")
-    with pytest.raises(TrainingError, match="train.batch-size.*--client-gpus"):
-        require_memory(adapted, task, examples, large, little_memory)
-    require_memory(adapted, task, examples, small, little_memory)  # and nothing of it is left

@@ -181,3 +181,28 @@ def test_made_up_examples_are_those_of_the_model(adapted: AdaptedModel) -> None:
     batch = capacity.made_up(adapted, task, make_examples(2), (7, 7, 7))
     assert batch["input_ids"].shape == (3, 7)
     assert np.all((batch["input_ids"].numpy() >= 0) & (batch["input_ids"].numpy() < vocabulary))
+
+
+@pytest.fixture
+def little_memory() -> Iterator[Share]:
+    """Let this process have 64 MiB of its GPU."""
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(2**26 / total, 0)
+    yield Share(fraction=(2**26 + GIB / 2) / total, total_bytes=total)
+    torch.cuda.set_per_process_memory_fraction(1.0, 0)
+
+
+@pytest.mark.gpu  # nobody has run it yet
+def test_a_step_that_does_not_fit_a_gpu_is_refused_by_name(
+    tiny_model: Path, little_memory: Share
+) -> None:
+    adapted = make_adapted(tiny_model)
+    adapted.model.to("cuda")
+    task, examples = TextClassification(), make_examples(4)
+    small = Step(batch_size=4, evaluate_batch_size=4, length=16, precision="fp32")
+    require_memory(adapted, task, examples, small, little_memory)
+    large = Step(batch_size=2**15, evaluate_batch_size=0, length=16, precision="fp32")
+    with pytest.raises(TrainingError, match="train.batch-size.*--client-gpus"):
+        require_memory(adapted, task, examples, large, little_memory)
+    require_memory(adapted, task, examples, small, little_memory)  # and nothing of it is left
