@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check test-slow bench clean
+.PHONY: help install demo test check test-slow test-gpu bench clean
 
 help:
 	@echo "make demo       install, then federated LoRA of MiniLM on Reuters R8 (the main job)"
 	@echo "make test       install, then lint, types and tests"
 	@echo "make check      lint and types only"
 	@echo "make test-slow  the tests that start Flower and Ray, on the real model and data"
+	@echo "make test-gpu   the tests that need an NVIDIA GPU"
 	@echo "make bench      side-by-side measurements"
 	@echo "make clean      remove the environment and what tools left behind"
 
@@ -37,6 +38,9 @@ test: check
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow --timeout 1800
+
+test-gpu: $(READY)
+	$(BIN)/python -m pytest -m gpu --timeout 1800
 
 bench: $(READY)
 	$(BIN)/python benchmarks/fold.py

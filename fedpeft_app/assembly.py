@@ -42,6 +42,7 @@ from fedpeft_app.run_data import (
 )
 from fedpeft_app.strategies.broadcast import is_exact
 from fedpeft_app.strategies.roll_call import Presence
+from fedpeft_app.training.capacity import own_share
 from fedpeft_app.training.fit import FitSettings
 from fedpeft_app.training.precision import device, resolve_precision
 from fedpeft_app.training.worker import Worker, use_assigned_threads
@@ -129,6 +130,7 @@ def make_worker(config: RunConfig, node_config: Mapping[str, Any]) -> Worker:
         FedPeftError: If its model or data cannot be had.
     """
     use_assigned_threads()
+    own_share(device())  # before anything lies there
     data = node_data(config, node_config)
     adapted = adapted_model(config, data.labels)
     settings = fit_settings(config)
@@ -300,6 +302,7 @@ def make_presence(config: RunConfig, node_config: Mapping[str, Any]) -> Presence
     if (protection := sample_level(config, policy)) is not None:
         protection.require(examples)
         worker.require_sound_privacy()
+    worker.require_memory(config.data.max_length, private=protection is not None)
     return Presence(
         rank=rank,
         partition=worker.partition,

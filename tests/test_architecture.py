@@ -81,7 +81,13 @@ LIBRARIES: dict[str, tuple[str, ...]] = {  # third-party library → rooms and m
     "opacus": ("privacy.per_sample",),
     "dp_accounting": ("privacy.accountant",),
     "cryptography": ("privacy.randomness", "keys"),  # noise, and who may join a federation
-    "ray": ("training.worker", "actors", "warm.trainers", "warm.keeper"),
+    "ray": (
+        "training.capacity",  # what Ray gave this process, which training has to keep to
+        "actors",
+        "cli.cluster_probe",  # in a process of its own, before a simulation joins a cluster
+        "warm.trainers",
+        "warm.keeper",
+    ),
     "datasets": ("data",),
     "flwr_datasets": ("data",),
     "pandas": ("data",),

@@ -97,8 +97,9 @@ def load_model(
         "attn_implementation": _attention(),
         **quantized(quantization, DTYPES[dtype]),
     }
-    with quiet(), torch.random.fork_rng():
-        torch.manual_seed(derive_seed(seed, "head"))  # GPUs too: there quantised models are made
+    used = [0] if torch.cuda.is_available() else []  # where quantised models are made
+    with quiet(), torch.random.fork_rng(devices=used):
+        torch.manual_seed(derive_seed(seed, "head"))
         model, missing, misshapen = _from_pretrained(located, kind, labels, pooling, options)
     _require_pretrained(model, missing, misshapen, located)
     LOADS[located.fingerprint] += 1

@@ -17,14 +17,17 @@ from typing import Any
 from rich.console import Console
 
 from fedpeft_app.cli.app_folder import app_folder
+from fedpeft_app.cli.cluster import find_cluster, require_usable
 from fedpeft_app.cli.plan import cautions
 from fedpeft_app.cli.preflight import preflight
 from fedpeft_app.cli.settings import to_toml
+from fedpeft_app.cli.shares import gpus_here, require_share, share_caution
 from fedpeft_app.cli.superlink import (
     SuperLink,
     executable,
     log_tail,
     own_superlink,
+    scratch_prefix,
     sweep_scratch,
 )
 from fedpeft_app.config import RunConfig, flatten
@@ -51,12 +54,14 @@ class Simulation:
         client_cpus: CPU cores, and so threads, of one client, from 1.
         client_gpus: GPUs of one client, fractions allowed.
         actors: Clients trained at the same time; 0 = as many as fit.
+        ray_address: Ray cluster to join, "host:port" or "auto"; "" = Ray of its own.
     """
 
     nodes: int
     client_cpus: int
     client_gpus: float
     actors: int
+    ray_address: str = ""
 
     def federation_config(self) -> str:
         """Write it for Flower."""
@@ -90,27 +95,44 @@ def run_simulation(config: RunConfig, simulation: Simulation, console: Console) 
         if config.resume:
             require_resumable(config)
         simulation = _settled(config, simulation)
+        require_share(config, simulation.client_gpus, here=not simulation.ray_address)
         located = preflight(config, simulation.nodes)
-        for caution in cautions(config, located, simulation.nodes):
+        found = cautions(config, located, simulation.nodes)
+        for caution in [*found, *share_caution(simulation.client_gpus)]:
             console.print(f"mind: {caution}", style="yellow", markup=False, soft_wrap=True)
         sweep_scratch(home())
         with (
-            tempfile.TemporaryDirectory(prefix=f"flower-{os.getpid()}-", dir=home()) as scratch,
+            tempfile.TemporaryDirectory(prefix=scratch_prefix(), dir=home()) as scratch,
             contextlib.ExitStack() as ended,  # when nothing of the run goes on any more
         ):
+            environment = {**_environment(config), **_ray(simulation, Path(scratch), view)}
             view.stage("starting Flower and Ray")
-            with own_superlink(Path(scratch), _environment(config)) as superlink:
+            with own_superlink(Path(scratch), environment) as superlink:
                 run_id = _submit(config, superlink, simulation.federation_config())
                 ended.enter_context(_stating_privacy(config, run_id, view))
                 return _follow(config, superlink, run_id, view)
 
 
 def _settled(config: RunConfig, simulation: Simulation) -> Simulation:
-    """Fill in what the mode decides: the central baseline is one node with the whole machine."""
+    """Fill in what the mode decides: the central baseline is one node with all CPUs and a GPU."""
     central = config.mode == "central"
     cpus = simulation.client_cpus or ((os.cpu_count() or 1) if central else 1)
+    gpus = simulation.client_gpus or (min(1, gpus_here()) if central else 0.0)
     nodes = 1 if central else simulation.nodes
-    return replace(simulation, nodes=nodes, client_cpus=cpus)
+    return replace(simulation, nodes=nodes, client_cpus=cpus, client_gpus=gpus)
+
+
+def _ray(simulation: Simulation, scratch: Path, view: LiveView) -> dict[str, str]:
+    """Give the variables that say which Ray the simulation uses.
+
+    "local" keeps Ray from joining whatever cluster happens to run on this machine.
+    """
+    if not simulation.ray_address:
+        return {"RAY_ADDRESS": "local"}
+    view.stage("looking at the Ray cluster")
+    cluster = find_cluster(simulation.ray_address, scratch)
+    require_usable(cluster, simulation.client_cpus, simulation.client_gpus)
+    return cluster.environment(scratch)
 
 
 def run_on_connection(config: RunConfig, connection: str, console: Console) -> None:

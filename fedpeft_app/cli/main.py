@@ -83,11 +83,19 @@ def run(
     actors: Annotated[
         int, typer.Option(min=0, help="clients trained at the same time; 0 = as many as fit")
     ] = 0,
+    ray_address: Annotated[
+        str, typer.Option(help="Ray cluster to simulate on: HOST:PORT, or auto for this machine's")
+    ] = "",
 ) -> None:
     """Check the configuration, run it, and end with the truth as exit status."""
     from fedpeft_app.cli.launch import Simulation, run_on_connection, run_simulation
     from fedpeft_app.cli.settings import read_settings, said
 
+    if ray_address and (connection or actors):
+        raise typer.BadParameter(
+            "--ray-address excludes --connection, where nothing is simulated, and --actors: on a "
+            "cluster as many clients train at once as fit, so give each more --client-cpus"
+        )
     runs = said(recipe, settings or [], "output.dir")
     began, had = _began(resume, connection, runs)
     config = read_settings(recipe, settings or [], began)
@@ -98,7 +106,11 @@ def run(
     if not (nodes or had):
         raise ConfigError([Fault(key="--nodes", value=0, problem=_UNKNOWN_NODES)])
     simulation = Simulation(
-        nodes=nodes or had, client_cpus=client_cpus, client_gpus=client_gpus, actors=actors
+        nodes=nodes or had,
+        client_cpus=client_cpus,
+        client_gpus=client_gpus,
+        actors=actors,
+        ray_address=ray_address,
     )
     run_simulation(config, simulation, console)
 

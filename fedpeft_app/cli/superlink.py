@@ -6,6 +6,7 @@ neither be found nor disturbed by anybody else's runs, nor disturb them.
 """
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -38,7 +39,8 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a client without a share of a GPU sees none
+    "PYTHONWARNINGS": "ignore:Tip:FutureWarning",  # what Ray says of it
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # the run uses this environment
 }
 
@@ -157,11 +159,24 @@ def log_tail(log: Path, lines: int = 15) -> str:
 
 
 def sweep_scratch(folder: Path) -> None:
-    """Remove scratch folders of launchers that were killed, named `flower-<pid>-…`."""
-    for path in folder.glob("flower-*-*"):
-        pid = path.name.split("-")[1]
-        if pid.isdigit() and not _alive(int(pid)):
+    """Remove scratch folders of launchers on this machine that were killed.
+
+    Machines may share the folder; only here is it known which processes still run.
+    """
+    for path in folder.glob("flower-*-*-*"):
+        _, pid, host, *_ = path.name.split("-")
+        if pid.isdigit() and host == _host() and not _alive(int(pid)):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def scratch_prefix() -> str:
+    """Begin the name of a scratch folder: `flower-<pid>-<machine>-`."""
+    return f"flower-{os.getpid()}-{_host()}-"
+
+
+def _host() -> str:
+    """Stand for this machine, in letters and digits."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
 def _stop(process: subprocess.Popen[bytes], flwr_home: Path) -> None:

@@ -6,6 +6,7 @@ knows of, and both sides stay in step.
 """
 
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ PERSONAL, RESIDUAL = "personal", "residual"  # what nodes keep, by name
 BROADCAST = "broadcast"  # and in a memory apart: the global state as last decoded
 PRIVACY = "privacy"  # in a folder apart: what was spent, which outlives all, and the last reply
 SPENT, REPLY = "spent.jsonl", "reply.bin"
+SHARED_MARK = "FEDPEFT_SHARED_MARK"  # variable: a path that all machines of a cluster see
 _FORMAT, _BASE = "fedpeft-memory-1", "base"
 _PREFIX, _SUFFIX = "round-", ".safetensors"
 
@@ -155,9 +157,22 @@ def memory_of(experiment: str, partition: int, kind: str = "") -> NodeMemory:
         kind: A memory apart, with versions of its own.
 
     Raises:
-        NodeStateError: If the name is none.
+        NodeStateError: If the name is none, or this machine of a cluster does not share the home
+            of the others: what the node kept would be missing here.
     """
+    _require_shared_home()
     return NodeMemory(folder=experiment_folder(experiment) / f"node-{partition:04d}" / kind)
+
+
+def _require_shared_home() -> None:
+    """Refuse a home that is not the launcher's, on a cluster: a machine may join it at any time."""
+    mark = os.environ.get(SHARED_MARK, "")
+    if mark and not os.path.exists(mark):
+        raise NodeStateError(
+            f"Expected {home()} to be the folder that all machines of the cluster share, but "
+            f"{mark} of this run is not there on this one. Set FEDPEFT_HOME to a shared folder, at "
+            f"the same path everywhere, or take the machine out of the cluster."
+        )
 
 
 def forget(experiment: str) -> None:

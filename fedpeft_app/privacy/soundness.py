@@ -47,7 +47,8 @@ def choose(
         PrivacyError: If none is right; says why for each.
     """
     faults = {}
-    with torch.random.fork_rng(), _shifted(model):
+    used = {value.device for value in model.parameters() if value.device.type == "cuda"}
+    with torch.random.fork_rng(devices=sorted(used, key=str)), _shifted(model):
         with _without_dropout(model):
             singly = [one_by_one(model, exact, probe) for probe in probes]
         for name, engine in engines.items():

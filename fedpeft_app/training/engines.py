@@ -1,6 +1,6 @@
 """Which engine computes the per-sample gradients of a model, found out once per process."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
@@ -86,15 +86,26 @@ def probes(adapted: AdaptedModel, task: Task, examples: ExampleSet) -> list[Batc
         task: What it is trained to do.
         examples: Examples of the same kind: pixels of a shape or tokens, one label or many.
     """
-    generator = np.random.default_rng(0)
-    batches = []
-    for lengths in _LENGTHS:
-        labels = np.indices((len(lengths), *examples.labels.shape[1:])).sum(axis=0) % 2
-        rows = [_row(adapted, examples, length, generator) for length in lengths]
-        made = example_set(rows, labels.astype(examples.labels.dtype))
-        batch = task.collate(made, np.arange(len(lengths)))
-        batches.append(placed(batch, adapted.trainable[0].device))
-    return batches
+    where = adapted.trainable[0].device
+    return [placed(made_up(adapted, task, examples, lengths), where) for lengths in _LENGTHS]
+
+
+def made_up(
+    adapted: AdaptedModel, task: Task, examples: ExampleSet, lengths: Sequence[int]
+) -> Batch:
+    """Make up a batch that says nothing of anybody's examples.
+
+    Args:
+        adapted: The model that it is for.
+        task: What it is trained to do.
+        examples: Examples of the same kind.
+        lengths: Tokens of each; for images only how many there are counts.
+    """
+    generator = np.random.default_rng(len(lengths))
+    labels = np.indices((len(lengths), *examples.labels.shape[1:])).sum(axis=0) % 2
+    rows = [_row(adapted, examples, length, generator) for length in lengths]
+    made = example_set(rows, labels.astype(examples.labels.dtype))
+    return task.collate(made, np.arange(len(lengths)))
 
 
 def _row(

@@ -209,7 +209,9 @@ def training_mode(model: torch.nn.Module, seed: int) -> Iterator[None]:
         model: The model; it is in evaluation mode afterwards.
         seed: Decides the dropout.
     """
-    with torch.random.fork_rng():
+    # Of all GPUs by default, which would make a context on each.
+    used = {value.device for value in model.parameters() if value.device.type == "cuda"}
+    with torch.random.fork_rng(devices=sorted(used, key=str)):
         torch.manual_seed(seed)
         model.train()
         for module in model.modules():

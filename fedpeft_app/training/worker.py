@@ -1,7 +1,6 @@
 """The warm worker: everything a node needs, loaded once per process, used every round."""
 
 import math
-import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from fedpeft_app.data.tasks.task import Metrics, Task
 from fedpeft_app.errors import DataError, NodeStateError, TrainingError
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.privacy.mechanism import Mechanism
+from fedpeft_app.training.capacity import Share, Step, assigned, own_share, require_memory, within
 from fedpeft_app.training.corrections import Control, Correction, Proximal
 from fedpeft_app.training.engines import engine_of
 from fedpeft_app.training.evaluate import evaluate
@@ -179,15 +179,35 @@ class Worker:
         with training_mode(self.adapted.model, seed=0):
             engine_of(self.adapted, self.task, self.train, precision)
 
+    def require_memory(self, length: int, *, private: bool) -> None:
+        """Refuse to take part with a GPU, or a share of one, that does not hold a step.
+
+        Args:
+            length: Tokens of the longest example that the run's settings allow.
+            private: Whether gradients of single examples are held.
+
+        Raises:
+            TrainingError: If it does not; says what to lower. Never on a CPU.
+        """
+        step = Step(
+            batch_size=self.settings.batch_size,
+            evaluate_batch_size=self.evaluate_batch_size if len(self.held_out) else 0,
+            length=length,
+            precision=self.settings.precision,
+            private=private,
+        )
+        require_memory(self.adapted, self.task, self.train, step, self._share)
+
     def _judge(self, examples: ExampleSet) -> Metrics:
         """Judge what is in the model."""
-        return evaluate(
-            self.adapted.model,
-            self.task,
-            examples,
-            batch_size=self.evaluate_batch_size,
-            precision=self.settings.precision,
-        )
+        with within(self._share, "evaluation"):
+            return evaluate(
+                self.adapted.model,
+                self.task,
+                examples,
+                batch_size=self.evaluate_batch_size,
+                precision=self.settings.precision,
+            )
 
     def _pour(self, state: AdapterState, personal: AdapterState | None) -> None:
         """Fill the model: what all nodes share, and what is this node's own."""
@@ -209,15 +229,21 @@ class Worker:
     ) -> FitReport:
         """Train what is in the model."""
         run = fit if mechanism is None else partial(private_fit, mechanism=mechanism)
-        return run(
-            self.adapted,
-            self.task,
-            self.train,
-            settings,
-            round_number=round_number,
-            partition=self.partition,
-            corrections=corrections,
-        )
+        with within(self._share, "training"):
+            return run(
+                self.adapted,
+                self.task,
+                self.train,
+                settings,
+                round_number=round_number,
+                partition=self.partition,
+                corrections=corrections,
+            )
+
+    @property
+    def _share(self) -> Share | None:
+        """What this process may take of the GPU that holds the model; None on a CPU."""
+        return own_share(self.adapted.trainable[0].device)
 
 
 def personalising(settings: FitSettings, steps: int, examples: int) -> FitSettings:
@@ -249,20 +275,8 @@ def process_facts() -> dict[str, str | int]:
 
 def use_assigned_threads() -> None:
     """Use as many threads as the scheduler gave this process; others stay free."""
-    if assigned := _assigned_cpus():
-        torch.set_num_threads(assigned)
-
-
-def _assigned_cpus() -> int:
-    """Read how many CPUs Ray assigned to this actor; 0 outside of one."""
-    if "RAY_JOB_ID" not in os.environ and "RAY_RAYLET_PID" not in os.environ:
-        return 0
-    import ray
-
-    if not ray.is_initialized() or ray.get_runtime_context().get_actor_id() is None:
-        return 0
-    cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1.0)
-    return max(1, int(cpus))
+    if cpus := assigned("CPU", 1.0):
+        torch.set_num_threads(max(1, int(cpus)))
 
 
 def _require_training(fitted: Fitted, partition: int, round_number: int) -> None:
@@ -277,5 +291,6 @@ def _require_training(fitted: Fitted, partition: int, round_number: int) -> None
     if norm(fitted.delta) == 0.0:
         raise TrainingError(
             f"{where}: {report.steps} steps left every trainable tensor unchanged. "
-            f"Check train.learning-rate and the method's settings."
+            f"Check train.learning-rate and the method's settings; in fp16 steps that overflow "
+            f"are passed over, maybe all: set train.precision = 'bf16' or 'fp32'."
         )

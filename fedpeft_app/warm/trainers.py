@@ -108,6 +108,7 @@ def start_ray(machine: Machine, scratch: Path) -> tuple[float, float]:
         ray.init(address=machine.ray_address, namespace=_NAMESPACE, **quiet)
     else:
         ray.init(
+            address="local",  # else it joins whatever cluster it finds on this machine
             namespace=_NAMESPACE,
             num_cpus=machine.cpus or None,
             num_gpus=machine.gpus if machine.gpus >= 0 else None,

@@ -192,3 +192,13 @@ def test_help_names_every_command() -> None:
     assert done.exit_code == 0
     for command in ("run", "config", "export", "predict", "runs", "doctor", "version"):
         assert command in done.output
+
+
+@pytest.mark.parametrize("other", [["--connection", "own"], ["--actors", "2"]])
+def test_a_ray_cluster_excludes_what_has_no_meaning_on_one(
+    fedpeft: Command, started: list[tuple[RunConfig, Any]], other: list[str]
+) -> None:
+    status, _, err = fedpeft("run", "--ray-address", "auto", *other)
+    assert status == 2
+    assert "--ray-address excludes" in err
+    assert started == []

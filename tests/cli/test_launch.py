@@ -3,6 +3,7 @@
 import io
 import os
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from fedpeft_app.cli import launch
 from fedpeft_app.cli.launch import Simulation, _environment, _stating_privacy
+from fedpeft_app.cli.superlink import scratch_prefix, sweep_scratch
 from fedpeft_app.config import defaults, parse
 from fedpeft_app.errors import LaunchError
 from fedpeft_app.observe.journal import Journal
@@ -87,3 +89,21 @@ def test_what_speaks_against_a_private_run_is_said_before_it_starts(
             launch.run_simulation(parse(settings), simulation, console)
         text: str = console.file.getvalue()  # type: ignore[attr-defined]
         assert ("mind: in a step, noise is" in text) == warned
+
+
+def test_a_simulation_of_its_own_joins_no_cluster_that_runs_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    simulation = Simulation(nodes=4, client_cpus=1, client_gpus=0.0, actors=0)
+    with LiveView(Console(quiet=True)) as view:
+        assert launch._ray(simulation, Path("/"), view) == {"RAY_ADDRESS": "local"}
+
+
+def test_scratch_folders_of_the_dead_go_and_those_of_other_machines_stay(tmp_path: Path) -> None:
+    (alive := tmp_path / f"{scratch_prefix()}a").mkdir()
+    host = alive.name.split("-")[2]
+    (dead := tmp_path / f"flower-{2**22 + 1}-{host}-b").mkdir()  # above Linux's largest pid
+    (elsewhere := tmp_path / f"flower-{2**22 + 1}-00000000-c").mkdir()
+    sweep_scratch(tmp_path)
+    assert [path.exists() for path in (alive, dead, elsewhere)] == [True, False, True]

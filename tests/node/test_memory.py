@@ -17,6 +17,7 @@ from fedpeft_app.node.memory import (
     PRIVACY,
     REPLY,
     RESIDUAL,
+    SHARED_MARK,
     SPENT,
     NodeMemory,
     erase,
@@ -24,6 +25,7 @@ from fedpeft_app.node.memory import (
     forget,
     memory_of,
 )
+from fedpeft_app.node_privacy import SampleLevel
 
 FLOATS = st.floats(width=32, allow_nan=False)
 
@@ -321,3 +323,23 @@ def test_what_is_no_plain_name_is_no_experiment(name: str) -> None:
         memory_of(name, 0)
     with pytest.raises(NodeStateError, match="Expected the name of an experiment, got"):
         forget(name)
+
+
+def test_a_machine_that_does_not_share_the_home_of_its_cluster_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = tmp_path / "flower-1-2-3"
+    monkeypatch.setenv(SHARED_MARK, str(mark))
+    with pytest.raises(NodeStateError, match="all machines of the cluster share"):
+        memory_of("run", 0)
+    mark.mkdir()
+    assert memory_of("run", 0).rounds() == []
+
+
+def test_a_privacy_book_is_not_begun_anew_where_the_home_is_another(
+    tmp_path: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SHARED_MARK, str(tmp_path / "flower-1-2-3"))
+    with pytest.raises(NodeStateError):
+        SampleLevel(delta=1e-5, target=4.0).budget("run", 0)
+    assert not own_home.exists()

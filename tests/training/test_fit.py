@@ -3,6 +3,7 @@
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from fedpeft_app.backbone.load import load_model
 from fedpeft_app.backbone.locate import locate
 from fedpeft_app.data.encoded import ExampleSet, example_set
 from fedpeft_app.data.tasks.causal_lm import CausalLM
+from fedpeft_app.data.tasks.task import Batch
 from fedpeft_app.data.tasks.text_classification import TextClassification
 from fedpeft_app.methods.adapted import AdaptedModel, adapt
 from fedpeft_app.methods.lora import Lora
@@ -267,3 +269,45 @@ def test_running_statistics_stay_as_the_checkpoint_has_them() -> None:
         model(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
         assert model[1].training  # the rest is in training
     assert torch.equal(model[0].running_mean, before)
+
+
+class Overflowing:
+    """A task whose loss leaves the range of numbers from some batch on, as in fp16 may happen."""
+
+    def __init__(self, sound: int) -> None:
+        self._sound = sound
+        self.collate, self.weight = TASK.collate, TASK.weight
+
+    def loss(self, model: Any, batch: Batch) -> torch.Tensor:
+        self._sound -= 1
+        loss = TASK.loss(model, batch)
+        return loss if self._sound >= 0 else loss * 1e30 * 1e30
+
+
+@pytest.mark.parametrize("max_norm", [0.0, 1.0])
+def test_in_fp16_steps_that_overflow_are_passed_over(
+    adapted: AdaptedModel, start: AdapterState, max_norm: float
+) -> None:
+    examples = make_examples(24)
+    half = replace(PLAIN, precision="fp16", max_grad_norm=max_norm)
+    ends = []
+    for sound, steps in ((1, 3), (1, 1)):
+        adapted.pour(start)
+        task: Any = Overflowing(sound)
+        settings = replace(half, max_steps=steps)
+        fit(adapted, task, examples, settings, round_number=1, partition=0)
+        ends.append(adapted.read().vector)
+    assert np.isfinite(ends[0]).all()
+    assert (ends[0] != start.vector).any()
+    assert (ends[0] == ends[1]).all()  # as if the first step had been the only one
+
+
+def test_how_far_losses_are_scaled_is_forgotten_after_a_round(
+    adapted: AdaptedModel, start: AdapterState
+) -> None:
+    half = replace(PLAIN, precision="fp16")
+    first, _ = train(adapted, start, make_examples(16), half)
+    overflowing: Any = Overflowing(0)
+    fit(adapted, overflowing, make_examples(16), half, round_number=1, partition=1)
+    again, _ = train(adapted, start, make_examples(16), half)
+    assert (first.vector == again.vector).all()

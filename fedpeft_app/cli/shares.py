@@ -1,0 +1,58 @@
+"""What a simulated client gets of this machine's GPUs, checked before the start."""
+
+import os
+from pathlib import Path
+
+from fedpeft_app.config import RunConfig
+from fedpeft_app.config.readings import needed_precision
+from fedpeft_app.errors import ConfigError, Fault
+
+_GPUS = Path("/proc/driver/nvidia/gpus")  # one entry each; asking torch takes seconds
+_OPTION = "--client-gpus"
+
+
+def gpus_here() -> int:
+    """Count the NVIDIA GPUs that this process may use; those of other makers are not seen."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    found = len(list(_GPUS.iterdir())) if _GPUS.is_dir() else 0
+    if visible is None:
+        return found
+    return min(found, len([name for name in visible.split(",") if name not in ("", "-1")]))
+
+
+def require_share(config: RunConfig, share: float, *, here: bool) -> None:
+    """Refuse a share of a GPU that a client cannot get, or could not do without.
+
+    Args:
+        config: A checked configuration.
+        share: GPUs of a client.
+        here: Whether clients run on this machine, not on a cluster.
+
+    Raises:
+        ConfigError: If it is refused.
+    """
+    problem = ""
+    if share > 1:
+        problem = "a client trains on one GPU; give it 1 at most, and the run more nodes."
+    elif share and here and not gpus_here():
+        problem = "this machine has no NVIDIA GPU that may be used. Leave it out."
+    elif not share and (key := _needs_gpu(config)):
+        problem = f"{key} needs a GPU, and clients get none. Give them 1, or a fraction of one."
+    if problem:
+        raise ConfigError([Fault(key=_OPTION, value=share, problem=problem)])
+
+
+def share_caution(share: float) -> list[str]:
+    """Say that GPUs of this machine would stand idle."""
+    if share or not gpus_here():
+        return []
+    return [f"clients train on CPU cores though there is a GPU here; {_OPTION} 0.5 lets two share"]
+
+
+def _needs_gpu(config: RunConfig) -> str:
+    """Name the key that only a GPU can do; empty if there is none."""
+    if config.model.quantization != "none":
+        return f"model.quantization = '{config.model.quantization}'"
+    if "fp16" in (config.train.precision, needed_precision(config.model.dtype)):
+        return "fp16 (train.precision, or model.dtype)"
+    return ""
