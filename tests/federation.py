@@ -167,7 +167,7 @@ class Federation:
     ) -> "subprocess.Popen[bytes]":
         """Start a run, as somebody does who operates a federation."""
         command = [str(BINARIES / "fedpeft"), "run", "--connection", connection]
-        command += [f"{key}={value}" for key, value in settings.items()]
+        command += [f"{key}={_said(value)}" for key, value in settings.items()]
         with log.open("ab") as output:
             return subprocess.Popen(command, env=self.environment, stdout=output, stderr=output)
 
@@ -226,6 +226,11 @@ def stranger_keys(folder: Path, name: str, ca: Path | None = None) -> Path:
     if ca:
         shutil.copyfile(ca, made / "ca.pem")
     return made
+
+
+def _said(value: Any) -> str:
+    """Write a setting as on a command line."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def free_port() -> int:

@@ -124,7 +124,8 @@ TOLD = {  # they speak of settings, software and the node's own records
 }
 KEPT = {  # they may name a row, a label, a loss or a number of examples
     *("SourceError", "DataError", "WireError", "TrainingError"),
-    *("RollCallError", "QuorumError", "RunFolderError", "LaunchError"),  # no node raises these
+    *("RollCallError", "QuorumError", "RunFolderError", "LaunchError"),  # no node raises these,
+    "KeysError",  # nor this
 }
 
 
