@@ -1,0 +1,1 @@
+"""A stock Flower app, in the style of Flower's own examples."""

@@ -1,0 +1,27 @@
+"""Sends back what came; or loads model and data, trains, and sends the weights, every time."""
+
+import time
+
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+app = ClientApp()
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Take part in a round."""
+    arrays, seconds = message.content["arrays"], 0.0
+    if context.run_config["train"]:
+        from stock.model import batches_of, fine_tune, lora_model, pour, weights
+
+        model = lora_model(context.run_config["model"])
+        pour(model, arrays.to_torch_state_dict())
+        batches = batches_of(context.run_config["model"], context.node_config["data-path"])
+        began = time.time()
+        fine_tune(model, batches, context.run_config["max-steps"])
+        seconds = time.time() - began
+        arrays = ArrayRecord(weights(model))
+    metrics = MetricRecord({"num-examples": 1, "seconds": seconds})
+    content = RecordDict({"arrays": arrays, "metrics": metrics})
+    return Message(content=content, reply_to=message)
