@@ -149,7 +149,9 @@ def test_with_both_overlays_nothing_is_plain() -> None:
         merged |= {name: service["command"] for name, service in document["services"].items()}
     assert not any("--insecure" in command for command in merged.values())
     assert "--enable-supernode-auth" in merged.pop("superlink")
-    assert all("--auth-supernode-private-key" in command for command in merged.values())
+    nodes = [command for command in merged.values() if command.startswith("flower-supernode")]
+    assert len(nodes) == 2
+    assert all("--auth-supernode-private-key" in command for command in nodes)
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)

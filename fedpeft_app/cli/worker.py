@@ -4,6 +4,7 @@ import subprocess
 import time
 from typing import Any
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -28,7 +29,7 @@ def start_in_background(arguments: list[str], console: Console) -> None:
         LaunchError: If it does not come up; with the end of what it said.
     """
     make_folder(folder())
-    if door() is not None:
+    if _runs():
         raise LaunchError("A worker runs already. Look at it: fedpeft worker status.")
     log = folder() / "worker.log"
     command = [executable("fedpeft"), "worker", "start", "--foreground"]
@@ -41,7 +42,7 @@ def start_in_background(arguments: list[str], console: Console) -> None:
             start_new_session=True,
         )
     deadline = time.monotonic() + _START_S
-    while door() is None:
+    while not _runs():
         if process.poll() is not None or time.monotonic() > deadline:
             said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             raise LaunchError("The worker did not start:\n" + "\n".join(said[-10:]))
@@ -61,7 +62,7 @@ def stop(console: Console) -> None:
     """
     told = _asked(STOP)
     deadline = time.monotonic() + _STOP_S
-    while door() is not None:
+    while _runs() or psutil.pid_exists(told["pid"]):
         if time.monotonic() > deadline:
             raise LaunchError(f"Worker {told['pid']} does not end. End it: kill -9 {told['pid']}.")
         time.sleep(_POLL_S)
@@ -92,6 +93,12 @@ def _told(row: dict[str, Any]) -> list[str]:
         return ["", "", "", "", ""]
     counts = [str(row[key]) for key in ("pid", "answered", "backbone-loads")]
     return [*counts, human_bytes(row["memory"]), str(row["code"])]
+
+
+def _runs() -> bool:
+    """Say whether a worker answers."""
+    found = door()
+    return found is not None and found.opens()
 
 
 def _asked(what: str) -> dict[str, Any]:

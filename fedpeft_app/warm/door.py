@@ -78,6 +78,14 @@ class Door:
         _log.warning("The worker does not serve this run: %s", told.get("reason"))
         return None
 
+    def opens(self) -> bool:
+        """Say whether anybody listens there."""
+        try:
+            self.exchange({"do": STATUS}, timeout_s=_CONNECT_S)
+        except (OSError, WireError):
+            return False
+        return True
+
     def exchange(
         self, header: Mapping[str, Any], body: bytes = b"", timeout_s: float | None = None
     ) -> tuple[dict[str, Any], bytes]:
@@ -110,16 +118,13 @@ def find_door() -> Door | None:
 
     A simulation's processes live as long as the run, and so need no worker.
     """
-    if "ray" in sys.modules:
-        return None
-    return door()
+    return None if "ray" in sys.modules else door()
 
 
 def door() -> Door | None:
-    """Find this node's worker; None if there is none."""
+    """Find where this node's worker listens, or did when it was killed; None if nowhere."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         told = json.loads(address_file().read_text(encoding="utf-8"))
-        os.kill(int(told["pid"]), 0)
         return Door(path=Path(told["socket"]))
     return None
 
@@ -128,8 +133,9 @@ def require_door() -> Door:
     """Find this node's worker.
 
     Raises:
-        LaunchError: If there is none.
+        LaunchError: If there is none, or it does not answer.
     """
-    if (found := door()) is None:
+    found = door()
+    if found is None or not found.opens():
         raise LaunchError(f"No worker runs for {home()}. Start one: fedpeft worker start.")
     return found

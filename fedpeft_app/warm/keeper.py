@@ -28,6 +28,7 @@ from fedpeft_app.warm.frames import receive, send
 from fedpeft_app.warm.trainers import Limits, Machine, Trainers, start_ray
 
 _TIDY_S = 1.0
+_LONGEST_PATH = 100  # of a socket: the system takes 107 bytes
 _BACKLOG = 64
 _PEER = struct.Struct("3i")  # process, user, group
 _log = logging.getLogger(__name__)
@@ -52,9 +53,12 @@ def keep(machine: Machine, limits: Limits) -> None:
         keeper = Keeper(trainers=Trainers(limits=shared, far=bool(machine.ray_address)))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: keeper.stop())
+        path = folder() / "socket"
+        if len(os.fsencode(path)) > _LONGEST_PATH:
+            path = scratch / "socket"
         try:
-            with _listening(scratch / "socket") as listener:
-                _say_where(scratch / "socket")
+            with _listening(path) as listener:
+                _say_where(path)
                 keeper.serve(listener)
         finally:
             address_file().unlink(missing_ok=True)
@@ -161,7 +165,7 @@ def _alone() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _scratch() -> Iterator[Path]:
-    """Give a folder for the socket and Ray, whose paths must be short, that is only ours."""
+    """Give a folder for Ray, whose paths must be short, that is only ours."""
     path = Path(tempfile.mkdtemp(prefix="fedpeft-"))
     try:
         yield path
@@ -172,11 +176,15 @@ def _scratch() -> Iterator[Path]:
 @contextlib.contextmanager
 def _listening(path: Path) -> Iterator[socket.socket]:
     """Listen on a socket."""
+    path.unlink(missing_ok=True)  # of a worker that was killed: nobody else has our lock
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(path))
         path.chmod(0o600)
         listener.listen(_BACKLOG)
-        yield listener
+        try:
+            yield listener
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _say_where(path: Path) -> None:

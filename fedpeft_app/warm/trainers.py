@@ -18,7 +18,11 @@ from fedpeft_app.warm.trainer import Trainer
 _POLL_S = 0.2  # how soon it is seen that whoever asked is gone
 _STORE_BYTES = 256 * 2**20  # Ray's store for what is handed over; memory is used as it fills
 _NAMESPACE = "fedpeft"
-_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",  # Ray's 15 would let everything else on the machine go first
+}
 _log = logging.getLogger(__name__)
 
 Reply = tuple[dict[str, Any], bytes]

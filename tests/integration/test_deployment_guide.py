@@ -27,12 +27,15 @@ class Machine:
     Args:
         folder: Where.
         script: What is typed.
+
+    Attributes:
+        environment: Variables of all that is typed.
     """
 
     def __init__(self, folder: Path, script: str) -> None:
         folder.mkdir(exist_ok=True)
         self.folder, self.home = folder, folder / "home"
-        environment = {
+        self.environment = environment = {
             **os.environ,
             "PATH": f"{BINARIES}{os.pathsep}{os.environ['PATH']}",
             "FEDPEFT_HOME": str(self.home),
@@ -56,6 +59,8 @@ class Machine:
 
     def end(self) -> None:
         """End the shell and what it left behind."""
+        stop = [str(BINARIES / "fedpeft"), "worker", "stop"]  # it has a session of its own
+        subprocess.run(stop, env=self.environment, check=False, capture_output=True, timeout=60)
         with suppress(ProcessLookupError):
             os.killpg(self.shell.pid, signal.SIGKILL)
         self.shell.wait()
@@ -136,4 +141,6 @@ def test_two_hospitals_train_by_the_guide(
     (folder,) = list_runs(machines[SERVER].home / "runs")
     finished = [event for event in folder.events() if event["event"] == "round_finished"]
     assert [event["ok"] for event in finished] == [2, 2]
+    processes = [told["process"] for event in finished for told in event["nodes"].values()]
+    assert len(set(processes)) == 2  # those of the workers, in both rounds
     assert (folder.adapter / "adapter_config.json").is_file()

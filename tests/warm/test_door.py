@@ -1,7 +1,6 @@
 """How a thin process finds the worker, and what it does without one."""
 
 import json
-import os
 import socket
 import sys
 from collections.abc import Iterator
@@ -77,22 +76,23 @@ def test_a_worker_that_is_gone_leaves_the_work_to_the_process(path: Path) -> Non
     assert ask(Door(path=path)) is None
 
 
-def test_a_worker_is_found_by_its_home() -> None:
+def test_a_worker_is_found_by_its_home(path: Path) -> None:
     assert door() is None
-    say_where(socket="/run/x", pid=os.getpid())
-    assert door() == Door(path=Path("/run/x"))
+    say_where(socket=str(path))
+    assert door() == Door(path=path)
+    with answering(path, {"pid": 7}):
+        assert require_door() == Door(path=path)
 
 
-@pytest.mark.parametrize("told", [{}, {"pid": "x", "socket": 1}, {"pid": 2**30, "socket": "/x"}])
-def test_what_a_dead_worker_left_is_no_worker(told: dict[str, Any]) -> None:
+@pytest.mark.parametrize("told", [{}, {"socket": None}, {"socket": "gone"}])
+def test_what_a_dead_worker_left_is_no_worker(told: dict[str, Any], path: Path) -> None:
     say_where(**told)
-    assert door() is None
     with pytest.raises(LaunchError, match="fedpeft worker start"):
         require_door()
 
 
 def test_a_process_that_is_warm_itself_needs_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    say_where(socket="/run/x", pid=os.getpid())
+    say_where(socket="/run/x")
     monkeypatch.setitem(sys.modules, "ray", door_module)
     assert find_door() is None
     monkeypatch.delitem(sys.modules, "ray")

@@ -113,7 +113,7 @@ def test_it_loads_the_model_once_and_leaves_nothing_behind(
     while left := [pid for pid in pids if psutil.pid_exists(pid)]:
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
-    assert not found.path.parent.exists()
+    assert not found.path.exists()
 
 
 def test_a_process_that_is_killed_is_replaced_and_asked_again(
