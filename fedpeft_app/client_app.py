@@ -43,12 +43,13 @@ def _reply(kind: str, message: Message, context: Context) -> Message:
     except NodeError as error:  # the worker has put it into words
         return Message(Error(code=_APP_FAILED, reason=str(error)), reply_to=message)
     except Exception as error:
-        if config.privacy.mode == "none":
+        discreet, node = config.privacy.mode != "none", context.node_config
+        if not discreet and "name" not in node:
             raise  # Flower sends the text, in simulation with the whole traceback
         from fedpeft_app.answers import said_of
 
         _log.exception("This node failed (%s)", kind)
-        reason = said_of(error, discreet=True)
+        reason = said_of(error, node, discreet=discreet)
         return Message(Error(code=_APP_FAILED, reason=reason), reply_to=message)
 
 

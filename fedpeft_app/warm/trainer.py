@@ -65,7 +65,8 @@ def _answer(header: Mapping[str, Any], body: bytes) -> tuple[dict[str, Any], byt
         return {"status": DONE}, to_bytes(content)
     except Exception as error:  # noqa: BLE001  # whatever it is, it is told in words
         _log.exception("This node failed (%s)", header["kind"])
-        return {"status": FAILED, "reason": said_of(error, discreet=discreet)}, b""
+        reason = said_of(error, header["node_config"], discreet=discreet)
+        return {"status": FAILED, "reason": reason}, b""
 
 
 @lru_cache(maxsize=4)

@@ -80,4 +80,5 @@ def test_a_silo_without_its_data_is_refused_by_name_and_the_others_go_on(
     (called,) = [event for event in folder.events() if event["event"] == "roll_call"]
     assert list(called["names"].values()) == ["ward-b", "ward-c"]
     (reason,) = called["refused"].values()
+    assert reason.startswith("ward-a: ")
     assert silos[1]["data-path"] in reason
