@@ -8,9 +8,9 @@ from flwr.app import RecordDict
 
 from fedpeft_app.assembly import make_participation, make_presence
 from fedpeft_app.config import RunConfig
-from fedpeft_app.errors import WITHOUT_DATA, BudgetSpentError, FedPeftError
-from fedpeft_app.mirrors import home
+from fedpeft_app.errors import BudgetSpentError, FedPeftError
 from fedpeft_app.participation import Participation
+from fedpeft_app.run_data import look_again
 from fedpeft_app.wire import record
 
 _log = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ def answer(
         FedPeftError: If it cannot be done.
     """
     if kind == ROLL_CALL:
+        if "data-path" in node_config:  # this process may have served a run before
+            look_again()
         return record.write_facts(make_presence(config, node_config).to_facts())
     if kind == TRAIN:
         return _trained(_participation(content, config, node_config))
@@ -63,23 +65,3 @@ def _participation(
 ) -> Participation:
     """Read an order, and find what this node needs to carry it out."""
     return make_participation(config, node_config, lambda spec: record.read_order(content, spec))
-
-
-def said_of(error: Exception, node_config: Mapping[str, Any], *, discreet: bool) -> str:
-    """Put an error into words that may leave the node.
-
-    Args:
-        error: What went wrong.
-        node_config: The node's own configuration: a node that has a name says it.
-        discreet: Whether they must carry nothing of its data; its own log has all of it.
-    """
-    name = str(node_config.get("name", ""))
-    who = f"{name}: " if name else ""
-    if not discreet:
-        return f"{type(error)}:<'{who}{error}'>"  # as Flower does
-    if isinstance(error, WITHOUT_DATA):
-        return who + str(error).replace(str(home()), "$FEDPEFT_HOME")
-    return (
-        f"{who}{type(error).__name__}: what it says may tell of this node's data, which "
-        f"privacy.mode hides; the node has it in its own log"
-    )

@@ -5,7 +5,6 @@ What is expensive is made once per process and kept; data and what reads it: `ru
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
@@ -14,7 +13,7 @@ from fedpeft_app.adapters import AdapterSpec
 from fedpeft_app.adapters.algebra import digest_of
 from fedpeft_app.adapters.lora import pairs, resized_spec
 from fedpeft_app.admission import policy_of, require_model
-from fedpeft_app.backbone.load import load_model
+from fedpeft_app.backbone.load import load_model, release
 from fedpeft_app.backbone.positions import require_positions, require_whole_patches
 from fedpeft_app.config import RunConfig
 from fedpeft_app.config.policy import Policy
@@ -42,7 +41,7 @@ from fedpeft_app.run_data import (
 )
 from fedpeft_app.strategies.broadcast import is_exact
 from fedpeft_app.strategies.roll_call import Presence
-from fedpeft_app.training.capacity import own_share
+from fedpeft_app.training.capacity import own_share, within
 from fedpeft_app.training.fit import FitSettings
 from fedpeft_app.training.precision import device, resolve_precision
 from fedpeft_app.training.worker import Worker, use_assigned_threads
@@ -51,6 +50,7 @@ from fedpeft_app.wire.catalogue import parse_codec
 from fedpeft_app.wire.codec import Codec
 from fedpeft_app.wire.record import Order
 
+_MODELS: dict[tuple[RunConfig, tuple[str, ...]], AdaptedModel] = {}  # the oldest first
 _AGREEING_PACKAGES = ("torch", "transformers", "peft")  # their versions name and shape tensors
 
 
@@ -73,9 +73,63 @@ def method_settings(config: RunConfig) -> MethodSettings:
     )
 
 
-@lru_cache(maxsize=2)
 def adapted_model(config: RunConfig, labels: tuple[str, ...]) -> AdaptedModel:
-    """Load the backbone and make it adaptable, once per process."""
+    """Load the backbone and make it adaptable, once per process.
+
+    Runs that have the model in common share it: whoever uses it pours all that trains, before.
+    Of others a process keeps two, or one where a GPU's memory has to hold it.
+
+    Args:
+        config: The run's configuration.
+        labels: Label names in the order of a classifier's outputs.
+
+    Raises:
+        FedPeftError: If the model cannot be had, or does not fit.
+    """
+    key = (_of_the_model(config), labels)
+    if key not in _MODELS:
+        forget_models(but=0 if device().type == "cuda" else 1)
+        _MODELS[key] = _adapted(*key)
+    return _MODELS[key]
+
+
+def forget_models(but: int = 0) -> None:
+    """Give back the memory of models.
+
+    Args:
+        but: How many of them to keep, the newest.
+    """
+    while len(_MODELS) > but:
+        del _MODELS[next(iter(_MODELS))]
+    release()
+
+
+def _of_the_model(config: RunConfig) -> RunConfig:
+    """Leave of a configuration what a model is made from, and the defaults of all else."""
+    whole, data, train = RunConfig(), config.data, config.train
+    shape = {"max_length": data.max_length, "image_size": data.image_size}
+    saving = {"gradient_checkpointing": train.gradient_checkpointing}
+    return whole.model_copy(
+        update={
+            "task": config.task,
+            "task_options": config.task_options,
+            "seed": config.seed,
+            "model": config.model,
+            "method": config.method.model_copy(update={"init_from": ""}),
+            "data": whole.data.model_copy(update=shape),
+            "train": whole.train.model_copy(update=saving),
+        }
+    )
+
+
+def _adapted(config: RunConfig, labels: tuple[str, ...]) -> AdaptedModel:
+    """Load the backbone and make it adaptable."""
+    with within(own_share(device()), "the model"):
+        return _loaded(config, labels)
+
+
+def _loaded(config: RunConfig, labels: tuple[str, ...]) -> AdaptedModel:
+    """Load the backbone and make it adaptable, on this process's device."""
     method, task = make_method(config), make_task(config)
     backbone = load_model(
         find_model(config.model.name, config.model.revision),

@@ -9,6 +9,7 @@ from flwr.clientapp import ClientApp
 from fedpeft_app.admission import require_allowed
 from fedpeft_app.config import RunConfig, parse
 from fedpeft_app.warm.door import NodeError, find_door
+from fedpeft_app.warm.words import said_of
 from fedpeft_app.wire.content import from_bytes, to_bytes
 
 app = ClientApp()
@@ -40,14 +41,13 @@ def _reply(kind: str, message: Message, context: Context) -> Message:
     try:
         require_allowed(config, context.node_config, message.metadata.message_type)
         return Message(_content(kind, message, context, config), reply_to=message)
-    except NodeError as error:  # the worker has put it into words
+    except NodeError as error:  # the worker has put it into words, and has all of it in its log
+        _log.error("This node's worker failed (%s): %s", kind, error)
         return Message(Error(code=_APP_FAILED, reason=str(error)), reply_to=message)
     except Exception as error:
         discreet, node = config.privacy.mode != "none", context.node_config
         if not discreet and "name" not in node:
             raise  # Flower sends the text, in simulation with the whole traceback
-        from fedpeft_app.answers import said_of
-
         _log.exception("This node failed (%s)", kind)
         reason = said_of(error, node, discreet=discreet)
         return Message(Error(code=_APP_FAILED, reason=reason), reply_to=message)

@@ -104,6 +104,11 @@ def open_data(config: RunConfig, name: str, threads: int = 0) -> EncodedSource:
     return _opened(config, name, threads)
 
 
+def look_again() -> None:
+    """Forget which data there is: what a node's owner has changed since counts from now on."""
+    _opened.cache_clear()
+
+
 @lru_cache(maxsize=4)
 def _opened(config: RunConfig, name: str, threads: int) -> EncodedSource:
     """Open or make an encoded source, once per process and run."""

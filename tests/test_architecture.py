@@ -113,7 +113,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {  # third-party library → rooms and m
     ),
     "typer": ("cli",),
     "rich": ("cli", "observe"),
-    "psutil": ("cli", "warm.trainer"),
+    "psutil": ("cli", "warm.trainer", "warm.keeper"),
     "httpx": ("cli.doctor",),  # doctor asks whether the hub answers
     "packaging": ("cli.doctor",),  # and whether the versions are the tested ones
     # Layers 0 and 1, wire, strategies and runs do their arithmetic in NumPy.

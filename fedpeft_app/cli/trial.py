@@ -162,14 +162,12 @@ def try_examples_apart(config: RunConfig, nodes: int) -> None:
         PrivacyError: If nothing gives right ones; says which tensor is off.
         FedPeftError: If the model cannot be loaded.
     """
-    from fedpeft_app.assembly import adapted_model, make_worker
-    from fedpeft_app.backbone.load import release
+    from fedpeft_app.assembly import forget_models, make_worker
 
     try:
         make_worker(config, {"partition-id": 0, "num-partitions": nodes}).require_sound_privacy()
     finally:
-        adapted_model.cache_clear()
-        release()  # Ray's actors are about to load models of their own
+        forget_models()  # Ray's actors are about to load models of their own
 
 
 def _spec_of(config: RunConfig, adaptation: "Adaptation", head: frozenset[str]) -> AdapterSpec:

@@ -13,6 +13,7 @@ from fedpeft_app.cli.superlink import executable
 from fedpeft_app.errors import LaunchError, WireError
 from fedpeft_app.observe.lines import human_bytes
 from fedpeft_app.warm.door import STATUS, STOP, door, folder, require_door
+from fedpeft_app.warm.keeper import starts
 
 _START_S, _STOP_S = 120.0, 30.0
 _POLL_S = 0.1
@@ -29,7 +30,7 @@ def start_in_background(arguments: list[str], console: Console) -> None:
         LaunchError: If it does not come up; with the end of what it said.
     """
     make_folder(folder())
-    if _runs():
+    if _runs() or starts():
         raise LaunchError("A worker runs already. Look at it: fedpeft worker status.")
     log = folder() / "worker.log"
     command = [executable("fedpeft"), "worker", "start", "--foreground"]
@@ -44,6 +45,7 @@ def start_in_background(arguments: list[str], console: Console) -> None:
     deadline = time.monotonic() + _START_S
     while not _runs():
         if process.poll() is not None or time.monotonic() > deadline:
+            process.terminate()
             said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             raise LaunchError("The worker did not start:\n" + "\n".join(said[-10:]))
         time.sleep(_POLL_S)

@@ -22,7 +22,7 @@ import torch
 
 from fedpeft_app.data.encoded import ExampleSet
 from fedpeft_app.data.tasks.task import Batch, Task
-from fedpeft_app.errors import TrainingError
+from fedpeft_app.errors import CapacityError
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.training.engines import engine_of, losses_of, made_up
 from fedpeft_app.training.fit import placed, training_mode
@@ -100,16 +100,17 @@ def own_share(where: torch.device) -> Share | None:
     """Find this process's share of its GPU, and keep to it from now on; None on a CPU.
 
     Raises:
-        TrainingError: If the share is too small to hold anything.
+        CapacityError: If the share is too small to hold anything.
     """
     if where.type != "cuda":
         return None
     total = torch.cuda.get_device_properties(where).total_memory
     share = Share(fraction=min(1.0, assigned("GPU") or 1.0), total_bytes=total)
     if not share.allowed_bytes:
-        raise TrainingError(
+        raise CapacityError(
             f"Expected a share of the GPU that holds CUDA itself ({_BESIDES_BYTES / _GIB:g} GiB), "
-            f"got {share.fraction:g} of {total / _GIB:.1f} GiB. Raise --client-gpus."
+            f"got {share.fraction:g} of {total / _GIB:.1f} GiB. Raise --client-gpus, or start "
+            f"fewer --trainers on a node."
         )
     if share.fraction < 1.0:
         index = where.index if where.index is not None else torch.cuda.current_device()
@@ -126,7 +127,7 @@ def within(share: Share | None, what: str) -> Iterator[None]:
         what: What is computed, for the message.
 
     Raises:
-        TrainingError: In place of PyTorch's error.
+        CapacityError: In place of PyTorch's error.
     """
     if share is None:
         yield
@@ -134,10 +135,11 @@ def within(share: Share | None, what: str) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise TrainingError(
+        raise CapacityError(
             f"Expected {what} to fit into the {share}, got out of memory. Lower train.batch-size, "
             f"evaluate.batch-size or data.max-length, set train.gradient-checkpointing = true, "
-            f"take a smaller model.dtype or model.quantization, or raise --client-gpus."
+            f"take a smaller model.dtype or model.quantization, or give "
+            f"this client more of the GPU (--client-gpus; fewer --trainers of a node's worker)."
         ) from error
 
 
@@ -154,7 +156,7 @@ def require_memory(
         share: This process's; None = there is no GPU, and nothing to try.
 
     Raises:
-        TrainingError: If it does not fit.
+        CapacityError: If it does not fit.
     """
     if share is None:
         return

@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import secrets
 import select
 import shutil
 import signal
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from filelock import FileLock, Timeout
 
 from fedpeft_app import __version__
@@ -28,6 +30,7 @@ from fedpeft_app.warm.frames import receive, send
 from fedpeft_app.warm.trainers import Limits, Machine, Trainers, start_ray
 
 _TIDY_S = 1.0
+_SCRATCH = "fedpeft-worker-"
 _LONGEST_PATH = 100  # of a socket: the system takes 107 bytes
 _BACKLOG = 64
 _PEER = struct.Struct("3i")  # process, user, group
@@ -42,24 +45,26 @@ def keep(machine: Machine, limits: Limits) -> None:
         limits: What each of its processes may; what is 0 there is shared out.
 
     Raises:
-        LaunchError: If a worker runs for this home already.
+        LaunchError: If a worker runs for this home already, there is no room for its processes,
+            or Ray ends.
     """
     make_folder(folder())
     folder().chmod(0o700)
-    with _alone(), _scratch() as scratch:
+    over = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: over.set())
+    with _alone(), _scratch() as scratch, _mark() as mark:
         os.environ["FEDPEFT_HOME"] = str(home())
         os.chdir(scratch)  # where nothing lies that Ray's processes would import
-        shared = limits.shared_out(*start_ray(machine, scratch / "ray"))
-        keeper = Keeper(trainers=Trainers(limits=shared, far=bool(machine.ray_address)))
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: keeper.stop())
-        path = folder() / "socket"
-        if len(os.fsencode(path)) > _LONGEST_PATH:
-            path = scratch / "socket"
         try:
+            shared = limits.shared_out(start_ray(machine, scratch / "ray"))
+            trainers = Trainers(limits=shared, mark=mark if machine.ray_address else None)
+            path = folder() / "socket"
+            if len(os.fsencode(path)) > _LONGEST_PATH:
+                path = scratch / "socket"
             with _listening(path) as listener:
                 _say_where(path)
-                keeper.serve(listener)
+                Keeper(trainers=trainers, over=over).serve(listener)
         finally:
             address_file().unlink(missing_ok=True)
             _end_ray()
@@ -71,24 +76,29 @@ class Keeper:
 
     Attributes:
         trainers: Who does the work.
+        over: Set when no more is to be done.
     """
 
     trainers: Trainers
-    _over: threading.Event = field(default_factory=threading.Event)
+    over: threading.Event = field(default_factory=threading.Event)
     _started: float = field(default_factory=time.monotonic)
 
-    def stop(self) -> None:
-        """End `serve`."""
-        self._over.set()
-
     def serve(self, listener: socket.socket) -> None:
-        """Take connections until `stop`."""
+        """Take connections until it is over.
+
+        Raises:
+            LaunchError: If Ray ends before; whoever waits then does its work itself.
+        """
         listener.settimeout(_TIDY_S)
-        while not self._over.is_set():
+        vital = _vital()
+        while not self.over.is_set():
             with contextlib.suppress(TimeoutError):
                 connection, _ = listener.accept()
                 threading.Thread(target=self._served, args=(connection,), daemon=True).start()
             self.trainers.tidy()
+            if dead := [name for name, process in vital.items() if not _alive(process)]:
+                raise LaunchError(f"The worker ends, for Ray has ended: {', '.join(dead)}.")
+        self.trainers.close()
 
     def _served(self, connection: socket.socket) -> None:
         """Answer what one connection asks."""
@@ -111,7 +121,7 @@ class Keeper:
         if what == STATUS:
             return self._status(), b""
         if what == STOP:
-            self.stop()
+            self.over.set()
             return self._status(), b""
         if what != ASK:
             return {"status": REFUSED, "reason": f"the worker cannot do '{what}'"}, b""
@@ -132,6 +142,20 @@ class Keeper:
         }
 
 
+def _vital() -> dict[str, psutil.Process]:
+    """Find the processes of a Ray of our own without which nothing goes on."""
+    children = psutil.Process().children()
+    return {one.name(): one for one in children if one.name() in ("raylet", "gcs_server")}
+
+
+def _alive(process: psutil.Process) -> bool:
+    """Say whether a process runs."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _is_ours(connection: socket.socket) -> bool:
     """Say whether the other side runs as this user; the folder's mode sees to that already."""
     if not hasattr(socket, "SO_PEERCRED"):
@@ -144,6 +168,16 @@ def _hung_up(connection: socket.socket) -> bool:
     """Say whether the other side is gone; it says nothing while it waits."""
     readable, _, _ = select.select([connection], [], [], 0)
     return bool(readable) and not connection.recv(1, socket.MSG_PEEK)
+
+
+def starts() -> bool:
+    """Say whether a worker holds this home, be it that it is only about to start."""
+    lock = FileLock(folder() / "lock")
+    try:
+        with lock.acquire(blocking=False):
+            return False
+    except Timeout:
+        return True
 
 
 @contextlib.contextmanager
@@ -166,11 +200,28 @@ def _alone() -> Iterator[None]:
 @contextlib.contextmanager
 def _scratch() -> Iterator[Path]:
     """Give a folder for Ray, whose paths must be short, that is only ours."""
-    path = Path(tempfile.mkdtemp(prefix="fedpeft-"))
+    for left in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*-*"):  # of workers that were killed
+        pid = left.name.removeprefix(_SCRATCH).partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+    path = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-"))
     try:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _mark() -> Iterator[Path]:
+    """Leave a mark in the home by which processes on other machines know it."""
+    path = folder() / f"mark-{secrets.token_hex(8)}"
+    for left in folder().glob("mark-*"):
+        left.unlink(missing_ok=True)
+    path.touch()
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

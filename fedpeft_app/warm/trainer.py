@@ -11,6 +11,7 @@ from typing import Any
 
 from fedpeft_app.warm.code import Code, own_code
 from fedpeft_app.warm.door import DONE, FAILED, REFUSED
+from fedpeft_app.warm.words import said_of
 
 _log = logging.getLogger(__name__)
 Scalars = tuple[tuple[str, str | int | float | bool], ...]
@@ -53,7 +54,7 @@ class Trainer:
 
 def _answer(header: Mapping[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
     """Do what a message asks."""
-    from fedpeft_app.answers import answer, said_of
+    from fedpeft_app.answers import answer
     from fedpeft_app.wire.content import from_bytes, to_bytes
 
     discreet = True  # until it is known
@@ -77,11 +78,16 @@ def _config(items: Scalars) -> Any:
     return parse(dict(items))
 
 
+def other_python(wanted: Code) -> str:
+    """Say that a run wants another Python environment than this process has."""
+    return f"it needs the Python environment {wanted.python}, the worker has {sys.prefix}"
+
+
 def _other_code(wanted: Code) -> str:
     """Say how the code that a run wants differs from what this process runs; empty if not."""
     own = own_code()
     if wanted.python != own.python:
-        return f"it needs the Python environment {wanted.python}, the worker has {own.python}"
+        return other_python(wanted)
     if wanted.digest != own.digest:
         return f"it needs other code ({wanted.digest[:12]}) than the worker's ({own.digest[:12]})"
     return ""

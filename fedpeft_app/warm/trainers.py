@@ -1,26 +1,32 @@
 """The processes of a worker: Ray actors, one a slot, each with the code of the run it serves."""
 
 import logging
+import math
 import os
 import secrets
+import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from fedpeft_app.errors import LaunchError
 from fedpeft_app.mirrors import home
+from fedpeft_app.node.memory import SHARED_MARK
 from fedpeft_app.warm.code import Code
-from fedpeft_app.warm.door import DONE, FAILED
-from fedpeft_app.warm.trainer import Trainer
+from fedpeft_app.warm.door import DONE, FAILED, REFUSED
+from fedpeft_app.warm.trainer import Trainer, other_python
 
+_START_S = 180.0  # of a process, with its imports
 _POLL_S = 0.2  # how soon it is seen that whoever asked is gone
 _STORE_BYTES = 256 * 2**20  # Ray's store for what is handed over; memory is used as it fills
 _NAMESPACE = "fedpeft"
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # without a share of a GPU, none is seen
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # after the end, no new cluster by accident
     "RAY_worker_niceness": "0",  # Ray's 15 would let everything else on the machine go first
 }
 _log = logging.getLogger(__name__)
@@ -61,19 +67,38 @@ class Limits:
     memory: int = 0
     idle_s: float = 0.0
 
-    def shared_out(self, cpus: float, gpus: float) -> "Limits":
-        """Share a machine out among processes.
+    def shared_out(self, machines: Sequence[tuple[float, float]]) -> "Limits":
+        """Share machines out among processes.
 
         Args:
-            cpus: CPU cores that there are.
-            gpus: GPUs that there are.
+            machines: CPU cores and GPUs of each.
 
         Returns:
-            One process for each GPU, or one where there is none, if `slots` is 0; each with its
-            part of everything.
+            One process for each GPU, or for each machine where there is none, if `slots` is 0;
+            each with as much as all of them can have.
+
+        Raises:
+            LaunchError: If there is no room for so many.
         """
-        slots = self.slots or round(gpus) or 1
-        return replace(self, slots=slots, cpus=cpus / slots, gpus=gpus / slots)
+        all_cpus, all_gpus = map(sum, zip(*machines, strict=True))
+        slots = self.slots or int(all_gpus) or len(machines)
+        gpus = 0.0
+        if all_gpus:  # whole ones for a process, or several processes to one
+            gpus = all_gpus // slots if slots <= all_gpus else 1 / math.ceil(slots / all_gpus)
+        quarters = range(int(4 * all_cpus / slots), 0, -1)
+        for cpus in (all_cpus / slots, *(quarter / 4 for quarter in quarters)):
+            if cpus and sum(_room(machine, cpus, gpus) for machine in machines) >= slots:
+                return replace(self, slots=slots, cpus=cpus, gpus=gpus)
+        raise LaunchError(
+            f"Expected room for {slots} processes, got machines with {list(machines)} (CPU cores, "
+            f"GPUs). Start fewer --trainers."
+        )
+
+
+def _room(machine: tuple[float, float], cpus: float, gpus: float) -> int:
+    """Say how many processes fit on a machine."""
+    by_cpus = int(machine[0] / cpus + 1e-9)
+    return min(by_cpus, int(machine[1] / gpus + 1e-9)) if gpus else by_cpus
 
 
 @dataclass(slots=True)
@@ -83,12 +108,12 @@ class _Slot:
     number: int
     lock: threading.Lock = field(default_factory=threading.Lock)
     actor: Any = None
-    code: Code | None = None
+    code: str = ""  # its digest
     used: float = field(default_factory=time.monotonic)
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def start_ray(machine: Machine, scratch: Path) -> tuple[float, float]:
+def start_ray(machine: Machine, scratch: Path) -> list[tuple[float, float]]:
     """Start a Ray cluster on this machine that ends with this process, or join one.
 
     One of our own needs a token, drawn anew, of everyone who connects: Ray 2.55 listens on all
@@ -99,7 +124,7 @@ def start_ray(machine: Machine, scratch: Path) -> tuple[float, float]:
         scratch: Folder for Ray's own files.
 
     Returns:
-        CPU cores and GPUs that there are.
+        CPU cores and GPUs of each machine.
     """
     os.environ.update(_ENVIRONMENT)
     if not machine.ray_address:
@@ -121,8 +146,8 @@ def start_ray(machine: Machine, scratch: Path) -> tuple[float, float]:
             _temp_dir=str(scratch),
             **quiet,
         )
-    found = ray.cluster_resources()
-    return found.get("CPU", 1.0), found.get("GPU", 0.0)
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(one.get("CPU", 0.0), one.get("GPU", 0.0)) for one in resources]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -131,14 +156,15 @@ class Trainers:
 
     Attributes:
         limits: What they may use.
-        far: Whether they may run on other machines, to which their code must be sent.
+        mark: A path that all machines see on which they may run; None = they run here.
     """
 
     limits: Limits
-    far: bool
+    mark: Path | None = None
     _slots: list[_Slot] = field(init=False)
     _nodes: dict[str, int] = field(default_factory=dict)
     _seating: threading.Lock = field(default_factory=threading.Lock)
+    _over: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         """Begin with empty places."""
@@ -160,21 +186,46 @@ class Trainers:
         Returns:
             What it says; None if nobody waits for it any more.
         """
+        code = Code.from_json(header["code"])
+        if code.python != sys.prefix:
+            return {"status": REFUSED, "reason": other_python(code)}, b""
+        slot = self._slots[self._seat(str(sorted(header["node_config"].items())))]
+        while not slot.lock.acquire(timeout=_POLL_S):
+            if not waiting():
+                return None
+        try:
+            return self._answered(slot, code, header, body, waiting)
+        finally:
+            slot.lock.release()
+
+    def _answered(
+        self,
+        slot: _Slot,
+        code: Code,
+        header: Mapping[str, Any],
+        body: bytes,
+        waiting: Callable[[], bool],
+    ) -> Reply | None:
+        """Let the process there answer; if it dies, another."""
         from ray.exceptions import RayError
 
-        slot = self._slots[self._seat(str(sorted(header["node_config"].items())))]
         problem = ""
-        with slot.lock:
-            for _ in range(2):
-                self._require(slot, Code.from_json(header["code"]))
-                try:
-                    return self._asked(slot, header, body, waiting)
-                except RayError as error:
-                    problem = str(error).strip().partition("\n")[0]
-                    _log.warning("Process %d of the worker ended: %s", slot.number, error)
-                    self._end(slot)
-        reason = f"Two processes of this node's worker ended, one after the other: {problem}"
-        return {"status": FAILED, "reason": reason}, b""
+        for _ in range(2):
+            if self._over.is_set() or not waiting():
+                return None
+            try:
+                self._require(slot, code)
+                return self._asked(slot, header, body, waiting)
+            except RayError as error:
+                problem = type(error).__name__
+                _log.warning("Process %d of the worker ended: %s", slot.number, error)
+                self._end(slot)
+        reason = f"Two processes of this node's worker ended, one after the other ({problem})"
+        return {"status": FAILED, "reason": f"{reason}; its log says why."}, b""
+
+    def close(self) -> None:
+        """Begin nothing any more."""
+        self._over.set()
 
     def tidy(self) -> None:
         """End processes that have had nothing to do for too long."""
@@ -210,26 +261,32 @@ class Trainers:
 
     def _require(self, slot: _Slot, code: Code) -> None:
         """See that a process with this code runs there; never two kinds of code in one."""
-        if slot.actor is not None and slot.code != code:
+        if slot.actor is not None and slot.code != code.digest:
             _log.info("Process %d makes room for other code.", slot.number)
             self._end(slot)
         if slot.actor is None:
-            slot.actor, slot.code = self._started(slot, code), code
+            import ray
+
+            slot.actor, slot.code = self._started(slot, code), code.digest
+            ray.get(slot.actor.facts.remote(), timeout=_START_S)  # where it finds no room, say so
 
     def _started(self, slot: _Slot, code: Code) -> Any:
         """Start a process."""
         import ray
 
-        sent = {"working_dir": code.root} if self.far else {}
-        here = {} if self.far else {"PYTHONPATH": code.root}
-        variables = {**here, "FEDPEFT_HOME": str(home())}
+        inherited = os.environ.get("PYTHONPATH", "")
+        variables = {
+            "PYTHONPATH": os.pathsep.join(filter(None, [code.root, inherited])),
+            "FEDPEFT_HOME": str(home()),
+            **({SHARED_MARK: str(self.mark)} if self.mark else {}),
+        }
         return (
             ray.remote(Trainer)
             .options(
                 name=f"trainer-{os.getpid()}-{slot.number}-{secrets.token_hex(4)}",
                 num_cpus=self.limits.cpus,
                 num_gpus=self.limits.gpus,
-                runtime_env={"env_vars": variables, **sent},
+                runtime_env={"env_vars": variables},
             )
             .remote()
         )
@@ -260,4 +317,4 @@ class Trainers:
 
         if slot.actor is not None:
             ray.kill(slot.actor)
-        slot.actor, slot.code = None, None
+        slot.actor, slot.code = None, ""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedpeft_app.assembly import adapted_model
+from fedpeft_app.assembly import adapted_model, forget_models
 from fedpeft_app.backbone.processor import load_processor
 from fedpeft_app.config import parse
 from fedpeft_app.data.encoded import ExampleSet, example_set
@@ -52,7 +52,7 @@ def make(llama: Path, method: str, quantization: str) -> AdaptedModel:
         "method.rank": 2,
         "data.max-length": 16,
     }
-    adapted_model.cache_clear()
+    forget_models()
     return adapted_model(parse(settings), ())
 
 
