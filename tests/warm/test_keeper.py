@@ -4,11 +4,14 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +224,54 @@ def test_runs_that_share_a_process_have_the_bits_of_runs_that_do_not(
     for left, right in zip(alone, together, strict=True):
         (weights,) = left.adapter.glob("*.safetensors")
         assert weights.read_bytes() == (right.adapter / weights.name).read_bytes()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[str]:
+    """A Ray cluster that somebody else runs; its address."""
+    ray = str(Path(FEDPEFT).with_name("ray"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    scratch = Path(tempfile.mkdtemp(prefix="ray-"))  # paths of Ray's sockets must be short
+    environment = {**os.environ, "RAY_TMPDIR": str(scratch), "RAY_USAGE_STATS_ENABLED": "0"}
+    command = [ray, "start", "--head", f"--port={port}", "--num-cpus=2", "--num-gpus=0"]
+    command += ["--include-dashboard=false", "--object-store-memory=80000000", "--block"]
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not list(scratch.glob("ray/session_latest/sockets/raylet")):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        yield f"{socket.gethostbyname(socket.gethostname())}:{port}"
+    finally:
+        family = psutil.Process(process.pid).children(recursive=True)
+        for one in [*family, psutil.Process(process.pid)]:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        process.wait()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@pytest.mark.slow
+def test_it_joins_a_cluster_and_leaves_it_alone(
+    start: Start, tiny_settings: dict[str, Any], cluster: str
+) -> None:
+    found = start("--ray-address", cluster)
+    assert facts(call_roll(found, tiny_settings))["examples"]
+    assert process_of(found)["warm"]
+
+
+@pytest.mark.slow
+def test_it_ends_when_its_ray_does_and_can_be_started_again(
+    start: Start, tiny_settings: dict[str, Any]
+) -> None:
+    found = start()
+    told, _ = found.exchange({"do": STATUS}, timeout_s=10)
+    (raylet,) = [one for one in psutil.Process(told["pid"]).children() if one.name() == "raylet"]
+    raylet.kill()
+    deadline = time.monotonic() + 60
+    while psutil.pid_exists(told["pid"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    call_roll(start(), tiny_settings)
