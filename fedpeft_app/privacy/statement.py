@@ -12,6 +12,7 @@ from decimal import ROUND_CEILING, Context, Decimal
 from fedpeft_app.privacy.spent import Spent
 
 _UNSAFE = " UNSAFE: noise came from a seed, so this holds against nobody who knows it"
+_IF_DIFFERENT = "; only if nodes hold different examples, which is not known of all (see joined)"
 _SOURCE = {
     False: "secure: ChaCha20 with keys from the operating system",
     True: "UNSAFE, from privacy.unsafe-seed",
@@ -70,6 +71,7 @@ def sample_statement(
     unsafe: bool,
     released: Sequence[str],
     apart: Sequence[str],
+    doubtful: tuple[Collection[int], Collection[int]] = ((), ()),
 ) -> dict[str, str]:
     """State what sample-level privacy a run guarantees.
 
@@ -84,12 +86,15 @@ def sample_statement(
         unsafe: Whether noise came from a seed.
         released: What else left the nodes.
         apart: What the guarantee does not speak of.
+        doubtful: Nodes that joined and may hold the examples of others, and these, which are gone.
 
     Returns:
         Name → text, in the order in which they are to be read.
     """
     return {
-        "privacy": _headline(spent, unknown, delta) + (_UNSAFE if unsafe else ""),
+        "privacy": _headline(spent, unknown, delta)
+        + (_IF_DIFFERENT if doubtful[0] else "")
+        + (_UNSAFE if unsafe else ""),
         "against": "everyone who sees what nodes send: the server, other nodes, readers of the "
         "adapter; as long as server and who started the run are honest, if curious: nodes take "
         "settings and code from them",
@@ -98,6 +103,7 @@ def sample_statement(
         "mechanism": f"DP-SGD (Abadi et al. 2016) on every node: each example's gradient clipped "
         f"to norm {clipping_norm:g} over all tensors that train, {mechanism}",
         **_epsilons(spent, unknown, delta),
+        **_maybe_again(*doubtful),
         **_assumptions(accountant, released, apart, unsafe=unsafe),
     }
 
@@ -185,6 +191,17 @@ def _epsilons(spent: Mapping[int, Spent], unknown: Collection[int], delta: float
             f"books have it"
         )
     return rows
+
+
+def _maybe_again(joined: Collection[int], gone: Collection[int]) -> dict[str, str]:
+    """Give the row about nodes that may be others who lost their homes."""
+    if not joined:
+        return {}
+    return {
+        "joined": f"{_listed(joined)} came later and may hold the examples of {_listed(gone)}, now "
+        f"gone: without names nobody can tell a newcomer from one that lost its home, and with it "
+        f"its book. If so, what both spent adds up for these examples"
+    }
 
 
 def _each(spent: Mapping[int, Spent], unknown: Collection[int]) -> str:
