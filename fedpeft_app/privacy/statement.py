@@ -102,7 +102,7 @@ def sample_statement(
         "or removing it); how many examples a node holds is taken as known",
         "mechanism": f"DP-SGD (Abadi et al. 2016) on every node: each example's gradient clipped "
         f"to norm {clipping_norm:g} over all tensors that train, {mechanism}",
-        **_epsilons(spent, unknown, delta),
+        **_epsilons(spent, unknown, delta, sure=not doubtful[0]),
         **_maybe_again(*doubtful),
         **_assumptions(accountant, released, apart, unsafe=unsafe),
     }
@@ -167,16 +167,23 @@ def _headline(spent: Mapping[int, Spent], unknown: Collection[int], delta: float
     return f"{text}, but for those of {_listed(unknown)}: not known" if unknown else text
 
 
-def _epsilons(spent: Mapping[int, Spent], unknown: Collection[int], delta: float) -> dict[str, str]:
-    """Give the rows about ε of nodes."""
+def _epsilons(
+    spent: Mapping[int, Spent], unknown: Collection[int], delta: float, *, sure: bool
+) -> dict[str, str]:
+    """Give the rows about ε of nodes; `sure` that they hold different examples."""
     known = [one for node, one in spent.items() if node not in unknown]
     rows = {}
     if known:
         epsilons = [one.epsilon for one in known]
         rows["epsilon"] = (
             f"max {shown(max(epsilons))}, median {shown(statistics.median(epsilons))} over "
-            f"{counted(len(known), 'node')} at δ = {delta:g}; nodes hold different examples, so "
-            f"the largest is that of the run"
+            f"{counted(len(known), 'node')} at δ = {delta:g}; "
+            + (
+                "nodes hold different examples, so "
+                if sure
+                else "if nodes hold different examples, "
+            )
+            + "the largest is that of the run"
         )
     if spent:
         rows["epsilon of each node"] = _each(spent, unknown)
