@@ -6,6 +6,8 @@ Imports nothing heavy: it comes before everything else that a node does.
 import hashlib
 import json
 import logging
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -18,6 +20,7 @@ from fedpeft_app.errors import PolicyError
 from fedpeft_app.methods.catalogue import is_of_peft
 from fedpeft_app.mirrors import home
 from fedpeft_app.mirrors.digest import file_sha256
+from fedpeft_app.node.shared_home import require_shared_home
 from fedpeft_app.registry import is_path
 
 _NODE_KEY = "policy"  # in --node-config
@@ -78,6 +81,7 @@ def policy_of(node_config: Mapping[str, Any]) -> Policy:
     Raises:
         PolicyError: If a policy is named or is there, but cannot be read.
         ConfigError: If there is something wrong with it.
+        NodeStateError: If this machine of a cluster does not share the home of the others.
     """
     if _NODE_KEY in node_config:
         path = Path(str(node_config[_NODE_KEY]))
@@ -87,6 +91,7 @@ def policy_of(node_config: Mapping[str, Any]) -> Policy:
                 f"{node_config[_NODE_KEY]!r}. Until it is one, every run is refused."
             )
         return read_policy(path)
+    require_shared_home()
     path = home() / "policy.toml"
     try:
         path.lstat()  # a link that leads nowhere is there, and cannot be read
@@ -147,8 +152,25 @@ def _other_names(policy: Policy, config: RunConfig) -> Iterator[str]:
         ("method.name", config.method.name, "methods", policy.methods),
         ("data.name", config.data.name, "data", policy.data),
     ):
-        if patterns is not None and not any(fnmatchcase(value, one) for one in patterns):
+        if patterns is not None and not _fits(value, patterns):
             yield f"{key} = {_short(value)} ({_listed(name, patterns)})"
+
+
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    """Say whether a name fits a pattern: a path by what it leads to, and never one that goes up."""
+    if ".." in re.split("[/:]", name):  # behind a colon too: "scratch:../folder"
+        return False
+    named = _plain(name)
+    return any(fnmatchcase(named, _plain(one)) for one in patterns)
+
+
+def _plain(path: str) -> str:
+    """Write out `~`, and leave out of an absolute path what means nothing.
+
+    A relative one stays: "./reuters-r8" is a folder, "reuters-r8" is not.
+    """
+    path = os.path.expanduser(path)
+    return "/" + os.path.normpath(path).lstrip("/") if path.startswith("/") else path
 
 
 def _other_code(policy: Policy, config: RunConfig) -> Iterator[str]:

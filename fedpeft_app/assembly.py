@@ -20,7 +20,7 @@ from fedpeft_app.config.policy import Policy
 from fedpeft_app.config.readings import needed_precision, options, planned_ranks
 from fedpeft_app.data.tasks.padding import padding_token
 from fedpeft_app.data_plan import make_task
-from fedpeft_app.errors import BackboneError
+from fedpeft_app.errors import BackboneError, DataError
 from fedpeft_app.methods.adapted import AdaptedModel, adapt
 from fedpeft_app.methods.catalogue import find_method
 from fedpeft_app.methods.method import Method, MethodSettings
@@ -311,12 +311,18 @@ def own_rank(config: RunConfig, node_config: Mapping[str, Any], adapted: Adapted
         The rank; 0 for that of the run, which all have in baselines.
 
     Raises:
-        DataError: If it is no rank, or higher than the run's.
+        DataError: If it is no rank, or higher than the run's; or if the run gives ranks out in
+            turns, and the node has neither a turn ("partition-id") nor a rank of its own.
         BackboneError: If the method's adapter cannot be cut to it.
     """
     if config.mode != "federated":
         return 0  # one model for all that is compared
     partition = node_number(node_config)
+    if config.method.node_ranks and "rank" not in node_config and identity(node_config):
+        raise DataError(
+            f"Expected a rank in this node's --node-config, got none: method.node-ranks = "
+            f"'{config.method.node_ranks}' gives ranks out by partition-id, and it has none."
+        )
     usual = planned_ranks(config.method.node_ranks, config.method.rank)
     chosen = usual[partition % len(usual)]
     rank = int(own_setting(node_config, "rank", chosen, least=1, below=config.method.rank + 1))

@@ -1,7 +1,7 @@
 """The beginning of a run: who is there, and what the server works with."""
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from fedpeft_app.strategies.roll_call import (
     make_roster,
     wait_for_nodes,
 )
+from fedpeft_app.strategies.silos import Silos
 from fedpeft_app.strategies.strategy import Member, Strategy
 from fedpeft_app.wire.ledger import Ledger
 
@@ -73,19 +74,19 @@ def open_session(
     )
     located = find_model(config.model.name, config.model.revision)
     ledger = Ledger(backbone_bytes=located.weight_bytes, full_parameters=0)
-    numbers = dict(reopened.numbers) if reopened else {}
-    adapted, roster = _call_roll(grid, config, strategy, ledger, numbers)
+    silos = reopened.silos if reopened else Silos()
+    adapted, roster = _call_roll(grid, config, strategy, ledger, silos)
     ledger.full_parameters = adapted.backbone.parameters
     if reopened is None or reopened.checkpoint is None:
         _note_start(config, folder, journal, adapted, located.weight_bytes)
     journal.note(
         "roll_call",
-        **_told(roster, numbers),
+        **_told(roster, silos),
         counted=config.privacy.counts_told,
         bytes=ledger.total(kind="roll-call"),
         labels=list(roster.labels),
     )
-    strategy, report = protected(config, strategy, len(roster.members), folder.path)
+    strategy, report = protected(config, strategy, len(roster.members), folder.path, silos)
     return Session(
         config=config,
         folder=folder,
@@ -100,17 +101,17 @@ def open_session(
         initial=_initial_state(config, adapted, roster.labels, reopened),
         started=started,
         reopened=reopened,
-        numbers=numbers,
+        silos=silos,
     )
 
 
-def _told(roster: Roster, numbers: Mapping[str, int]) -> dict[str, Any]:
+def _told(roster: Roster, silos: Silos) -> dict[str, Any]:
     """Say who takes part, and who does not."""
     return {
         "examples": {str(member.partition): member.examples for member in roster.members},
         "refused": dict(roster.refused),
         **({"names": {str(at): name for at, name in roster.names.items()}} if roster.names else {}),
-        **({"identities": dict(numbers)} if numbers else {}),
+        **silos.told(),
     }
 
 
@@ -136,26 +137,25 @@ def _note_start(
 
 
 def _call_roll(
-    grid: Grid, config: RunConfig, strategy: Strategy, ledger: Ledger, numbers: dict[str, int]
+    grid: Grid, config: RunConfig, strategy: Strategy, ledger: Ledger, silos: Silos
 ) -> tuple[AdaptedModel, Roster]:
     """Find out who is there, number them, and keep those who hold what the server holds."""
     minimum = 1 if config.mode == "central" else config.strategy.min_nodes
     nodes = wait_for_nodes(grid, minimum, _NODES_TIMEOUT_S)
     # A node loads the model before it says who it is.
     patience_s = max(config.strategy.round_timeout, _NODES_TIMEOUT_S)
-    answers = _numbered(call_roll(grid, nodes, ledger=ledger, timeout_s=patience_s), numbers)
+    answers = _numbered(call_roll(grid, nodes, ledger=ledger, timeout_s=patience_s), silos)
     labels = _labels(config, answers)
     adapted = adapted_model(config, labels)
-    roster = _roster(config, strategy, adapted, answers, labels, minimum=minimum)
+    roster = _roster(config, strategy, adapted, answers, labels, silos, minimum=minimum)
     if config.mode == "central":
         roster = replace(roster, members=roster.members[:1])
     return adapted, roster
 
 
-def _numbered(answers: Sequence[Answer], numbers: dict[str, int]) -> list[Answer]:
+def _numbered(answers: Sequence[Answer], silos: Silos) -> list[Answer]:
     """Number nodes, and remember their numbers."""
-    found, now = numbered(answers, numbers)
-    numbers.update(now)
+    found, silos.numbers = numbered(answers, silos.numbers)
     return found
 
 
@@ -165,6 +165,7 @@ def _roster(
     adapted: AdaptedModel,
     answers: Sequence[Answer],
     labels: tuple[str, ...],
+    silos: Silos,
     *,
     minimum: int = 0,
     present: Sequence[Member] = (),
@@ -172,13 +173,18 @@ def _roster(
 ) -> Roster:
     """Keep those who hold what the server holds; of partitions, maybe, `only` some."""
     exact = is_exact(codecs(config)[1])
+    who = {node_id: one for node_id, one in answers if isinstance(one, Presence)}
+    silos.begin_call(one.partition for one in present)
 
     def objection(member: Member) -> str:
         if only is not None and member.partition not in only:
             return _TOO_LATE
-        return rank_objection(
+        reason = rank_objection(
             strategy, adapted.spec, member, highest=config.method.rank, exact_downlink=exact
         )
+        if reason or config.privacy.mode != "sample":
+            return reason
+        return silos.admit(member.node_id, who[member.node_id].identity, who[member.node_id].name)
 
     return make_roster(
         answers,
@@ -203,17 +209,24 @@ def open_door(grid: Grid, session: Session) -> Door:
 
     def call(node_ids: Sequence[int], present: Sequence[Member]) -> Roster:
         told = call_roll(grid, node_ids, ledger=session.ledger, timeout_s=_NODES_TIMEOUT_S)
-        answers = _numbered(told, session.numbers)
-        labels = session.roster.labels
         return _roster(
-            config, session.strategy, session.adapted, answers, labels, present=present, only=known
+            config,
+            session.strategy,
+            session.adapted,
+            _numbered(told, session.silos),
+            session.roster.labels,
+            session.silos,
+            present=present,
+            only=known,
         )
 
     def came(roster: Roster) -> None:
-        journal.note("nodes_joined", **_told(roster, session.numbers))
+        journal.note("nodes_joined", **_told(roster, session.silos))
 
     def left(gone: Sequence[Member]) -> None:
-        journal.note("nodes_left", nodes=[one.partition for one in gone])
+        numbers = [one.partition for one in gone]
+        session.silos.leave(numbers)
+        journal.note("nodes_left", nodes=numbers)
 
     return Door(
         grid=grid,

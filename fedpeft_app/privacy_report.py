@@ -24,6 +24,7 @@ from fedpeft_app.strategies.catalogue import require_one_mean
 from fedpeft_app.strategies.dropouts import DROPPED_OUT
 from fedpeft_app.strategies.exchange import NOT_SENT
 from fedpeft_app.strategies.guard import MEASURED, NOTHING, SPENT, SatOut
+from fedpeft_app.strategies.silos import Silos
 from fedpeft_app.strategies.strategy import Reply, Strategy
 from fedpeft_app.strategies.user_level import UserLevel
 from fedpeft_app.wire.record import EPSILON, NOISE, SAMPLING, STEPS, UNAMPLIFIED
@@ -79,12 +80,14 @@ class SampleReport:
         spent: Partition → what the node said last.
         waiting: Partitions of nodes whose answers are not in.
         silent: Those of nodes that sent nothing good since: they may have spent more.
+        silos: Who came and went.
     """
 
     config: RunConfig
     spent: dict[int, Spent] = field(default_factory=dict)
     waiting: set[int] = field(default_factory=set)
     silent: set[int] = field(default_factory=set)
+    silos: Silos = field(default_factory=Silos)
 
     def asked(self, nodes: Iterable[int]) -> None:
         """Take in who may be about to spend, beside those of whom nothing was heard yet."""
@@ -133,6 +136,7 @@ class SampleReport:
             unsafe=privacy.unsafe_seed >= 0,
             released=sample_released(self.config),
             apart=left_apart(self.config),
+            doubtful=self.silos.doubtful(),
         )
 
 
@@ -225,6 +229,7 @@ def sample_released(config: RunConfig) -> list[str]:
         counts,
         *labels,
         "each node's partition and rank",
+        "of a node without a partition-id its identity, the same in every run, and its name if any",
         "versions and fingerprints of software and model, process and threads",
         "when a node answers, and how large its messages are",
         "that it sits out, or what kind of error keeps it from training",
@@ -274,7 +279,7 @@ def notes(report: PrivacyReport | None) -> Mapping[str, float]:
 
 
 def protected(
-    config: RunConfig, strategy: Strategy, users: int, folder: Path
+    config: RunConfig, strategy: Strategy, users: int, folder: Path, silos: Silos
 ) -> tuple[Strategy, PrivacyReport | None]:
     """Protect what a strategy sees, where the server does that, and watch what is spent.
 
@@ -283,6 +288,7 @@ def protected(
         strategy: The strategy.
         users: Nodes that passed the roll call.
         folder: The run's folder, where the server's book lies.
+        silos: Who comes and goes, as the run goes on.
 
     Returns:
         The strategy to run, and the report; None where nothing is protected.
@@ -295,7 +301,7 @@ def protected(
     if privacy.mode == "none":
         return strategy, None
     if privacy.mode == "sample":
-        return strategy, SampleReport(config=config)
+        return strategy, SampleReport(config=config, silos=silos)
     require_one_mean(config.strategy.name, strategy)
     budget = Budget(
         book=Book(path=folder / _BOOK), delta=privacy.delta, target=privacy.target_epsilon

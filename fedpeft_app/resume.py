@@ -16,6 +16,7 @@ from fedpeft_app.runs.directory import RunFolder, find_run, runs_parent
 from fedpeft_app.runs.lock import writing
 from fedpeft_app.runs.rewind import last_sound, put_aside, rewind
 from fedpeft_app.snapshot import Snapshot
+from fedpeft_app.strategies.silos import Silos
 
 _ASKING = ("round_started", "asked_again")
 # What may change: how long a run goes on, and what neither trains nor promises anything.
@@ -51,14 +52,14 @@ class Reopened:
         changed: Key → value it has from now on.
         problems: What is wrong with newer checkpoints.
         asked: Partitions that were asked to train since, for nothing.
-        numbers: Identity → number, of nodes that were given one.
+        silos: Which node was which, be it that it joined in a round that was interrupted.
     """
 
     checkpoint: Checkpoint | None
     changed: Mapping[str, Any] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     asked: tuple[int, ...] = ()
-    numbers: Mapping[str, int] = field(default_factory=dict)
+    silos: Silos = field(default_factory=Silos)
 
     @property
     def round_number(self) -> int:
@@ -276,18 +277,8 @@ def reopen(folder: RunFolder, config: RunConfig) -> Reopened:
         changed=changed,
         problems=problems,
         asked=_asked(folder, number),
-        numbers=_numbers(folder),
+        silos=Silos.from_events([*put_aside(folder), *folder.events()]),
     )
-
-
-def _numbers(folder: RunFolder) -> dict[str, int]:
-    """Read which node has which number, be it that it joined in a round that was interrupted."""
-    events = [*put_aside(folder), *folder.events()]
-    return {
-        identity: number
-        for event in events
-        for identity, number in event.get("identities", {}).items()
-    }
 
 
 def _asked(folder: RunFolder, round_number: int) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ from fedpeft_app.data_plan import columns, encoding, make_task, shares, splits
 from fedpeft_app.errors import DataError, PrivacyError
 from fedpeft_app.mirrors.digest import file_sha256
 from fedpeft_app.node.identity import node_number
+from fedpeft_app.node.settings import require_known, share_of
 
 # Files that decide how examples are encoded: those of tokenizers, and of processors.
 _DECISIVE = ("*token*", "vocab*", "merges*", "*.model", "*piece*", "*processor*", "chat_template*")
@@ -234,15 +235,19 @@ def _own_or_share(
     config: RunConfig, node_config: Mapping[str, Any]
 ) -> tuple[int, tuple[str, ...], ExampleSet, Mapping[str, ExampleSet]]:
     """Give a node's number, labels, examples, and the splits of its own data if it has any."""
+    require_known(node_config)
+    path = str(node_config.get("data-path", ""))
+    if not path:
+        share_of(node_config)  # before an identity is drawn, and before data is opened
     number = node_number(node_config)
     threads = int(own_setting(node_config, "workers", 0))
-    if path := str(node_config.get("data-path", "")):
+    if path:
         source = open_data(config, path, threads)
         _require_public_labels(config, source.label_names)
         return number, source.label_names, source.splits["train"], source.splits
     labels = open_data(config, config.data.name, threads).label_names
-    parts = _shares(config, int(node_config.get("num-partitions", 1)))
-    share = int(node_config.get("partition-id", 0))
+    share, count = share_of(node_config)
+    parts = _shares(config, count)
     return number, labels, parts[share if len(parts) > 1 else 0], {}
 
 

@@ -23,6 +23,7 @@ from fedpeft_app.strategies.alone import Alone
 from fedpeft_app.strategies.plan import RoundPlan
 from fedpeft_app.strategies.roll_call import Roster
 from fedpeft_app.strategies.rounds import run_rounds
+from fedpeft_app.strategies.silos import Silos
 from fedpeft_app.strategies.strategy import Member, Reply, Strategy
 from fedpeft_app.strategies.watcher import RoundResult
 from fedpeft_app.wire.ledger import Ledger
@@ -46,7 +47,7 @@ class Session:
         started: Clock at the start, seconds.
         report: Gathers what is guaranteed of privacy; None = nothing is.
         reopened: Where the run goes on; None = it begins.
-        numbers: Identity → number, of nodes that were given one; those who join are added.
+        silos: Which node is which, of those who know who they are; those who join are added.
     """
 
     config: RunConfig
@@ -62,7 +63,7 @@ class Session:
     started: float
     report: PrivacyReport | None = None
     reopened: Reopened | None = None
-    numbers: dict[str, int] = field(default_factory=dict)
+    silos: Silos = field(default_factory=Silos)
 
 
 def run_alone(grid: Grid, session: Session) -> tuple[Checkpoint, dict[str, Any]]:

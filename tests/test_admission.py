@@ -19,7 +19,8 @@ from fedpeft_app.admission import (
 )
 from fedpeft_app.config import RunConfig, parse
 from fedpeft_app.config.policy import Policy, parse_policy
-from fedpeft_app.errors import ConfigError, PolicyError
+from fedpeft_app.errors import ConfigError, NodeStateError, PolicyError
+from fedpeft_app.node.shared_home import SHARED_MARK
 from fedpeft_app.strategies.guard import short_reason
 
 LIMITED = "max-epsilon = 3\nmax-delta = 1e-5"
@@ -68,6 +69,37 @@ def test_names_have_to_fit_a_pattern(
     for name in refused:
         (found,) = against(policy, **{key: name})
         assert found.startswith(f"{key} = '{name}' ({policy.partition(' ')[0]}: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "fits"),
+    [
+        ("/srv/public/a.csv", True),
+        ("/srv//public/./a/b.csv", True),
+        ("//srv/public/a.csv", True),
+        ("/srv/public/../private.csv", False),
+        ("/srv/public/..", False),
+        ("/srv/publicly.csv", False),
+        ("~/open/a.csv", True),
+        ("~/letters.csv", False),
+        ("reuters-r8", True),
+        ("./reuters-r8", False),  # a folder
+    ],
+)
+def test_a_path_is_judged_by_where_it_leads(
+    name: str, *, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    policy = 'data = ["/srv/public/*", "~/open/*", "reuters-r8"]'
+    assert (against(policy, **{"data.name": name}) == []) is fits
+    if name.startswith("~"):
+        assert (against(policy, **{"data.name": name.replace("~", "/home/me")}) == []) is fits
+
+
+def test_a_model_in_no_folder_that_is_allowed_is_refused_however_it_is_written() -> None:
+    policy = 'models = ["org/*", "scratch:*"]'
+    for name in ("org/../letters", "scratch:../letters"):
+        assert len(against(policy, **{"model.name": name})) == 1
 
 
 def test_an_empty_list_allows_nothing() -> None:
@@ -295,3 +327,11 @@ def test_all_objections_fit_into_one_reason(own_home: Path) -> None:
     assert said.count(";") == 8  # nine objections
     assert all(key in said for key in (*keys, "own-code", "code is", "evaluation", "'sample'"))
     assert len(against(f"models = {patterns}")[0]) < 250
+
+
+def test_no_policy_is_missed_where_the_home_of_a_cluster_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SHARED_MARK, str(tmp_path / "flower-1-2-3"))
+    with pytest.raises(NodeStateError, match="all machines of the cluster share"):
+        policy_of({})

@@ -295,3 +295,12 @@ def test_nodes_agree_on_the_first_state_where_they_are_sent_increments(tiny_mode
     assert starts[0] == starts[1] != starts[2]
     assert len(starts[0]) == 16
     assert starts[3] == starts[4] == ""  # the whole state is sent
+
+
+@pytest.mark.parametrize("node", [{"name": "a"}, {"name": "b", "datapath": "/typo.csv"}])
+def test_no_node_has_public_data_that_nobody_gave_it(
+    node: dict[str, Any], tiny_settings: dict[str, Any], own_home: Path
+) -> None:
+    with pytest.raises(DataError, match="data-path"):
+        node_data(parse(tiny_settings), node)
+    assert not (own_home / "identity").exists()

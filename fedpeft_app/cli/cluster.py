@@ -14,7 +14,7 @@ from fedpeft_app.cli.cluster_probe import versions
 from fedpeft_app.cli.superlink import QUIET
 from fedpeft_app.errors import ConfigError, Fault, LaunchError
 from fedpeft_app.mirrors import home
-from fedpeft_app.node.memory import SHARED_MARK
+from fedpeft_app.node.shared_home import SHARED_MARK
 
 _TIMEOUT_S = 180.0  # above what the probe allows itself; a loaded machine starts Python slowly
 _OPTION = "--ray-address"

@@ -37,8 +37,8 @@ class Policy(Section):
     )
     data: _Names | None = Field(
         None,
-        description="patterns of data.name; a node without a data-path of its own reads from its "
-        "disk, or downloads, what a run names there",
+        description="patterns of data.name, in which * crosses / too; a node without a data-path "
+        "of its own reads from its disk, or downloads, what a run names there",
     )
     max_rounds: Count | None = Field(None, description="largest value of rounds")
     evaluation: bool = Field(
@@ -52,10 +52,13 @@ class Policy(Section):
     code: Annotated[tuple[_Digest, ...], Field(strict=False)] | None = Field(
         None,
         description="the fedpeft that may run here, by the first 12 or more hex digits of its "
-        "SHA-256; binds honest code alone (docs/policy.md)",
+        "SHA-256 (of the package fedpeft_app, not what `fedpeft worker status` shows); binds "
+        "honest code alone (docs/policy.md)",
     )
     privacy: Annotated[tuple[_Mode, ...], Field(strict=False)] | None = Field(
-        None, description="values of privacy.mode: 'none', 'sample', 'user'"
+        None,
+        description="values of privacy.mode: 'none', 'sample', 'user'. Promises nothing without "
+        "max-epsilon: the run chooses how much noise there is",
     )
     max_epsilon: _Positive | None = Field(
         None,

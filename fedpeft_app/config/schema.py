@@ -61,7 +61,8 @@ class MethodSection(Section):
     node_ranks: str = Field(
         "",
         description="lower ranks of nodes whose --node-config has no rank, between commas, given "
-        "out in turns; empty = all have method.rank",
+        "out in turns by partition-id (a node that has none needs a rank of its own); empty = "
+        "all have method.rank",
     )
     alpha: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = Field(
         16.0, description="LoRA scaling numerator; the update is scaled by alpha / rank"

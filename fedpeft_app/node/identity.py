@@ -8,9 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fedpeft_app.atomic import make_folder, write_bytes
+from fedpeft_app.atomic import make_folder, sync_folder, write_bytes
 from fedpeft_app.errors import NodeStateError
 from fedpeft_app.mirrors import home
+from fedpeft_app.node.shared_home import require_shared_home
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DIGITS = 32  # 128 bits: two nodes never draw the same
@@ -44,12 +45,15 @@ def identity(node_config: Mapping[str, Any]) -> str:
         32 hex digits; empty for a node that was given a number ("partition-id") instead.
 
     Raises:
-        NodeStateError: If it cannot be kept, or is damaged.
+        NodeStateError: If it cannot be kept, or is damaged, or this machine of a cluster does not
+            share the home of the others.
     """
     if "partition-id" in node_config:
         return ""
     name = node_name(node_config)
-    path = home() / "nodes" / (f"identity-{name}" if name else "identity")
+    require_shared_home()
+    # Not among the experiments, whose names come from servers.
+    path = home() / "identity" / (f"name-{name}" if name else "unnamed")
     with suppress(FileNotFoundError):
         return _read(path)
     _draw(path)
@@ -92,12 +96,46 @@ def _draw(path: Path) -> None:
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
     try:
         make_folder(path.parent)
-        write_bytes(fresh, f"{drawn}\n".encode(), private=True)
-        with suppress(FileExistsError):
-            os.link(fresh, path)  # unlike a rename, it never replaces another one
-        fresh.unlink()
+        _create(path, fresh, f"{drawn}\n".encode())
     except OSError as error:
         raise NodeStateError(
             f"Cannot keep who this node is in {path}: {error.strerror}. Make room there, or set "
             f"FEDPEFT_HOME."
         ) from error
+
+
+def _create(path: Path, fresh: Path, content: bytes) -> None:
+    """Write a file that nobody sees half of, and which never replaces another one.
+
+    Args:
+        path: The file.
+        fresh: What it is called until it is whole.
+        content: What it is to hold.
+    """
+    try:
+        write_bytes(fresh, content, private=True)
+        with suppress(FileExistsError):
+            os.link(fresh, path)  # unlike a rename, it never replaces another one
+    except OSError:
+        if not fresh.exists():
+            raise
+        _create_plainly(path, content)  # a file system without hard links
+    finally:
+        fresh.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def _create_plainly(path: Path, content: bytes) -> None:
+    """Write a file unless it is there; one that could not be written whole is removed."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise

@@ -6,7 +6,6 @@ knows of, and both sides stay in step.
 """
 
 import hashlib
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -22,13 +21,13 @@ from fedpeft_app.adapters import AdapterState
 from fedpeft_app.atomic import make_folder, sweep, write_bytes
 from fedpeft_app.errors import AdapterMismatchError, NodeStateError
 from fedpeft_app.mirrors import home
+from fedpeft_app.node.shared_home import require_shared_home
 
 _EXPERIMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 PERSONAL, RESIDUAL = "personal", "residual"  # what nodes keep, by name
 BROADCAST = "broadcast"  # and in a memory apart: the global state as last decoded
 PRIVACY = "privacy"  # in a folder apart: what was spent, which outlives all, and the last reply
 SPENT, REPLY = "spent.jsonl", "reply.bin"
-SHARED_MARK = "FEDPEFT_SHARED_MARK"  # variable: a path that all machines of a cluster see
 _FORMAT, _BASE = "fedpeft-memory-1", "base"
 _PREFIX, _SUFFIX = "round-", ".safetensors"
 
@@ -160,19 +159,8 @@ def memory_of(experiment: str, partition: int, kind: str = "") -> NodeMemory:
         NodeStateError: If the name is none, or this machine of a cluster does not share the home
             of the others: what the node kept would be missing here.
     """
-    _require_shared_home()
+    require_shared_home()
     return NodeMemory(folder=experiment_folder(experiment) / f"node-{partition:04d}" / kind)
-
-
-def _require_shared_home() -> None:
-    """Refuse a home that is not the launcher's, on a cluster: a machine may join it at any time."""
-    mark = os.environ.get(SHARED_MARK, "")
-    if mark and not os.path.exists(mark):
-        raise NodeStateError(
-            f"Expected {home()} to be the folder that all machines of the cluster share, but "
-            f"{mark} of this run is not there on this one. Set FEDPEFT_HOME to a shared folder, at "
-            f"the same path everywhere, or take the machine out of the cluster."
-        )
 
 
 def forget(experiment: str) -> None:

@@ -9,8 +9,10 @@ from fedpeft_app.errors import NodeStateError
 from fedpeft_app.mirrors import home
 from fedpeft_app.node.book import Book
 from fedpeft_app.node.memory import PRIVACY, REPLY, SPENT
+from fedpeft_app.node.shared_home import require_shared_home
 
 _SHELF = "nodes"  # as in `node.memory`
+_ALL = "all-books"
 
 
 def books() -> list[Book]:
@@ -19,9 +21,10 @@ def books() -> list[Book]:
     Whether two of them are about the same data nobody knows, so all count.
 
     Raises:
-        NodeStateError: If a folder cannot be read, or there is a reply without the book in which
-            it would have been written down first.
+        NodeStateError: If a folder cannot be read, there is a reply without the book in which it
+            would have been written down first, or this machine of a cluster has another home.
     """
+    require_shared_home()
     return [
         Book(path=folder / PRIVACY / SPENT)
         for experiment in _folders(home() / _SHELF)
@@ -36,7 +39,8 @@ def held(wait_s: float) -> AbstractContextManager[None]:
     Args:
         wait_s: As for `Book.held`.
     """
-    return Book(path=home() / _SHELF / PRIVACY).held(wait_s)  # no such book, only its lock
+    # No such book, only its lock; beside the experiments, whose names come from servers.
+    return Book(path=home() / _ALL).held(wait_s)
 
 
 def _has_book(folder: Path) -> bool:

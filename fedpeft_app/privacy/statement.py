@@ -12,6 +12,7 @@ from decimal import ROUND_CEILING, Context, Decimal
 from fedpeft_app.privacy.spent import Spent
 
 _UNSAFE = " UNSAFE: noise came from a seed, so this holds against nobody who knows it"
+_IF_DIFFERENT = "; only if nodes hold different examples, which is not known of all (see joined)"
 _SOURCE = {
     False: "secure: ChaCha20 with keys from the operating system",
     True: "UNSAFE, from privacy.unsafe-seed",
@@ -70,6 +71,7 @@ def sample_statement(
     unsafe: bool,
     released: Sequence[str],
     apart: Sequence[str],
+    doubtful: tuple[Collection[int], Collection[int]] = ((), ()),
 ) -> dict[str, str]:
     """State what sample-level privacy a run guarantees.
 
@@ -84,12 +86,15 @@ def sample_statement(
         unsafe: Whether noise came from a seed.
         released: What else left the nodes.
         apart: What the guarantee does not speak of.
+        doubtful: Nodes that joined and may hold the examples of others, and these, which are gone.
 
     Returns:
         Name → text, in the order in which they are to be read.
     """
     return {
-        "privacy": _headline(spent, unknown, delta) + (_UNSAFE if unsafe else ""),
+        "privacy": _headline(spent, unknown, delta)
+        + (_IF_DIFFERENT if doubtful[0] else "")
+        + (_UNSAFE if unsafe else ""),
         "against": "everyone who sees what nodes send: the server, other nodes, readers of the "
         "adapter; as long as server and who started the run are honest, if curious: nodes take "
         "settings and code from them",
@@ -97,7 +102,8 @@ def sample_statement(
         "or removing it); how many examples a node holds is taken as known",
         "mechanism": f"DP-SGD (Abadi et al. 2016) on every node: each example's gradient clipped "
         f"to norm {clipping_norm:g} over all tensors that train, {mechanism}",
-        **_epsilons(spent, unknown, delta),
+        **_epsilons(spent, unknown, delta, sure=not doubtful[0]),
+        **_maybe_again(*doubtful),
         **_assumptions(accountant, released, apart, unsafe=unsafe),
     }
 
@@ -161,16 +167,23 @@ def _headline(spent: Mapping[int, Spent], unknown: Collection[int], delta: float
     return f"{text}, but for those of {_listed(unknown)}: not known" if unknown else text
 
 
-def _epsilons(spent: Mapping[int, Spent], unknown: Collection[int], delta: float) -> dict[str, str]:
-    """Give the rows about ε of nodes."""
+def _epsilons(
+    spent: Mapping[int, Spent], unknown: Collection[int], delta: float, *, sure: bool
+) -> dict[str, str]:
+    """Give the rows about ε of nodes; `sure` that they hold different examples."""
     known = [one for node, one in spent.items() if node not in unknown]
     rows = {}
     if known:
         epsilons = [one.epsilon for one in known]
         rows["epsilon"] = (
             f"max {shown(max(epsilons))}, median {shown(statistics.median(epsilons))} over "
-            f"{counted(len(known), 'node')} at δ = {delta:g}; nodes hold different examples, so "
-            f"the largest is that of the run"
+            f"{counted(len(known), 'node')} at δ = {delta:g}; "
+            + (
+                "nodes hold different examples, so "
+                if sure
+                else "if nodes hold different examples, "
+            )
+            + "the largest is that of the run"
         )
     if spent:
         rows["epsilon of each node"] = _each(spent, unknown)
@@ -185,6 +198,17 @@ def _epsilons(spent: Mapping[int, Spent], unknown: Collection[int], delta: float
             f"books have it"
         )
     return rows
+
+
+def _maybe_again(joined: Collection[int], gone: Collection[int]) -> dict[str, str]:
+    """Give the row about nodes that may be others who lost their homes."""
+    if not joined:
+        return {}
+    return {
+        "joined": f"{_listed(joined)} came later and may hold the examples of {_listed(gone)}, now "
+        f"gone: without names nobody can tell a newcomer from one that lost its home, and with it "
+        f"its book. If so, what both spent adds up for these examples"
+    }
 
 
 def _each(spent: Mapping[int, Spent], unknown: Collection[int]) -> str:

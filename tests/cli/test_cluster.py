@@ -11,7 +11,7 @@ import pytest
 from fedpeft_app.cli.cluster import Cluster, Machine, find_cluster, require_usable
 from fedpeft_app.cli.cluster_probe import versions
 from fedpeft_app.errors import ConfigError, LaunchError
-from fedpeft_app.node.memory import SHARED_MARK
+from fedpeft_app.node.shared_home import SHARED_MARK
 
 HEAD = Machine(
     name="10.0.0.1",

@@ -17,7 +17,6 @@ from fedpeft_app.node.memory import (
     PRIVACY,
     REPLY,
     RESIDUAL,
-    SHARED_MARK,
     SPENT,
     NodeMemory,
     erase,
@@ -25,6 +24,7 @@ from fedpeft_app.node.memory import (
     forget,
     memory_of,
 )
+from fedpeft_app.node.shared_home import SHARED_MARK
 from fedpeft_app.node_privacy import SampleLevel
 
 FLOATS = st.floats(width=32, allow_nan=False)

@@ -10,6 +10,7 @@ from fedpeft_app.errors import NodeStateError
 from fedpeft_app.node import shelf
 from fedpeft_app.node.book import Book
 from fedpeft_app.node.memory import PRIVACY, REPLY, SPENT, erase, memory_of
+from fedpeft_app.node.shared_home import SHARED_MARK
 
 
 def privacy_folder(experiment: str, partition: int) -> Path:
@@ -80,3 +81,16 @@ def test_who_counts_all_books_keeps_others_from_spending() -> None:
             pool.submit(other).result()
         assert shelf.books() == []  # its lock is no book
     other()
+
+
+def test_the_lock_of_all_books_is_not_where_servers_name_folders(own_home: Path) -> None:
+    with shelf.held(wait_s=1.0):
+        assert not (own_home / "nodes").exists()
+
+
+def test_books_are_not_missed_where_the_home_of_a_cluster_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SHARED_MARK, str(tmp_path / "flower-1-2-3"))
+    with pytest.raises(NodeStateError, match="all machines of the cluster share"):
+        shelf.books()

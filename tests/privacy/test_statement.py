@@ -166,3 +166,13 @@ def test_users_are_not_hidden_from_the_server() -> None:
     assert rows["epsilon"] == "1.00 at δ = 1e-06"
     assert rows["epsilon without amplification by sampling"].startswith("2.00, for those who find")
     assert rows["also released"] == "nothing"
+
+
+def test_a_newcomer_that_may_be_one_of_those_who_are_gone_is_named() -> None:
+    rows = of_nodes({0: spending(1.0), 2: spending(2.0)}, doubtful=([2], [0]))
+    assert "; only if nodes hold different examples" in rows["privacy"]
+    assert rows["joined"].startswith("node 2 came later and may hold the examples of node 0, now")
+    assert "if nodes hold different examples, the largest is that" in rows["epsilon"]
+    sure = of_nodes({0: spending(1.0)})
+    assert "joined" not in sure
+    assert "nodes hold different examples, so the largest is that" in sure["epsilon"]
