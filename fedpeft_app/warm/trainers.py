@@ -14,7 +14,7 @@ from typing import Any
 
 from fedpeft_app.errors import LaunchError
 from fedpeft_app.mirrors import home
-from fedpeft_app.node.memory import SHARED_MARK
+from fedpeft_app.node.shared_home import SHARED_MARK
 from fedpeft_app.warm.code import Code
 from fedpeft_app.warm.door import DONE, FAILED, REFUSED
 from fedpeft_app.warm.trainer import Trainer, other_python

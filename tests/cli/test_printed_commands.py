@@ -8,6 +8,7 @@ import pytest
 
 from fedpeft_app.cli.preflight import preflight
 from fedpeft_app.cli.settings import read_settings
+from fedpeft_app.config import RunConfig
 
 ROOT = Path(__file__).parents[2]
 PRINTED = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -27,7 +28,25 @@ R8 = {  # label → training examples of Reuters R8
 def private_commands() -> list[str]:
     lines = [line for path in PRINTED for line in path.read_text(encoding="utf-8").splitlines()]
     found = (re.match(r"(?:\$ )?(fedpeft (?:run|plan) [^#]*)", line) for line in lines)
-    return sorted({one[1].strip() for one in found if one and " privacy." in one[1]})
+    private = re.compile(r" privacy\.| --recipe recipes/private")
+    return sorted({one[1].strip() for one in found if one and private.search(one[1])})
+
+
+def option(words: list[str], name: str) -> str:
+    """Take an option off a command; give its value, or nothing."""
+    if name not in words:
+        return ""
+    at = words.index(name)
+    value = words[at + 1]
+    del words[at : at + 2]
+    return value
+
+
+def settings_of(command: str, *more: str) -> tuple[RunConfig, int]:
+    """Read what a command says, and more; give its nodes too."""
+    _, _, *words = shlex.split(command)
+    nodes, recipe = int(option(words, "--nodes") or NODES), option(words, "--recipe")
+    return read_settings(ROOT / recipe if recipe else None, [*words, *more]), nodes
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +61,10 @@ def as_many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_both_levels_have_an_example() -> None:
-    text = " ".join(private_commands())
-    assert "privacy.mode=sample" in text
-    assert "privacy.mode=user" in text
+    modes = {settings_of(command)[0].privacy.mode for command in private_commands()}
+    assert modes == {"sample", "user"}
 
 
 @pytest.mark.parametrize("command", private_commands())
 def test_a_printed_command_could_start(command: str, tiny_model: Path, as_many: Path) -> None:
-    _, _, *words = shlex.split(command)
-    nodes = NODES
-    if "--nodes" in words:
-        at = words.index("--nodes")
-        nodes = int(words[at + 1])
-        del words[at : at + 2]
-    here = [f"model.name={tiny_model}", f"data.name={as_many}"]
-    preflight(read_settings(None, [*words, *here]), nodes)
+    preflight(*settings_of(command, f"model.name={tiny_model}", f"data.name={as_many}"))
