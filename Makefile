@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check test-slow test-gpu bench clean
+.PHONY: help install demo test check test-slow test-deployment test-gpu bench clean
 
 help:
 	@echo "make demo       install, then federated LoRA of MiniLM on Reuters R8 (the main job)"
 	@echo "make test       install, then lint, types and tests"
 	@echo "make check      lint and types only"
 	@echo "make test-slow  the tests that start Flower and Ray, on the real model and data"
+	@echo "make test-deployment  of those, the ones of the deployment guide, keys and faults"
 	@echo "make test-gpu   the tests that need an NVIDIA GPU"
 	@echo "make bench      side-by-side measurements"
 	@echo "make clean      remove the environment and what tools left behind"
@@ -38,6 +39,10 @@ test: check
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow --timeout 1800
+
+# A part of test-slow. What stands before a server is tried only where nginx is installed.
+test-deployment: $(READY)
+	$(BIN)/python -m pytest -m slow --timeout 1800 tests/integration/test_deployment_*.py
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu --timeout 1800

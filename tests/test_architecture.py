@@ -77,6 +77,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {  # third-party library → rooms and m
         "privacy.dp_sgd",
         "training",
         "cli.doctor",
+        "cli.shares",  # counts GPUs where /proc does not list them
     ),
     "opacus": ("privacy.per_sample",),
     "dp_accounting": ("privacy.accountant",),
@@ -106,6 +107,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {  # third-party library → rooms and m
         "mirrors",
         "backbone.scratch",
         "data",
+        "keys.folder",
         "node.book",
         "runs.lock",
         "studies.record",

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -18,6 +20,7 @@ from fedpeft_app.node.shared_home import SHARED_MARK
 
 _TIMEOUT_S = 180.0  # above what the probe allows itself; a loaded machine starts Python slowly
 _OPTION = "--ray-address"
+_STAMP = re.compile(r"\[\d{4}-[^]]*\] (\([^)]*\) )?(\S+:\d+: )?")  # Ray's: time, process, line
 _START = (
     "Start one with `ray start --head --port=6379` here and `ray start --address=HOST:6379` on "
     "the other machines; on a cluster with RAY_AUTH_MODE=token have its token in the environment "
@@ -35,7 +38,8 @@ class Machine:
         gpus: GPUs that Ray may give away there.
         free_cpus: Of those, how many are not given away.
         free_gpus: Likewise.
-        sees_home: Whether a file in the launcher's home is there too; None = it did not answer.
+        sees_home: Whether it can write where the launcher does, in its home; None = it did not
+            answer.
         versions: Package → version.
     """
 
@@ -89,7 +93,7 @@ def find_cluster(address: str, mark: Path) -> Cluster:
 
     Args:
         address: "host:port", or "auto" for the one that runs on this machine.
-        mark: A path in the home.
+        mark: A folder in the home.
 
     Raises:
         LaunchError: If nobody answers there, within seconds, or Ray does not let us join.
@@ -111,8 +115,9 @@ def find_cluster(address: str, mark: Path) -> Cluster:
         raise LaunchError(_unreachable(address, "it did not answer in time")) from error
     told = _last_json(done.stdout)
     if told is None or "problem" in told:
-        problem = told["problem"] if told else "Ray could not join it within 30 s"
-        raise LaunchError(_unreachable(address, problem))
+        problem = told["problem"] if told else _end(done.returncode)
+        said = _telling_line(done.stderr)
+        raise LaunchError(_unreachable(address, f"{problem} ({said})" if said else problem))
     return Cluster(
         address=told["address"], machines=tuple(Machine(**row) for row in told["machines"])
     )
@@ -150,9 +155,9 @@ def require_usable(cluster: Cluster, cpus: int, gpus: float) -> None:
         if not machine.sees_home:
             raise LaunchError(
                 f"Expected {home()} to be one folder that all machines share, but {machine.name} "
-                f"does not see what this one writes there. Any machine may train any node, and "
-                f"what nodes keep (what they spent of privacy, too) lies there. Set FEDPEFT_HOME "
-                f"to a shared folder, at the same path everywhere."
+                f"does not see what this one writes there, or may not write. Any machine may "
+                f"train any node, and what nodes keep (what they spent of privacy, too) lies "
+                f"there. Set FEDPEFT_HOME to a shared folder, at the same path everywhere."
             )
 
 
@@ -193,6 +198,20 @@ def _room(has_cpus: float, has_gpus: float, cpus: float, gpus: float) -> int:
 def _unreachable(address: str, problem: str) -> str:
     """Word it."""
     return f"Expected a Ray cluster at {_OPTION} '{address}', got: {problem}. {_START}"
+
+
+def _end(status: int) -> str:
+    """Say how the probe ended that said nothing."""
+    if status == -signal.SIGALRM:
+        return f"Ray could not join it within {cluster_probe.JOIN_S} s"
+    return f"Ray ended while it joined, with status {status}"
+
+
+def _telling_line(said: str) -> str:
+    """Give the last line that Ray logged, which frames of a stack may follow; or else the last."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    logged = [line[stamp.end() :].strip() for line in lines if (stamp := _STAMP.match(line))]
+    return (logged or lines or [""])[-1]
 
 
 def _last_json(output: str) -> dict[str, Any] | None:

@@ -11,10 +11,11 @@ import platform
 import signal
 import socket
 import sys
+import tempfile
 from typing import Any
 
 _REACH_S = 3.0  # for the port of a cluster to open
-_JOIN_S = 30  # for Ray to join; it would go on trying for minutes
+JOIN_S = 30  # for Ray to join; it would go on trying for minutes
 _ASK_S = 90.0  # for every machine to start a process and answer
 PACKAGES = ("ray", "torch", "transformers", "peft", "flwr", "numpy")
 
@@ -24,7 +25,7 @@ def probe(address: str, mark: str) -> dict[str, Any]:
 
     Args:
         address: "host:port", or "auto" for the cluster that runs on this machine.
-        mark: A path in the launcher's home.
+        mark: A folder in the launcher's home.
 
     Returns:
         The cluster's address, and its machines.
@@ -38,7 +39,7 @@ def probe(address: str, mark: str) -> dict[str, Any]:
         pass
     import ray
 
-    signal.alarm(_JOIN_S)  # ends this process, also where Ray waits in C++
+    signal.alarm(JOIN_S)  # ends this process, also where Ray waits in C++
     ray.init(found, logging_level="ERROR", log_to_driver=False, include_dashboard=False)
     signal.alarm(0)
     free = ray._private.state.available_resources_per_node()
@@ -71,6 +72,16 @@ def versions() -> dict[str, str]:
     return found
 
 
+def can_write(folder: str) -> bool:
+    """Say whether a folder is there and takes a file; one on a read-only mount is only there."""
+    try:
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            file.write(b"0")
+    except OSError:
+        return False
+    return True
+
+
 def _resolved(address: str) -> str:
     """Give the host and port of a cluster; Ray knows where the one of this machine is."""
     from ray._private.services import canonicalize_bootstrap_address
@@ -93,7 +104,7 @@ def _answers(nodes: list[str], mark: str) -> dict[str, dict[str, Any]]:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     def answer() -> dict[str, Any]:
-        return {"sees_home": os.path.exists(mark), "versions": versions()}
+        return {"sees_home": can_write(mark), "versions": versions()}
 
     ask = ray.remote(num_cpus=0, max_retries=0)(answer)
     asked = {

@@ -15,12 +15,19 @@ from fedpeft_app.keys import (
     supernode_command,
 )
 from fedpeft_app.keys.commands import CA, NODE_PUBLIC, address_of
+from fedpeft_app.keys.parties import checked_connection
 
 _SOON = dt.timedelta(days=30)
 _DATA = 'data-path="/data/private.csv"'  # a node's owner writes what is true there
 _HERE = Path()  # commands are run in the folder that a party got
 _DATABASE = "superlink.db"
-_EVERYWHERE = "0.0.0.0"  # noqa: S104 - what it prints is for a server
+_LOOPBACK = "127.0.0.1"
+_DOOR = (
+    "MIND: whoever reaches the SuperLink's own port can run code on every node, for Flower asks "
+    "nobody there who he is. So it listens on this machine alone, and nginx (deploy/nginx.conf) "
+    "lets nodes in on port {node_port}. To open it all the same, to a network that you trust: "
+    "--host 0.0.0.0; nodes then dial port {port}."
+)
 
 
 def print_keys(
@@ -31,6 +38,7 @@ def print_keys(
     *,
     renew: bool,
     port: int,
+    node_port: int,
     connection: str,
 ) -> None:
     """Make the keys of a federation and print the commands that use them.
@@ -41,12 +49,14 @@ def print_keys(
         nodes: Names of nodes.
         console: Where to print.
         renew: Whether to certify the server anew.
-        port: Of the server.
+        port: Of the SuperLink, on the server's loopback.
+        node_port: That nodes dial: nginx's.
         connection: What to call the server in Flower's configuration.
 
     Raises:
         KeysError: If they cannot be made as asked.
     """
+    checked_connection(connection)
     made = make_keys(path, hosts, nodes, renew=renew)
 
     def say(text: str = "", style: str = "") -> None:
@@ -55,7 +65,8 @@ def print_keys(
     say(f"made in {path}: {', '.join(made.new) or 'nothing, all of it was there'}", "bold")
     for line in _whose(made):
         say(line)
-    for title, lines in _steps(made, port, connection):
+    say("\n" + _DOOR.format(port=port, node_port=node_port), "bold red")
+    for title, lines in _steps(made, port, node_port, connection):
         say(f"\n# {title}", "bold")
         for line in lines:
             say(line)
@@ -87,23 +98,24 @@ def _whose(made: Made) -> list[str]:
     ]
 
 
-def _steps(made: Made, port: int, connection: str) -> list[tuple[str, list[str]]]:
+def _steps(made: Made, port: int, node_port: int, connection: str) -> list[tuple[str, list[str]]]:
     """Write what each party does, in order."""
     folder = made.folder
-    address = address_of(made.hosts[0], port)
-    superlink = superlink_command(_HERE, bind=_EVERYWHERE, port=port, database=_DATABASE)
+    superlink = superlink_command(_HERE, bind=_LOOPBACK, port=port, database=_DATABASE)
     registrations = [
         register_command(
             (folder.node(name) / NODE_PUBLIC).absolute(), connection=connection, name=name
         )
         for name in made.nodes
     ]
-    table = connection_table(folder.server / CA, connection=connection, address=address)
-    node = supernode_command(_HERE, address=address, settings=[_DATA])
+    own = address_of(_LOOPBACK, port)
+    table = connection_table(folder.server / CA, connection=connection, address=own)
+    dialled = address_of(made.hosts[0], node_port)
+    node = supernode_command(_HERE, address=dialled, settings=[_DATA])
     return [
         ("On the server, in server/", [shlex.join(superlink)]),
-        ("Where runs are started: add to config.toml in $FLWR_HOME (~/.flwr)", table.splitlines()),
+        ("There: add to config.toml in $FLWR_HOME (~/.flwr)", table.splitlines()),
         ("There, once for each node", [shlex.join(command) for command in registrations]),
         ("On each node, in its folder, with the path of its data", [shlex.join(node)]),
-        ("Where runs are started", [f"fedpeft run --connection {connection} …"]),
+        ("On the server again, for every run", [f"fedpeft run --connection {connection} …"]),
     ]

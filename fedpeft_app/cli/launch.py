@@ -42,6 +42,8 @@ from fedpeft_app.runs.directory import RunFolder, find_run, runs_parent, short_i
 _PATH = re.compile(r'"[\w.]+:\w+"')  # in JSON: "my_rules:Median"
 _POLL_S = 0.1
 _LIVENESS_S = 1.0
+_AGAIN_S = 5.0  # between two questions to a SuperLink that somebody operates
+_UNANSWERED = 24  # questions in a row, two minutes at least, until it counts as gone
 _GRACE_S = 15.0  # a simulation process that is not seen for so long has ended, or never started
 
 
@@ -144,30 +146,70 @@ def run_on_connection(config: RunConfig, connection: str, console: Console) -> N
         console: Where to show progress.
 
     Raises:
-        LaunchError: If the run cannot be submitted or does not complete.
+        LaunchError: If the run cannot be submitted or does not complete, or the SuperLink is gone.
     """
     if config.mode == "central":
         problem = "data cannot be pooled on a real federation; run without --connection."
         raise ConfigError([Fault(key="mode", value=config.mode, problem=problem)])
     environment = {**os.environ, "FLWR_TELEMETRY_ENABLED": "0"}
-    with tempfile.TemporaryDirectory() as scratch:
-        command = _flwr_run(config, Path(scratch), connection)
-        done = subprocess.run(command, capture_output=True, env=environment, text=True, check=False)
-        run_id = _run_id(done)
-    console.print(f"run {run_id} submitted to '{connection}'", highlight=False)
-    try:
-        subprocess.run(
-            [executable("flwr"), "log", str(run_id), connection], env=environment, check=False
-        )
-    except KeyboardInterrupt:
-        subprocess.run(
-            [executable("flwr"), "stop", str(run_id), connection], env=environment, check=False
-        )
-        raise
-    status = _status(connection, run_id, environment)
+    with interruptible():
+        with tempfile.TemporaryDirectory() as scratch:
+            command = _flwr_run(config, Path(scratch), connection)
+            done = subprocess.run(
+                command, capture_output=True, env=environment, text=True, check=False
+            )
+            run_id = _run_id(done)
+        console.print(f"run {run_id} submitted to '{connection}'", highlight=False)
+        try:
+            status = _follow_log(connection, run_id, environment, console)
+        except KeyboardInterrupt:
+            subprocess.run(
+                [executable("flwr"), "stop", str(run_id), connection], env=environment, check=False
+            )
+            raise
     if status != "finished:completed":
         raise LaunchError(f"Run {run_id} on '{connection}' ended as {status}.")
     console.print(f"run {run_id} completed; its folder is on the server", highlight=False)
+
+
+def _follow_log(
+    connection: str, run_id: int, environment: Mapping[str, str], console: Console
+) -> str:
+    """Show Flower's log of a run until the run has ended; give how, as `_status` does.
+
+    Raises:
+        LaunchError: If the SuperLink has not answered for minutes.
+    """
+    unanswered = 0
+    while unanswered < _UNANSWERED:
+        if not unanswered:  # it prints all from the start, so not while nobody answers
+            _show_log(connection, run_id, environment)
+        status = _status(connection, run_id, environment)
+        if status.startswith("finished:"):
+            return status
+        if not unanswered:
+            says = "does not answer" if status == "unknown" else f"says that it is {status}"
+            console.print(
+                f"the log of run {run_id} broke off; '{connection}' {says}; asking again",
+                highlight=False,
+            )
+        unanswered = unanswered + 1 if status == "unknown" else 0
+        time.sleep(_AGAIN_S)
+    raise LaunchError(
+        f"Expected '{connection}' to say how run {run_id} stands, got no answer for minutes. The "
+        f"run may still be going on. Follow it: flwr log {run_id} {connection}. How it stands: "
+        f"flwr list {connection} --run-id {run_id}. End it: flwr stop {run_id} {connection}."
+    )
+
+
+def _show_log(connection: str, run_id: int, environment: Mapping[str, str]) -> None:
+    """Show Flower's log of a run until it breaks off; leave no process behind."""
+    log = subprocess.Popen([executable("flwr"), "log", str(run_id), connection], env=environment)
+    try:
+        log.wait()
+    finally:
+        log.kill()
+        log.wait()
 
 
 def _environment(config: RunConfig) -> dict[str, str]:

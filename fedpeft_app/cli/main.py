@@ -344,7 +344,12 @@ def keys(
         list[str] | None, typer.Option(metavar="NAME", help="a node; may be repeated")
     ] = None,
     renew: Annotated[bool, typer.Option(help="certify the server anew, its key kept")] = False,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="the server's")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="the SuperLink's, on the server's loopback")
+    ] = 8000,
+    node_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="nginx's before it, which nodes dial")
+    ] = 8443,
     connection: Annotated[
         str, typer.Option(help="what to call the server in Flower's configuration")
     ] = "federation",
@@ -359,6 +364,7 @@ def keys(
         Console(),
         renew=renew,
         port=port,
+        node_port=node_port,
         connection=connection,
     )
 

@@ -1,6 +1,7 @@
 """What a simulated client gets of this machine's GPUs, checked before the start."""
 
 import os
+import shutil
 from pathlib import Path
 
 from fedpeft_app.config import RunConfig
@@ -8,16 +9,33 @@ from fedpeft_app.config.readings import needed_precision
 from fedpeft_app.errors import ConfigError, Fault
 
 _GPUS = Path("/proc/driver/nvidia/gpus")  # one entry each; asking torch takes seconds
+_DEV = Path("/dev")
+_DEVICES = ("dxg", "nvidia*")  # in /dev: of WSL2, and of containers that hide /proc/driver
 _OPTION = "--client-gpus"
 
 
 def gpus_here() -> int:
     """Count the NVIDIA GPUs that this process may use; those of other makers are not seen."""
+    if not _GPUS.is_dir():
+        return _gpus_of_torch() if _hints() else 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    found = len(list(_GPUS.iterdir())) if _GPUS.is_dir() else 0
+    found = len(list(_GPUS.iterdir()))
     if visible is None:
         return found
     return min(found, len([name for name in visible.split(",") if name not in ("", "-1")]))
+
+
+def _hints() -> bool:
+    """Say whether anything speaks for a GPU that /proc does not list, as in WSL2."""
+    devices = (path for pattern in _DEVICES for path in _DEV.glob(pattern))
+    return any(devices) or shutil.which("nvidia-smi") is not None
+
+
+def _gpus_of_torch() -> int:
+    """Count the GPUs that torch can use, which leaves out those that are not visible."""
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def require_share(config: RunConfig, share: float, *, here: bool) -> None:

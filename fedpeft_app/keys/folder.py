@@ -3,18 +3,21 @@
 authority/   ca.key ca.pem              signs server certificates: offline
 server/      ca.pem server.key server.pem
 nodes/NAME/  ca.pem node.key node.pub   node.pub is registered with the server
+.gitignore   keeps all of it out of a checkout
 """
 
 import datetime as dt
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from filelock import FileLock, Timeout
 
 from fedpeft_app.atomic import make_folder, sync_folder, write_bytes
 from fedpeft_app.errors import KeysError
@@ -44,6 +47,8 @@ from fedpeft_app.keys.commands import (
 from fedpeft_app.keys.node_key import make_node_key
 from fedpeft_app.keys.parties import checked_hosts, checked_nodes
 
+_IGNORE, _LOCK = ".gitignore", ".lock"
+_LOCK_S = 60.0  # another call takes a second
 _PRIVATE = {CA_KEY, SERVER_KEY, NODE_KEY}
 
 
@@ -136,19 +141,21 @@ def make_keys(
 
     Raises:
         KeysError: If a name cannot be one, the certificate is for others, or the authority's
-            key is needed and not there.
-        OSError: If something cannot be written.
+            key is needed and not there; if the folder is a file, or not to be written to.
+        OSError: If something in it cannot be written.
 
     Guarantee:
-        No key is ever replaced. A party's folder is there whole or not at all. Private keys can
-        be read by their owner alone.
+        No key is ever replaced, also where two calls meet. A party's folder is there whole or
+        not at all. Private keys can be read by their owner alone.
     """
     hosts, nodes = checked_hosts(hosts), checked_nodes(nodes)
     now = now or dt.datetime.now(dt.UTC)
     folder = KeyFolder(path=path)
-    make_folder(path)
-    made = [_make_authority(folder, hosts, now), _make_server(folder, hosts, now, renew=renew)]
-    made += [_make_node(folder, name) for name in nodes]
+    with _alone(path):
+        if not (path / _IGNORE).exists():
+            write_bytes(path / _IGNORE, b"*\n")
+        made = [_make_authority(folder, hosts, now), _make_server(folder, hosts, now, renew=renew)]
+        made += [_make_node(folder, name) for name in nodes]
     ca = _ca(folder)
     certificate = folder.server_certificate()
     return Made(
@@ -159,6 +166,36 @@ def make_keys(
         server_until=certificate.not_valid_after_utc,
         authority_until=read_certificate(ca, CA).not_valid_after_utc,
     )
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Make a folder if need be, and keep other calls out of it.
+
+    Raises:
+        KeysError: If it cannot be made or written to, or another call does not end.
+    """
+    lock = FileLock(path / _LOCK)
+    try:
+        make_folder(path)
+        (path / _LOCK).touch()  # a lock that cannot be made looks like one that is held
+        lock.acquire(timeout=_LOCK_S)
+    except Timeout as error:
+        raise KeysError(
+            f"Expected {path} for this call alone, but another is making keys there. Wait until "
+            f"it has ended, or end it."
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        file = isinstance(error, (FileExistsError, NotADirectoryError))
+        why = "there is a file" if file else getattr(error, "strerror", None) or error
+        raise KeysError(
+            f"Expected a folder that can be written to for keys, got {path}: {why}. Name another, "
+            f"or see who owns it."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _make_authority(folder: KeyFolder, hosts: Sequence[str], now: dt.datetime) -> str:

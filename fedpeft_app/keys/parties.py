@@ -8,6 +8,7 @@ from fedpeft_app.errors import KeysError
 
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _DNS = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
+_CONNECTION = re.compile(r"[A-Za-z0-9_-]+")  # what TOML takes as a key without quotes
 _NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -45,6 +46,20 @@ def checked_nodes(nodes: Sequence[str]) -> tuple[str, ...]:
                 f"It names a folder."
             )
     return tuple(dict.fromkeys(nodes))
+
+
+def checked_connection(name: str) -> str:
+    """Check what a server is to be called in Flower's configuration.
+
+    Raises:
+        KeysError: If it cannot be called so there, or would be taken for an option.
+    """
+    if not _CONNECTION.fullmatch(name) or name.startswith("-"):
+        raise KeysError(
+            f"Expected letters, digits, '_' and '-' for --connection, got {name!r}. It names a "
+            f"table in Flower's config.toml."
+        )
+    return name
 
 
 def _host(host: str) -> str:

@@ -1,15 +1,18 @@
 """What of a Ray cluster is refused before a simulation joins it."""
 
 import json
+import signal
 import socket
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from fedpeft_app.cli import cluster as looked_at
 from fedpeft_app.cli.cluster import Cluster, Machine, find_cluster, require_usable
-from fedpeft_app.cli.cluster_probe import versions
+from fedpeft_app.cli.cluster_probe import can_write, versions
 from fedpeft_app.errors import ConfigError, LaunchError
 from fedpeft_app.node.shared_home import SHARED_MARK
 
@@ -103,6 +106,44 @@ def test_where_nobody_answers_the_command_fails_in_seconds(address: str) -> None
     with pytest.raises(LaunchError, match=f"cluster at --ray-address '{address}'.*ray start"):
         find_cluster(address, Path("/"))
     assert time.monotonic() - started < 30
+
+
+_STAMP = "[2026-01-02 03:04:05,678 W 29262 29262] gcs_client.cc:205: "
+_TOKEN = "Failed to get cluster ID: InvalidAuthToken: Authentication token is missing"
+
+
+@pytest.mark.parametrize(
+    ("status", "out", "err", "told"),
+    [
+        (
+            *(0, '{"problem": "ConnectionError: Failed to connect"}', f"{_STAMP}{_TOKEN}\n\n"),
+            rf"got: ConnectionError: Failed to connect \({_TOKEN}\)\. Start one",
+        ),
+        (0, '{"problem": "ConnectionError: there is none"}', "", "got: ConnectionError: there"),
+        (-signal.SIGALRM, "", "", r"got: Ray could not join it within 30 s\. Start"),
+        (
+            *(-signal.SIGABRT, "", f"{_STAMP}{_TOKEN}\n*** StackTrace ***\n    @ 0x7f ray::core()"),
+            rf"got: Ray ended while it joined, with status -6 \({_TOKEN}\)\. Start one",
+        ),
+        (1, "", "Traceback:\n  at x\nImportError: no ray\n", r"status 1 \(ImportError: no ray\)"),
+    ],
+)
+def test_what_ray_said_is_passed_on(
+    monkeypatch: pytest.MonkeyPatch, status: int, out: str, err: str, told: str
+) -> None:
+    def probed(command: list[str], **_: object) -> "subprocess.CompletedProcess[str]":
+        return subprocess.CompletedProcess(command, status, out, err)
+
+    monkeypatch.setattr(looked_at.subprocess, "run", probed)
+    with pytest.raises(LaunchError, match=told):
+        find_cluster("auto", Path("/"))
+
+
+def test_a_folder_that_is_only_there_is_not_shared(tmp_path: Path) -> None:
+    assert can_write(str(tmp_path))
+    assert not list(tmp_path.iterdir())
+    assert not can_write(str(tmp_path / "gone"))
+    assert not can_write("/proc")  # takes no file, not even root's
 
 
 @pytest.mark.slow

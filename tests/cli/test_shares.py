@@ -21,6 +21,8 @@ def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shares, "_GPUS", tmp_path / "none")
+    monkeypatch.setattr(shares, "_DEV", tmp_path / "dev")
+    monkeypatch.setattr("shutil.which", lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,21 @@ def test_gpus_are_those_that_are_visible(
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert gpus_here() == expected
+
+
+@pytest.mark.parametrize("hint", ["dxg", "nvidia0", "nvidia-smi"])
+def test_where_proc_lists_none_torch_is_asked(
+    no_gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hint: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert gpus_here() == 0  # nothing speaks for one, so torch is not imported for it
+    if hint == "nvidia-smi":
+        monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    else:
+        (tmp_path / "dev").mkdir()
+        (tmp_path / "dev" / hint).touch()
+    assert gpus_here() == 2
+    require_share(parse({}), 0.5, here=True)
 
 
 def test_a_fraction_is_taken_where_there_is_a_gpu(two_gpus: None) -> None:

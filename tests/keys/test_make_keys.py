@@ -5,6 +5,7 @@ import ipaddress
 import shutil
 import stat
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -247,12 +248,55 @@ def test_what_cannot_be_written_leaves_no_half(
     monkeypatch.setattr(folder, "write_bytes", full)
     with pytest.raises(OSError, match="No space"):
         make_keys(tmp_path / "keys", [HOST], [])
-    assert sorted(path.name for path in (tmp_path / "keys").iterdir()) == ["authority"]
+    left = sorted(path.name for path in (tmp_path / "keys").iterdir())
+    assert left == [".gitignore", ".lock", "authority"]
     monkeypatch.undo()
     assert make_keys(tmp_path / "keys", [HOST], []).new == ("server",)
 
 
+def test_a_checkout_takes_none_of_it(keys: Path) -> None:
+    subprocess.run(["git", "init", "--quiet", str(keys.parent)], check=True)
+    command = ["git", "-C", str(keys.parent), "status", "--porcelain", "--untracked-files=all"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert found.stdout == ""
+
+
+def test_calls_that_meet_make_the_same_keys(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from fedpeft_app.keys import make_keys; "
+        "sys.stdin.readline(); "
+        f"print(*make_keys(Path(sys.argv[1]), ['{HOST}'], ['{NODE}']).new)"
+    )
+    calls = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / "keys")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    for call in calls:  # all have imported what they need, or soon will
+        assert call.stdin
+        call.stdin.write("\n")
+        call.stdin.flush()
+    told = [call.communicate(timeout=120) for call in calls]
+    assert [call.returncode for call in calls] == [0] * 4, told
+    assert sorted(out.strip() for out, _ in told) == ["", "", "", f"authority server nodes/{NODE}"]
+
+
 # ------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize("below", ["", "keys"])
+def test_a_file_is_no_folder_for_keys(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    with pytest.raises(
+        KeysError, match=r"Expected a folder that can be written to .* there is a file"
+    ):
+        make_keys(tmp_path / "file" / below, [HOST], [NODE])
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
 
 
 @pytest.mark.parametrize(
