@@ -9,7 +9,7 @@ FedPeftError
 ├── AdapterMismatchError   tensors do not fit the adapter they claim to belong to
 ├── WireError              a payload is not what it claims to be, or values cannot be encoded
 ├── TrainingError          local training did not happen, or left nothing finite
-│   └── CapacityError      a model, or a step of its training, does not fit into memory
+├── CapacityError          a model, or a step of its training, does not fit into memory
 ├── RollCallError          nodes are missing, or differ where they must agree
 ├── QuorumError            too few good replies in a round
 ├── NodeStateError         what only a node has is lost, or cannot be kept
@@ -95,7 +95,7 @@ class TrainingError(FedPeftError):
     """Local training did not happen, or left nothing finite."""
 
 
-class CapacityError(TrainingError):
+class CapacityError(FedPeftError):
     """A model, or a step of its training, does not fit into a node's memory."""
 
 

@@ -41,9 +41,11 @@ def judge(file: Path, config: RunConfig, console: Console) -> None:
         located = locate(config.model.name, config.model.revision)
         found = [one for one in [model_objection(policy, located.fingerprint)] if one]
     if not found:
-        console.print(f"allowed by {file}", style="green", markup=False, highlight=False)
+        console.print(
+            f"allowed by {file}", style="green", markup=False, highlight=False, soft_wrap=True
+        )
         return
-    console.print(f"refused by {file}:", style="red", markup=False, highlight=False)
+    console.print(f"refused by {file}:", style="red", markup=False, highlight=False, soft_wrap=True)
     for objection in found:
         console.print(f"  {objection}", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(1)

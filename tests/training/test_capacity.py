@@ -11,7 +11,7 @@ from training_samples import make_adapted, make_examples
 
 from fedpeft_app.data.tasks.task import Batch
 from fedpeft_app.data.tasks.text_classification import TextClassification
-from fedpeft_app.errors import TrainingError
+from fedpeft_app.errors import CapacityError
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.training import capacity
 from fedpeft_app.training.capacity import Share, Step, own_share, require_memory, within
@@ -103,7 +103,7 @@ def test_what_does_not_fit_is_named_with_what_to_lower(
     adapted: AdaptedModel, most: int, culprit: str
 ) -> None:
     task = Watched(most)
-    with pytest.raises(TrainingError) as caught:
+    with pytest.raises(CapacityError) as caught:
         require_memory(adapted, task, make_examples(3), STEP, SHARE)  # type: ignore[arg-type]
     assert f"({culprit}) to fit into the 19.5 GiB" in str(caught.value)
     assert "a share of 0.25 of 80.0 GiB" in str(caught.value)
@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_named_with_what_to_lower(
 
 def test_what_did_not_fit_is_tried_again(adapted: AdaptedModel) -> None:
     for _ in range(2):
-        with pytest.raises(TrainingError):
+        with pytest.raises(CapacityError):
             require_memory(adapted, Watched(3), make_examples(3), STEP, SHARE)  # type: ignore[arg-type]
 
 
@@ -171,7 +171,7 @@ def test_a_whole_gpu_is_not_limited(monkeypatch: pytest.MonkeyPatch, assigned: f
 
 def test_a_share_that_holds_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu(monkeypatch, 8 * GIB, 0.05)
-    with pytest.raises(TrainingError, match=r"got 0.05 of 8.0 GiB. Raise --client-gpus"):
+    with pytest.raises(CapacityError, match=r"got 0.05 of 8.0 GiB. Raise --client-gpus"):
         own_share(torch.device("cuda", 0))
 
 
@@ -203,6 +203,6 @@ def test_a_step_that_does_not_fit_a_gpu_is_refused_by_name(
     small = Step(batch_size=4, evaluate_batch_size=4, length=16, precision="fp32")
     require_memory(adapted, task, examples, small, little_memory)
     large = Step(batch_size=2**15, evaluate_batch_size=0, length=16, precision="fp32")
-    with pytest.raises(TrainingError, match="train.batch-size.*--client-gpus"):
+    with pytest.raises(CapacityError, match="train.batch-size.*--client-gpus"):
         require_memory(adapted, task, examples, large, little_memory)
     require_memory(adapted, task, examples, small, little_memory)  # and nothing of it is left
