@@ -23,7 +23,7 @@ from fedpeft_app.data_plan import columns, encoding, make_task, shares, splits
 from fedpeft_app.errors import DataError, PrivacyError
 from fedpeft_app.mirrors.digest import file_sha256
 from fedpeft_app.node.identity import node_number
-from fedpeft_app.node.settings import require_known, share_of
+from fedpeft_app.node.settings import chosen_split, require_known, share_of
 
 # Files that decide how examples are encoded: those of tokenizers, and of processors.
 _DECISIVE = ("*token*", "vocab*", "merges*", "*.model", "*piece*", "*processor*", "chat_template*")
@@ -162,9 +162,9 @@ def node_data(config: RunConfig, node_config: Mapping[str, Any]) -> NodeData:
     Args:
         config: The run's configuration.
         node_config: Flower's node configuration. With "data-path", the node's own data is
-            read from there, whole; otherwise "partition-id" of "num-partitions" parts of
-            the run's public data is. "workers" decode images; "validation-fraction" holds
-            out that share instead of the run's.
+            read from there, the split that "data-split" names ("train"); otherwise
+            "partition-id" of "num-partitions" parts of the run's public data is. "workers" decode
+            images; "validation-fraction" holds out that share instead of the run's.
 
     Returns:
         The node's data. Nothing is held out unless nodes evaluate; validation and test splits
@@ -244,7 +244,9 @@ def _own_or_share(
     if path:
         source = open_data(config, path, threads)
         _require_public_labels(config, source.label_names)
-        return number, source.label_names, source.splits["train"], source.splits
+        chosen = chosen_split(node_config, source.splits)
+        others = {name: split for name, split in source.splits.items() if name != chosen}
+        return number, source.label_names, source.splits[chosen], others
     labels = open_data(config, config.data.name, threads).label_names
     share, count = share_of(node_config)
     parts = _shares(config, count)

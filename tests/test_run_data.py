@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import make_texts
 from PIL import Image
 
 from fedpeft_app import run_data
@@ -304,3 +305,16 @@ def test_no_node_has_public_data_that_nobody_gave_it(
     with pytest.raises(DataError, match="data-path"):
         node_data(parse(tiny_settings), node)
     assert not (own_home / "identity").exists()
+
+
+def test_a_split_that_trains_judges_nothing(tiny_settings: dict[str, Any], tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    for name, count in {"train": 30, "validation": 20, "test": 10}.items():
+        texts, labels = make_texts(count, seed=count)
+        rows = "".join(f"{text},{label}\n" for text, label in zip(texts, labels, strict=True))
+        (own / f"{name}.csv").write_text(f"text,label\n{rows}", encoding="utf-8")
+    judged = {"strategy.fraction-evaluate": 1.0, "data.node-validation-fraction": 0.25}
+    node = {"data-path": str(own), "data-split": "validation"}
+    data = node_data(parse({**tiny_settings, **judged}), node)
+    assert (len(data.train), len(data.held_out), len(data.test)) == (15, 5, 10)

@@ -1,6 +1,6 @@
 """What a node's owner can set for it in its --node-config."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from fedpeft_app.errors import DataError
@@ -8,6 +8,7 @@ from fedpeft_app.registry import near_miss
 
 KNOWN = (
     "data-path",
+    "data-split",
     "name",
     "policy",
     "batch-size",
@@ -34,6 +35,25 @@ def require_known(node_config: Mapping[str, Any]) -> None:
                 f"Unknown key '{key}' in this node's --node-config. Known: {', '.join(KNOWN)}."
                 f"{near_miss(key, KNOWN)}"
             )
+
+
+def chosen_split(node_config: Mapping[str, Any], splits: Collection[str]) -> str:
+    """Read which split of its own data a node trains on; the others are never trained on.
+
+    Args:
+        node_config: Flower's node configuration.
+        splits: Names of those that there are; "train" among them.
+
+    Raises:
+        DataError: If there is no such split.
+    """
+    chosen = str(node_config.get("data-split", "train"))
+    if chosen not in splits:
+        raise DataError(
+            f"Expected data-split in this node's --node-config to be one of its data's splits, "
+            f"{', '.join(splits)}, got {chosen!r}.{near_miss(chosen, splits)}"
+        )
+    return chosen
 
 
 def share_of(node_config: Mapping[str, Any]) -> tuple[int, int]:

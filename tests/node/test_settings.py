@@ -8,7 +8,7 @@ import pytest
 
 import fedpeft_app
 from fedpeft_app.errors import DataError
-from fedpeft_app.node.settings import KNOWN, require_known, share_of
+from fedpeft_app.node.settings import KNOWN, chosen_split, require_known, share_of
 
 
 def test_a_misspelt_key_is_refused_with_what_was_meant() -> None:
@@ -47,3 +47,11 @@ def test_there_must_be_such_a_share(config: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="below num-partitions"):
         share_of(config)
     assert share_of({"partition-id": 3, "num-partitions": 4}) == (3, 4)
+
+
+def test_a_node_trains_on_the_split_that_its_owner_names() -> None:
+    splits = ("train", "validation", "test")
+    assert chosen_split({}, splits) == "train"
+    assert chosen_split({"data-split": "validation"}, splits) == "validation"
+    with pytest.raises(DataError, match=r"train, validation, test, got 'tarin'.* 'train'"):
+        chosen_split({"data-split": "tarin"}, splits)
