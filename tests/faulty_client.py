@@ -24,6 +24,8 @@ from flwr.clientapp import ClientApp
 
 from fedpeft_app import client_app
 from fedpeft_app.adapters import AdapterState
+from fedpeft_app.assembly import make_worker
+from fedpeft_app.config import parse
 from fedpeft_app.wire import record
 
 app = ClientApp()
@@ -83,7 +85,7 @@ def _lie(kind: str, message: Message, context: Context, good: Message) -> Messag
         arrays = ArrayRecord({name: _noise(array, noise) for name, array in _arrays(good)})
         content = RecordDict({**good.content, _name_of_arrays(good): arrays})
         return Message(content, reply_to=message)
-    spec = client_app._participation(message, context).worker.adapted.spec
+    spec = make_worker(parse(context.run_config), context.node_config).adapted.spec
     update = record.read_update(good.content, spec)
     delta = update.sections[0].decode()
     if kind == "stale":
