@@ -51,6 +51,7 @@ from fedpeft_app.wire.codec import Codec
 from fedpeft_app.wire.record import Order
 
 _MODELS: dict[tuple[RunConfig, tuple[str, ...]], AdaptedModel] = {}  # the oldest first
+_BYTES_PER_GIB = 2**30
 _AGREEING_PACKAGES = ("torch", "transformers", "peft")  # their versions name and shape tensors
 
 
@@ -174,6 +175,7 @@ def fit_settings(config: RunConfig) -> FitSettings:
         ),
         rounds=config.rounds // at_once,
         seed=config.seed,
+        frozen_cache_bytes=int(train.frozen_cache_gib * _BYTES_PER_GIB),
     )
 
 

@@ -23,6 +23,7 @@ class Examiner:
         task: Collation and metrics.
         splits: The server's validation and test examples; may be empty.
         batch_size: Examples per forward pass.
+        frozen_cache_bytes: As in `FitSettings`.
         journal: Told about progress.
 
     Attributes:
@@ -37,12 +38,14 @@ class Examiner:
         splits: Splits,
         batch_size: int,
         journal: Journal,
+        frozen_cache_bytes: int = 0,
     ) -> None:
         self.task = task
         self._adapted = adapted
         self._splits = splits
         self._batch_size = batch_size
         self._journal = journal
+        self._frozen_cache_bytes = frozen_cache_bytes
 
     def examine(self, state: AdapterState, split: str, precision: str) -> Metrics:
         """Judge a state.
@@ -64,11 +67,12 @@ class Examiner:
         examples: ExampleSet = getattr(self._splits, split)
         self._adapted.pour(state)
         measured = evaluate(
-            self._adapted.model,
+            self._adapted,
             self.task,
             examples,
             batch_size=self._batch_size,
             precision=precision,
+            frozen_cache_bytes=self._frozen_cache_bytes,
             progress=self._progress(split),
         )
         return {name: value for name, value in measured.items() if math.isfinite(value)}

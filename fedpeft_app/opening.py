@@ -261,6 +261,7 @@ def _examiner(
         splits=splits,
         batch_size=config.evaluate.batch_size,
         journal=journal,
+        frozen_cache_bytes=fit_settings(config).frozen_cache_bytes,
     )
 
 

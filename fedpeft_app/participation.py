@@ -154,7 +154,7 @@ class Participation:
             sections=sections,
             round_number=order.round_number,
             metrics={"num-examples": 1.0} if self.discreet else _numbers(worker, fitted),
-            facts=process_facts(),
+            facts={**process_facts(), "layers-skipped": fitted.report.layers_skipped},
         )
 
     def evaluate(self, steps: int) -> Metrics:

@@ -185,6 +185,11 @@ class TrainSection(Section):
     gradient_checkpointing: bool = Field(
         False, description="compute activations again in the backward pass to save memory"
     )
+    frozen_cache_gib: Rate = Field(
+        4.0,
+        description="GiB of a machine's disk for what frozen layers make of examples, so that they "
+        "run once per example; 0 = they run in every pass",
+    )
 
 
 class EvaluateSection(Section):

@@ -50,6 +50,7 @@ class ExampleSet:
             end with the training split, which is stored first.
         group_names: Names of the natural nodes, sorted.
         indices: The selected examples, as positions among the stored ones.
+        source: Fingerprint of the store that they lie in; empty for those in memory alone.
     """
 
     values: Values
@@ -59,6 +60,7 @@ class ExampleSet:
     groups: Ints
     group_names: tuple[str, ...]
     indices: Ints
+    source: str = ""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -278,6 +280,7 @@ def _open(folder: Path, fingerprint: str) -> EncodedSource:
         groups=np.load(folder / "groups.npy", allow_pickle=False).astype(np.int64),
         group_names=tuple(meta["groups"]),
         indices=np.zeros(0, np.int64),
+        source=fingerprint,
     )
     splits, start = {}, 0
     for split, count in meta["splits"].items():

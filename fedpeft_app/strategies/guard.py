@@ -31,7 +31,12 @@ from fedpeft_app.wire.record import (
 
 _LARGEST_METRIC = 1e100  # sums of these, weighted by examples, are finite for any number of nodes
 _WEIGHT = "num-examples"
-_FACTS = {"process": str, "backbone-loads": int, "threads": int}  # and of its facts, by type
+_FACTS = {  # and of its facts, by type
+    "process": str,
+    "backbone-loads": int,
+    "threads": int,
+    "layers-skipped": int,
+}
 _LONGEST_FACT = 64  # characters, or digits; a process is named by twelve
 _JUDGED = ("loss", "accuracy")  # what every task measures
 _SHARES = ("accuracy", "macro-f1", "micro-f1", "auroc", "exact-match")

@@ -24,9 +24,10 @@ from fedpeft_app.data.encoded import ExampleSet
 from fedpeft_app.data.tasks.task import Batch, Task
 from fedpeft_app.errors import CapacityError
 from fedpeft_app.methods.adapted import AdaptedModel
-from fedpeft_app.training.engines import engine_of, losses_of, made_up
-from fedpeft_app.training.fit import placed, training_mode
-from fedpeft_app.training.precision import arithmetic, autocast
+from fedpeft_app.training.engines import engine_of, losses_of
+from fedpeft_app.training.fit import training_mode
+from fedpeft_app.training.made_up import made_up
+from fedpeft_app.training.precision import arithmetic, autocast, placed
 
 # What a process takes of a GPU besides the allocator: CUDA's context and its libraries'. A few
 # hundred MiB in common reports; not measured by us.

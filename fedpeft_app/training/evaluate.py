@@ -8,29 +8,33 @@ import torch
 from fedpeft_app.data.encoded import ExampleSet
 from fedpeft_app.data.tasks.task import Metrics, Outputs, Task
 from fedpeft_app.errors import TrainingError
+from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.training.batches import sorted_batches
-from fedpeft_app.training.precision import arithmetic, autocast
+from fedpeft_app.training.frozen import frozen_skipped
+from fedpeft_app.training.precision import arithmetic, autocast, placed
 
 Progress = Callable[[float], None]
 
 
 def outputs(
-    model: torch.nn.Module,
+    adapted: AdaptedModel,
     task: Task,
     examples: ExampleSet,
     *,
     batch_size: int,
     precision: str = "fp32",
+    frozen_cache_bytes: int = 0,
     progress: Progress = lambda share: None,
 ) -> Outputs:
     """Run a model over examples.
 
     Args:
-        model: The torch module, with its adapter poured in.
+        adapted: The model, with its adapter poured in.
         task: Collation, and what to give for each example.
         examples: What to run on, at least one.
         batch_size: Examples per forward pass.
         precision: "fp32", "bf16" or "fp16".
+        frozen_cache_bytes: As in `FitSettings`; for examples that come again.
         progress: Told the share done, in (0, 1], after every batch.
 
     Returns:
@@ -43,15 +47,20 @@ def outputs(
     Guarantee:
         In "fp32", a stock library that loads the exported adapter computes the same.
     """
+    model = adapted.model
     where = next(model.parameters()).device
     model.eval()
     rows: Outputs | None = None
     done = 0
-    with torch.inference_mode(), autocast(arithmetic(model, precision), where):
+    own = arithmetic(model, precision)
+    skipping = frozen_skipped(
+        adapted, task, examples, precision=own, limit_bytes=frozen_cache_bytes
+    )
+    with skipping as start, torch.inference_mode(), autocast(own, where):
         for positions in sorted_batches(examples.lengths, batch_size):
             batch = task.collate(examples, positions)
-            moved = {key: value.to(where) for key, value in batch.items()}
-            found = task.outputs(model, moved).float().cpu().numpy()
+            start.at(positions)
+            found = task.outputs(model, placed(batch, where)).float().cpu().numpy()
             if rows is None:
                 rows = np.empty((len(examples), found.shape[1]), dtype=np.float32)
             rows[positions] = found
@@ -76,16 +85,23 @@ def _require_finite(rows: Outputs, precision: str) -> None:
 
 
 def evaluate(
-    model: torch.nn.Module,
+    adapted: AdaptedModel,
     task: Task,
     examples: ExampleSet,
     *,
     batch_size: int,
     precision: str = "fp32",
+    frozen_cache_bytes: int = 0,
     progress: Progress = lambda share: None,
 ) -> Metrics:
     """Judge a model on examples; arguments as for `outputs`."""
     found = outputs(
-        model, task, examples, batch_size=batch_size, precision=precision, progress=progress
+        adapted,
+        task,
+        examples,
+        batch_size=batch_size,
+        precision=precision,
+        frozen_cache_bytes=frozen_cache_bytes,
+        progress=progress,
     )
     return task.metrics(found, examples.selected_labels)

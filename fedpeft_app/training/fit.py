@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -12,13 +12,14 @@ import numpy.typing as npt
 import torch
 
 from fedpeft_app.data.encoded import ExampleSet
-from fedpeft_app.data.tasks.task import Batch, Task
+from fedpeft_app.data.tasks.task import Task
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.seeds import derive_seed, numpy_generator
 from fedpeft_app.training.batches import grouped_batches
 from fedpeft_app.training.corrections import Correction
+from fedpeft_app.training.frozen import Start, frozen_skipped
 from fedpeft_app.training.optimizer import make_optimizer, set_rate
-from fedpeft_app.training.precision import arithmetic, autocast
+from fedpeft_app.training.precision import arithmetic, autocast, placed
 from fedpeft_app.training.schedule import learning_rate_factor
 
 Positions = npt.NDArray[np.int64]
@@ -43,6 +44,8 @@ class FitSettings:
         precision: "fp32", "bf16" or "fp16", resolved.
         rounds: Rounds of the whole run.
         seed: The run's seed.
+        frozen_cache_bytes: What the activations of frozen layers may take on a machine's disk;
+            0 = frozen layers run in every pass.
     """
 
     epochs: int = 1
@@ -59,6 +62,7 @@ class FitSettings:
     precision: str = "fp32"
     rounds: int = 1
     seed: int = 0
+    frozen_cache_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,12 +75,14 @@ class FitReport:
         loss: Mean training loss over what those examples have to learn (`Task.weight`); that
             of the task alone, without FedProx's term.
         seconds: Wall time of the loop.
+        layers_skipped: Frozen layers that were not run, for it was known what they give.
     """
 
     examples: int
     steps: int
     loss: float
     seconds: float
+    layers_skipped: int = 0
 
 
 def fit(
@@ -116,12 +122,14 @@ def fit(
     variation = numpy_generator(
         settings.seed, "augmentation", round_number=round_number, partition=partition
     )
-    with training_mode(adapted.model, dropout):
+    skipping = _frozen_skipped(adapted, task, examples, settings, precision)
+    with skipping as start, training_mode(adapted.model, dropout):
         for step, group in enumerate(groups):
             set_rate(optimizer, rate_factor(settings, round_number, step, len(groups)))
             batches = [task.collate(examples, positions, variation) for positions in group]
             parts = [task.weight(batch) for batch in batches]
-            for batch, part in zip(batches, parts, strict=True):
+            for positions, batch, part in zip(group, batches, parts, strict=True):
+                start.at(positions)
                 with autocast(precision, where):
                     loss = task.loss(adapted.model, placed(batch, where))
                 scaler.scale(loss * (part / sum(parts))).backward()  # type: ignore[no-untyped-call]
@@ -133,6 +141,22 @@ def fit(
         steps=len(groups),
         loss=_mean_loss(losses, weights),
         seconds=time.perf_counter() - started,
+        layers_skipped=start.layers,
+    )
+
+
+def _frozen_skipped(
+    adapted: AdaptedModel, task: Task, examples: ExampleSet, settings: FitSettings, precision: str
+) -> AbstractContextManager[Start]:
+    """Start behind frozen layers, where all examples come more than once in a run."""
+    again = settings.epochs * settings.rounds > 1 and not settings.max_steps
+    return frozen_skipped(
+        adapted,
+        task,
+        examples,
+        precision=precision,
+        limit_bytes=settings.frozen_cache_bytes if again else 0,
+        augmented=True,
     )
 
 
@@ -239,13 +263,3 @@ def _step(
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
-
-
-def placed(batch: Batch, where: torch.device) -> Batch:
-    """Move a batch to a device.
-
-    Args:
-        batch: What a task's `collate` gave.
-        where: The device.
-    """
-    return {key: value.to(where, non_blocking=True) for key, value in batch.items()}

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from fedpeft_app.data.tasks.task import Batch
 from fedpeft_app.errors import TrainingError
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -65,3 +66,13 @@ def autocast(precision: str, where: torch.device) -> AbstractContextManager[obje
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(where.type, dtype=_DTYPES[precision])
+
+
+def placed(batch: Batch, where: torch.device) -> Batch:
+    """Move a batch to a device.
+
+    Args:
+        batch: What a task's `collate` gave.
+        where: The device.
+    """
+    return {key: value.to(where, non_blocking=True) for key, value in batch.items()}

@@ -22,12 +22,11 @@ from fedpeft_app.training.fit import (
     FitReport,
     FitSettings,
     fresh_optimizer,
-    placed,
     rate_factor,
     training_mode,
 )
 from fedpeft_app.training.optimizer import set_rate
-from fedpeft_app.training.precision import arithmetic
+from fedpeft_app.training.precision import arithmetic, placed
 
 _MULTIPLE = 32  # tokens: an example is padded to a multiple of so many
 _SEEDS = 2**53  # a float64 in [0, 1) has 53 random bits

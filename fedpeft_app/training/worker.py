@@ -202,11 +202,12 @@ class Worker:
         """Judge what is in the model."""
         with within(self._share, "evaluation"):
             return evaluate(
-                self.adapted.model,
+                self.adapted,
                 self.task,
                 examples,
                 batch_size=self.evaluate_batch_size,
                 precision=self.settings.precision,
+                frozen_cache_bytes=self.settings.frozen_cache_bytes,
             )
 
     def _pour(self, state: AdapterState, personal: AdapterState | None) -> None:

@@ -186,7 +186,7 @@ def own(
         from fedpeft_app.data_plan import make_task
 
         found[config.method.name] = outputs(
-            restored.adapted.model, make_task(config), example_set(ids), batch_size=7
+            restored.adapted, make_task(config), example_set(ids), batch_size=7
         )
     return found
 

@@ -15,6 +15,7 @@ from fedpeft_app.errors import CapacityError
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.training import capacity
 from fedpeft_app.training.capacity import Share, Step, own_share, require_memory, within
+from fedpeft_app.training.made_up import made_up
 
 GIB = 2**30
 SHARE = Share(fraction=0.25, total_bytes=80 * GIB)
@@ -178,7 +179,7 @@ def test_a_share_that_holds_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) 
 def test_made_up_examples_are_those_of_the_model(adapted: AdaptedModel) -> None:
     vocabulary = len(adapted.model.get_input_embeddings().weight)
     task = TextClassification()
-    batch = capacity.made_up(adapted, task, make_examples(2), (7, 7, 7))
+    batch = made_up(adapted, task, make_examples(2), (7, 7, 7))
     assert batch["input_ids"].shape == (3, 7)
     assert np.all((batch["input_ids"].numpy() >= 0) & (batch["input_ids"].numpy() < vocabulary))
 

@@ -21,8 +21,9 @@ from fedpeft_app.methods.catalogue import find_method
 from fedpeft_app.methods.method import MethodSettings
 from fedpeft_app.privacy.per_sample import hooked, one_by_one, trained
 from fedpeft_app.training import engines
-from fedpeft_app.training.engines import ENGINES, engine_of, losses_of, probes
+from fedpeft_app.training.engines import ENGINES, engine_of, losses_of
 from fedpeft_app.training.fit import training_mode
+from fedpeft_app.training.made_up import probes
 from fedpeft_app.training.partial import resting, trained_part
 
 CPU = torch.device("cpu")

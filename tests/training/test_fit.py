@@ -189,7 +189,7 @@ def test_the_reported_loss_is_the_mean_over_examples(
     examples = make_examples(20)
     still = replace(PLAIN, learning_rate=0.0, head_learning_rate=0.0)
     state, report = train(adapted, start, examples, still)
-    judged = evaluate(adapted.model, TASK, examples, batch_size=20)
+    judged = evaluate(adapted, TASK, examples, batch_size=20)
     assert state.vector.tobytes() == start.vector.tobytes()
     assert report.loss == pytest.approx(judged["loss"], rel=1e-5)
 

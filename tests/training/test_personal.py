@@ -71,9 +71,7 @@ def test_a_round_goes_on_from_what_it_is_given(personal: AdaptedModel) -> None:
         assert fitted.report.steps == 1
         personal.pour(personal.initial)
         personal.personal.pour(own)
-        measured = evaluate(
-            personal.model, worker.task, worker.train, batch_size=20, precision="fp32"
-        )
+        measured = evaluate(personal, worker.task, worker.train, batch_size=20, precision="fp32")
         assert fitted.report.loss == pytest.approx(measured["loss"], rel=1e-5)
         losses.append(fitted.report.loss)
         own = fitted.personal

@@ -395,9 +395,9 @@ def test_rates_follow_the_schedule_of_the_run(adapted: AdaptedModel, start: Adap
 
 def test_loss_falls_on_learnable_data(adapted: AdaptedModel, start: AdapterState) -> None:
     settings = replace(PLAIN, epochs=20, learning_rate=0.3, head_learning_rate=0.3)
-    before = evaluate(adapted.model, TASK, make_examples(48), batch_size=48)["loss"]
+    before = evaluate(adapted, TASK, make_examples(48), batch_size=48)["loss"]
     train(adapted, 48, settings, seeded(0.1, 1.0))
-    after = evaluate(adapted.model, TASK, make_examples(48), batch_size=48)["loss"]
+    after = evaluate(adapted, TASK, make_examples(48), batch_size=48)["loss"]
     assert after < 0.6 * before
 
 

@@ -17,13 +17,18 @@ FIRST_WORD = 5  # after the five special tokens
 
 
 def make_adapted(
-    folder: Path, dropout: float = 0.0, *, method: str = "lora", head: str = "train"
+    folder: Path,
+    dropout: float = 0.0,
+    *,
+    method: str = "lora",
+    head: str = "train",
+    layers: str = "all",
 ) -> AdaptedModel:
     """Load the tiny BERT with LoRA of rank 2 and a head of three labels."""
     backbone = load_model(
         locate(str(folder), ""), kind="sequence-classification", labels=LABELS, dropout=dropout
     )
-    settings = MethodSettings(rank=2, alpha=4.0)
+    settings = MethodSettings(rank=2, alpha=4.0, layers=layers)
     return adapt(backbone, find_method(method), settings, seed=0, head=head)
 
 
