@@ -151,7 +151,7 @@ def _mapped(path: Path, shape: Shape, mode: Any) -> Activations:
     """Map a file into memory."""
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(shape.rows)])
     size = (int(offsets[-1]), shape.width)
-    values: Rows = np.memmap(path, dtype=shape.dtype, mode=mode, shape=size)
+    values: Rows = np.asarray(np.memmap(path, dtype=shape.dtype, mode=mode, shape=size))
     return Activations(values=values, offsets=offsets)
 
 

@@ -48,7 +48,7 @@ def make_optimizer(
                 )
     if name == "sgd":
         return torch.optim.SGD(groups, momentum=0.9)
-    return torch.optim.AdamW(groups)
+    return torch.optim.AdamW(groups, fused=True)  # a fifth of the time of a loop over tensors
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

@@ -82,7 +82,7 @@ def test_the_second_opening_neither_reads_nor_encodes(corpus: Corpus) -> None:
 
 def test_values_stay_on_disk(corpus: Corpus) -> None:
     values = corpus.open().splits["train"].values
-    assert isinstance(values, np.memmap)
+    assert isinstance(values.base, np.memmap)
     assert values.dtype == np.int32
     with pytest.raises(ValueError, match="read-only"):
         values[0] = 9

@@ -17,7 +17,12 @@ def train(message: Message, context: Context) -> Message:
 
         model = lora_model(context.run_config["model"])
         pour(model, arrays.to_torch_state_dict())
-        batches = batches_of(context.run_config["model"], context.node_config["data-path"])
+        batches = batches_of(
+            context.run_config["model"],
+            table_of(context),
+            context.run_config["length"],
+            "max_length" if context.run_config["pad-to-length"] else "do_not_pad",
+        )
         began = time.time()
         fine_tune(model, batches, context.run_config["max-steps"])
         seconds = time.time() - began
@@ -25,3 +30,10 @@ def train(message: Message, context: Context) -> Message:
     metrics = MetricRecord({"num-examples": 1, "seconds": seconds})
     content = RecordDict({"arrays": arrays, "metrics": metrics})
     return Message(content=content, reply_to=message)
+
+
+def table_of(context: Context) -> str:
+    """Give the path of this node's table."""
+    if folder := context.run_config["data"]:
+        return f"{folder}/{context.node_config['partition-id']}.csv"
+    return context.node_config["data-path"]

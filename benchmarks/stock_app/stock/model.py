@@ -26,12 +26,13 @@ def pour(model, state: dict[str, torch.Tensor]) -> None:
     set_peft_model_state_dict(model, state)
 
 
-def batches_of(path: str, data: str) -> DataLoader:
+def batches_of(path: str, data: str, length: int, padding: str) -> DataLoader:
     """Read and tokenise a table."""
     tokenizer = AutoTokenizer.from_pretrained(path)
     rows = load_dataset("csv", data_files=data, split="train")
     rows = rows.map(
-        lambda row: tokenizer(row["text"], truncation=True, max_length=64), batched=True
+        lambda row: tokenizer(row["text"], truncation=True, max_length=length, padding=padding),
+        batched=True,
     )
     rows = rows.rename_column("label", "labels").remove_columns(["text"])
     collate = DataCollatorWithPadding(tokenizer)
@@ -39,11 +40,11 @@ def batches_of(path: str, data: str) -> DataLoader:
 
 
 def fine_tune(model, batches: DataLoader, most: int) -> None:
-    """Train for some steps."""
+    """Train for some steps; 0 = for one epoch."""
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-3)
     model.train()
     for step, batch in enumerate(batches):
-        if step == most:
+        if most and step == most:
             break
         model(**batch).loss.backward()
         optimizer.step()
