@@ -52,6 +52,7 @@ def exchange(
     enough: int | None = None,
     counts: Callable[[Arrival], bool] = lambda arrival: True,
     seed: int = 0,
+    longest_first: bool = True,
     abandoned: Callable[[Mapping[str, Member]], None] = lambda waiting: None,
 ) -> list[Arrival]:
     """Send one message to each node and collect the replies.
@@ -74,6 +75,8 @@ def exchange(
         counts: Whether a reply, which carries no error, is a good one. Asked once for each,
             before `arrived`, and only if `enough` is given.
         seed: The run's seed; with `enough`, draws who is sent first.
+        longest_first: Whether those who hold most are sent first, where nodes differ and all are
+            waited for. It takes half a second, which short work does not earn.
         abandoned: Told at the end which messages were not answered: message id → member.
 
     Returns:
@@ -81,7 +84,9 @@ def exchange(
     """
     inbox = _Inbox(messages=messages, enough=enough, counts=counts, arrived=arrived)
     waves = (
-        _longest_first(messages) if enough is None else _drawn(messages, enough, seed, round_number)
+        _longest_first(messages, ahead=_AHEAD if longest_first else 0)
+        if enough is None
+        else _drawn(messages, enough, seed, round_number)
     )
     waiting = _push(grid, messages, waves)
     sent = set(waiting.values())
@@ -177,15 +182,15 @@ def _replies(
             time.sleep(wait_s)
 
 
-def _longest_first(members: Iterable[Member]) -> list[list[Member]]:
-    """Send first to those who hold most, one by one; to the others at once behind them.
+def _longest_first(members: Iterable[Member], ahead: int) -> list[list[Member]]:
+    """Send first to those who hold most, so many one by one; to the others at once behind them.
 
     Where nodes share processors, as in simulation, starting with the longest work makes the
     round shorter (Graham 1969, longest processing time first).
     """
     order = sorted(members, key=lambda member: (-member.examples, member.partition))
-    uneven = len({member.examples for member in order}) > 1
-    ahead = _AHEAD if uneven else 0
+    if len({member.examples for member in order}) == 1:
+        ahead = 0
     return [[member] for member in order[:ahead]] + [order[ahead:]]
 
 
