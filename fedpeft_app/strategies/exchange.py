@@ -10,7 +10,7 @@ from flwr.serverapp import Grid
 from fedpeft_app.seeds import derive_seed
 from fedpeft_app.strategies.strategy import Member
 from fedpeft_app.wire.ledger import Direction, Entry, Ledger
-from fedpeft_app.wire.record import message_bytes, payload_bytes, renewed
+from fedpeft_app.wire.record import message_bytes, messages_bytes, payload_bytes, renewed
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.01, 0.2  # Flower's own loop sleeps 3 s between polls
 _SWEEP_S = 0.12  # Flower's simulation collects messages every 0.1 s, in an order of its own
@@ -96,9 +96,7 @@ def exchange(
     silent = set(waiting.values())
     abandoned(waiting)
     inbox.give_up(silent, inbox.unneeded if inbox.full else f"no reply within {timeout_s:g} s")
-    # Weighed only now, and anew: others may still be reading those that were sent.
-    copies = zip(messages, renewed(messages.values()), strict=True)
-    down = {member: _weighed(copy) for member, copy in copies if member in sent}
+    down = {member: sizes for member, sizes in _weights(messages).items() if member in sent}
     came = [arrival for arrival in inbox.arrivals if arrival.member in sent - silent]
     up = {arrival.member: (arrival.uplink_bytes, arrival.payload_bytes) for arrival in came}
     _note(ledger, round_number, kind, "down", down)
@@ -261,6 +259,13 @@ def _note(
 def _weighed(message: Message) -> tuple[int, int]:
     """Give the size of a message, and what of it are encoded states."""
     return (message_bytes(message), payload_bytes(message)) if message.has_content() else (0, 0)
+
+
+def _weights(messages: Mapping[Member, Message]) -> dict[Member, tuple[int, int]]:
+    """Weigh orders likewise: once they are answered, and anew, for others may still read them."""
+    copies = renewed(messages.values())
+    sizes = zip(messages_bytes(copies), map(payload_bytes, copies), strict=True)
+    return dict(zip(messages, sizes, strict=True))
 
 
 def _failure(message: Message, reason: str) -> Message:
