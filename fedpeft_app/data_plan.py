@@ -15,8 +15,8 @@ from fedpeft_app.config.readings import options
 from fedpeft_app.criterion import Criterion
 from fedpeft_app.data.columns import Columns
 from fedpeft_app.data.encoded import EncodedSource, ExampleSet, example_set
+from fedpeft_app.data.examples import Examples
 from fedpeft_app.data.partition import PartitionSettings, kept_partition
-from fedpeft_app.data.read import Examples
 from fedpeft_app.data.splits import Splits, SplitSettings, make_splits
 from fedpeft_app.data.tasks.catalogue import TASKS
 from fedpeft_app.data.tasks.task import Task

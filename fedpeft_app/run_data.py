@@ -13,9 +13,9 @@ from fedpeft_app.backbone.locate import LocatedModel, locate
 from fedpeft_app.backbone.processor import load_processor
 from fedpeft_app.config import RunConfig
 from fedpeft_app.data.encoded import EncodedSource, ExampleSet, encoded
+from fedpeft_app.data.examples import Examples, image_files
 from fedpeft_app.data.folders import stamp
-from fedpeft_app.data.read import image_files, read
-from fedpeft_app.data.sources import find_source
+from fedpeft_app.data.sources import Source, find_source
 from fedpeft_app.data.splits import Splits, capped, carve
 from fedpeft_app.data.tasks.image_input import set_size
 from fedpeft_app.data.tasks.task import Task
@@ -116,7 +116,7 @@ def _opened(config: RunConfig, name: str, threads: int) -> EncodedSource:
     task, source = bound_task(config), find_source(name, config.data.subset)
     fingerprint = source.fingerprint
     if source.kind == "tables" and task.model_kind == "image-classification":
-        examples, _ = read(source, columns(config), task.reads)
+        examples, _ = _read(config, task, source)
         fingerprint += stamp(image_files(list(examples.values())))  # changed, the table not
     key = [
         fingerprint,
@@ -128,9 +128,18 @@ def _opened(config: RunConfig, name: str, threads: int) -> EncodedSource:
     ]
     return encoded(
         [str(part) for part in key],
-        lambda: read(source, columns(config), task.reads),
+        lambda: _read(config, task, source),
         lambda inputs: task.encode(inputs, threads or os.cpu_count() or 1),
     )
+
+
+def _read(
+    config: RunConfig, task: Task, source: Source
+) -> tuple[dict[str, Examples], tuple[str, ...]]:
+    """Read a source; where it is encoded already, nobody does, or imports what that takes."""
+    from fedpeft_app.data.read import read
+
+    return read(source, columns(config), task.reads)
 
 
 @lru_cache(maxsize=4)

@@ -19,7 +19,7 @@ from rich.console import Console
 from fedpeft_app.cli.app_folder import app_folder
 from fedpeft_app.cli.cluster import find_cluster, require_usable
 from fedpeft_app.cli.plan import cautions
-from fedpeft_app.cli.preflight import preflight
+from fedpeft_app.cli.preflight import preflight, require_writable
 from fedpeft_app.cli.settings import to_toml
 from fedpeft_app.cli.shares import gpus_here, require_share, share_caution
 from fedpeft_app.cli.superlink import (
@@ -98,21 +98,29 @@ def run_simulation(config: RunConfig, simulation: Simulation, console: Console) 
             require_resumable(config)
         simulation = _settled(config, simulation)
         require_share(config, simulation.client_gpus, here=not simulation.ray_address)
-        located = preflight(config, simulation.nodes)
-        found = cautions(config, located, simulation.nodes)
-        for caution in [*found, *share_caution(simulation.client_gpus)]:
-            console.print(f"mind: {caution}", style="yellow", markup=False, soft_wrap=True)
+        require_writable(home(), "FEDPEFT_HOME")
         sweep_scratch(home())
         with (
             tempfile.TemporaryDirectory(prefix=scratch_prefix(), dir=home()) as scratch,
             contextlib.ExitStack() as ended,  # when nothing of the run goes on any more
         ):
             environment = {**_environment(config), **_ray(simulation, Path(scratch), view)}
-            view.stage("starting Flower and Ray")
             with own_superlink(Path(scratch), environment) as superlink:
+                _check(config, simulation, view, console)  # while it starts
+                view.stage("starting Flower and Ray")
+                superlink.wait_until_up()
                 run_id = _submit(config, superlink, simulation.federation_config())
                 ended.enter_context(_stating_privacy(config, run_id, view))
                 return _follow(config, superlink, run_id, view)
+
+
+def _check(config: RunConfig, simulation: Simulation, view: LiveView, console: Console) -> None:
+    """Refuse a run that cannot go well, and say what speaks against one that can."""
+    view.stage("checking model and data")
+    located = preflight(config, simulation.nodes)
+    found = cautions(config, located, simulation.nodes)
+    for caution in [*found, *share_caution(simulation.client_gpus)]:
+        console.print(f"mind: {caution}", style="yellow", markup=False, soft_wrap=True)
 
 
 def _settled(config: RunConfig, simulation: Simulation) -> Simulation:

@@ -13,7 +13,6 @@ from fedpeft_app.cli.trial import tried_spec
 from fedpeft_app.config import RunConfig
 from fedpeft_app.observe.lines import human_bytes
 from fedpeft_app.privacy.statement import counted, shown
-from fedpeft_app.traffic import expected_traffic
 
 if TYPE_CHECKING:
     from fedpeft_app.forecast import Forecast, Noise
@@ -73,6 +72,7 @@ def _training(config: RunConfig, spec: AdapterSpec, sizes: Sequence[int]) -> Ite
     """Say who trains what, and what that sends."""
     from fedpeft_app.assembly import codecs
     from fedpeft_app.forecast import asked
+    from fedpeft_app.traffic import expected_traffic
 
     whole = trained_spec(spec)
     nodes, examples = counted(len(sizes), "node"), counted(sum(sizes), "example")

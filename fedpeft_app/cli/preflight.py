@@ -138,6 +138,26 @@ def is_looked_at(key: str, *, private: bool = False) -> bool:
     return key not in _NOT_LOOKED_AT
 
 
+def require_writable(folder: Path, setting: str) -> None:
+    """Make a folder, and refuse one that cannot be written.
+
+    Args:
+        folder: The folder.
+        setting: What it was chosen by.
+
+    Raises:
+        RunFolderError: If nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RunFolderError(
+            f"Cannot write to {folder}: {error.strerror}. Set {setting}."
+        ) from error
+
+
 def _look(
     config: RunConfig, nodes: int
 ) -> tuple[LocatedModel | None, list[tuple[str, FedPeftError]]]:
@@ -148,9 +168,9 @@ def _look(
     def model() -> LocatedModel | None:
         return located[0] if located else None
 
-    _require_writable(cache_dir(), "FEDPEFT_HOME")
+    require_writable(cache_dir(), "FEDPEFT_HOME")
     steps: tuple[tuple[str, Callable[[], object]], ...] = (
-        ("output.dir", lambda: _require_writable(runs_parent(config.output.dir), "output.dir")),
+        ("output.dir", lambda: require_writable(runs_parent(config.output.dir), "output.dir")),
         ("task", lambda: _import_plugins(config)),
         ("train.precision", lambda: _require_gpu_for_fp16(config)),
         ("model.quantization", lambda: _require_gpu_for_quantization(config)),
@@ -201,18 +221,6 @@ def _fitting_model(config: RunConfig) -> LocatedModel:
         with contextlib.suppress(UnknownNameError):  # _import_plugins says so already
             require_kind(config_of(located), make_task(config).model_kind)
     return located
-
-
-def _require_writable(folder: Path, setting: str) -> None:
-    """Make a folder, and refuse one that cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise RunFolderError(
-            f"Cannot write to {folder}: {error.strerror}. Set {setting}."
-        ) from error
 
 
 def _try_strategy(config: RunConfig, nodes: int, located: LocatedModel | None) -> None:

@@ -23,6 +23,7 @@ from fedpeft_app.errors import LaunchError
 
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 10.0
+_LOOK_AGAIN_S = 0.02
 # On Linux, ask to be ended when the parent is killed (prctl 1 = PR_SET_PDEATHSIG), then become
 # the command: safer than code between fork and exec in a process that has threads.
 DIE_WITH_PARENT = """
@@ -37,6 +38,7 @@ _NOISE = ("uvicorn", "INFO", "WARNING")
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_prestart_worker_first_driver": "0",  # workers that no actor takes: theirs have variables
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a client without a share of a GPU sees none
@@ -54,12 +56,30 @@ class SuperLink:
         environment: Variables with which `flwr` finds it.
         log: What it and its children print.
         process: The process.
+        port: Where it listens once it is up.
     """
 
     connection: str
     environment: Mapping[str, str]
     log: Path
     process: subprocess.Popen[bytes]
+    port: int
+
+    def wait_until_up(self) -> None:
+        """Wait until its port answers.
+
+        Raises:
+            LaunchError: If it does not come up.
+        """
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while self.alive() and time.monotonic() < deadline:
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(("127.0.0.1", self.port), 1),
+            ):
+                return
+            time.sleep(_LOOK_AGAIN_S)
+        raise LaunchError(f"The SuperLink did not start:\n{log_tail(self.log)}")
 
     def alive(self) -> bool:
         """Say whether it still runs."""
@@ -92,12 +112,11 @@ def executable(name: str) -> str:
 def own_superlink(scratch: Path, environment: Mapping[str, str]) -> Iterator[SuperLink]:
     """Start a simulation SuperLink and end it, with everything it started, on leaving.
 
+    It is not up yet: that takes seconds, in which something else can be done.
+
     Args:
         scratch: A folder for its configuration, log and installed apps.
         environment: Variables for it and all that it starts.
-
-    Raises:
-        LaunchError: If it does not come up.
     """
     port = _free_port()
     (scratch / "config.toml").write_text(
@@ -123,8 +142,7 @@ def own_superlink(scratch: Path, environment: Mapping[str, str]) -> Iterator[Sup
             start_new_session=True,  # Ctrl-C reaches us alone; we end it in order
         )
     try:
-        _wait_until_up(process, port, log)
-        yield SuperLink(connection="own", environment=env, log=log, process=process)
+        yield SuperLink(connection="own", environment=env, log=log, process=process, port=port)
     finally:
         _stop(process, scratch)
 
@@ -134,18 +152,6 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _wait_until_up(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    """Wait until the port answers."""
-    deadline = time.monotonic() + _START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        time.sleep(0.05)
-    raise LaunchError(f"The SuperLink did not start:\n{log_tail(log)}")
 
 
 def log_tail(log: Path, lines: int = 15) -> str:

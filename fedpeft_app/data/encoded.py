@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
+from fedpeft_app.data.examples import Examples
 from fedpeft_app.data.images import Picture
 from fedpeft_app.data.labels import Labels
-from fedpeft_app.data.read import Examples
 from fedpeft_app.errors import DataError
 from fedpeft_app.mirrors import cache_dir
 from fedpeft_app.mirrors.digest import file_sha256

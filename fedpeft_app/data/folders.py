@@ -7,11 +7,13 @@ one sub-folder a class, with or without folders of splits above.
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from fedpeft_app.data.images import SUFFIXES, Picture
 from fedpeft_app.errors import DataError
+
+if TYPE_CHECKING:  # what is encoded already is found without it
+    import pandas as pd
 
 TABLES = (".csv", ".json", ".jsonl", ".parquet")
 _TEXT = ".txt"
@@ -104,7 +106,7 @@ def class_folders_in(folder: Path) -> dict[str, Path]:
     return {"train": folder} if _sub_folders(folder) else {}
 
 
-def read_class_folder(folder: Path) -> pd.DataFrame:
+def read_class_folder(folder: Path) -> "pd.DataFrame":
     """List the examples of one split; the name of a sub-folder is the label of its files.
 
     Args:
@@ -118,6 +120,8 @@ def read_class_folder(folder: Path) -> pd.DataFrame:
         DataError: If a class is empty, a file is neither text nor image, both occur, or a
             text is empty or not in UTF-8.
     """
+    import pandas as pd
+
     labelled = files_in(folder)
     texts, images = _by_kind([path for path, _ in labelled])
     if texts and images:

@@ -1,7 +1,7 @@
 """Sources → inputs and labels, with file and row named when something is wrong."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,44 +10,16 @@ import pandas as pd
 
 from fedpeft_app.data import cells
 from fedpeft_app.data.columns import Columns, Reads
+from fedpeft_app.data.examples import Examples, place_of
 from fedpeft_app.data.folders import read_class_folder
 from fedpeft_app.data.hub import read_hub
 from fedpeft_app.data.idx import read_idx
-from fedpeft_app.data.labels import Labels, label_names, several, single
+from fedpeft_app.data.labels import label_names, several, single
 from fedpeft_app.data.sources import Source
 from fedpeft_app.data.tables import read_cardoso, read_table
 from fedpeft_app.errors import DataError
 
 Tables = dict[str, pd.DataFrame]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Examples:
-    """The examples of one split.
-
-    Attributes:
-        where: The file or source they are from, for messages.
-        inputs: One item per example: a text, a `Picture`, an (instruction, answer) pair or
-            a list of messages.
-        labels: Label index per example, `(examples,)`; or, where an example has any number
-            of labels, a mark for each label, `(examples, labels)`.
-        groups: Natural node per example; empty where nothing is shared out.
-        files: The file of each example, where each has one; else empty.
-    """
-
-    where: str
-    inputs: Sequence[Any]
-    labels: Labels
-    groups: list[str]
-    files: Sequence[str] = ()
-
-    def place(self, row: int) -> str:
-        """Say where an example is from, for messages.
-
-        Args:
-            row: From 1.
-        """
-        return _place(self.where, self.files, row)
 
 
 def read(
@@ -84,7 +56,9 @@ def read(
         split: Examples(
             where=places[split],
             inputs=inputs[split],
-            labels=look_up(label_cells[split], names, partial(_place, places[split], files[split])),
+            labels=look_up(
+                label_cells[split], names, partial(place_of, places[split], files[split])
+            ),
             groups=_groups(table, _columns_of(split, columns), places[split]),
             files=files[split],
         )
@@ -93,20 +67,9 @@ def read(
     return splits, () if reads.labels == "optional" else names
 
 
-def image_files(examples: Sequence[Examples]) -> list[Path]:
-    """List the files that hold images, whose change changes the data."""
-    contents = (getattr(one, "content", None) for some in examples for one in some.inputs)
-    return [content for content in contents if isinstance(content, Path)]
-
-
 def _files(source: Source, table: pd.DataFrame) -> list[str]:
     """List the file of each example, where each has one."""
     return list(table.index) if source.kind == "classes" else []
-
-
-def _place(where: str, files: Sequence[str], row: int) -> str:
-    """Name the file of an example, or its file and row."""
-    return files[row - 1] if files else f"{where}, row {row}"
 
 
 def _tables(

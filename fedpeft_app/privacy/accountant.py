@@ -15,15 +15,13 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from importlib.metadata import version
-
-from dp_accounting import get_epsilon_gaussian
-from dp_accounting.pld.privacy_loss_distribution import (
-    PrivacyLossDistribution,
-    from_gaussian_mechanism,
-)
+from typing import TYPE_CHECKING
 
 from fedpeft_app.errors import BudgetSpentError, PrivacyError
 from fedpeft_app.privacy.events import Event
+
+if TYPE_CHECKING:  # to import it takes a second, in every process of runs that are not private too
+    from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 
 ACCOUNTANT = f"PLD of dp-accounting {version('dp-accounting')}, add/remove"
 
@@ -153,12 +151,16 @@ def _epsilon(kinds: _Kinds, delta: float) -> float:
     interval = _interval(kinds)
     if interval is None or all(sampling == 1 for (_, sampling), _ in kinds):
         return _unsampled(kinds, delta)
+    from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
+
     losses = [_losses(*kind, steps, interval) for kind, steps in kinds]
     together = functools.reduce(PrivacyLossDistribution.compose, losses)
     return float(together.get_epsilon_for_delta(delta))
 
 
-def _losses(noise: float, sampling: float, steps: int, interval: float) -> PrivacyLossDistribution:
+def _losses(
+    noise: float, sampling: float, steps: int, interval: float
+) -> "PrivacyLossDistribution":
     """Give the distribution of the privacy loss of so many mechanisms of one kind."""
     if sampling == 1:
         return _loss(noise / math.sqrt(steps), 1.0, interval)
@@ -166,8 +168,10 @@ def _losses(noise: float, sampling: float, steps: int, interval: float) -> Priva
 
 
 @lru_cache(maxsize=64)  # takes most of the time, and is the same after every round
-def _loss(noise: float, sampling: float, interval: float) -> PrivacyLossDistribution:
+def _loss(noise: float, sampling: float, interval: float) -> "PrivacyLossDistribution":
     """Give the distribution of the privacy loss of one mechanism, adding or removing a unit."""
+    from dp_accounting.pld.privacy_loss_distribution import from_gaussian_mechanism
+
     return from_gaussian_mechanism(
         noise, sampling_prob=sampling, value_discretization_interval=interval
     )
@@ -180,6 +184,8 @@ def _unsampled(kinds: _Kinds, delta: float) -> float:
     together = sum(steps / noise**2 for (noise, _), steps in kinds) ** -0.5
     if together < _LEAST_NOISE:
         return math.inf
+    from dp_accounting import get_epsilon_gaussian
+
     return float(get_epsilon_gaussian(together, delta))
 
 

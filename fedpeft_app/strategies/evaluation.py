@@ -73,8 +73,10 @@ def _ask(loop: Loop, going: _Judgement, cohort: Sequence[Member]) -> None:
         round_number=number,
         kind="evaluate",
         timeout_s=loop.plan.timeout_s,
+        longest_first=loop.takes_long("evaluate"),
         abandoned=lambda waiting: loop.late.expect(waiting, number),
     )
+    loop.took_s["evaluate"] = max((arrival.seconds for arrival in arrivals), default=0.0)
     for arrival in arrivals:
         outcome, node = admit_metrics(arrival.message, arrival.member), arrival.member.partition
         if isinstance(outcome, str):

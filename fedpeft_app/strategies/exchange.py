@@ -10,7 +10,7 @@ from flwr.serverapp import Grid
 from fedpeft_app.seeds import derive_seed
 from fedpeft_app.strategies.strategy import Member
 from fedpeft_app.wire.ledger import Direction, Entry, Ledger
-from fedpeft_app.wire.record import message_bytes, payload_bytes, renewed
+from fedpeft_app.wire.record import message_bytes, messages_bytes, payload_bytes, renewed
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.01, 0.2  # Flower's own loop sleeps 3 s between polls
 _SWEEP_S = 0.12  # Flower's simulation collects messages every 0.1 s, in an order of its own
@@ -52,6 +52,7 @@ def exchange(
     enough: int | None = None,
     counts: Callable[[Arrival], bool] = lambda arrival: True,
     seed: int = 0,
+    longest_first: bool = True,
     abandoned: Callable[[Mapping[str, Member]], None] = lambda waiting: None,
 ) -> list[Arrival]:
     """Send one message to each node and collect the replies.
@@ -74,6 +75,8 @@ def exchange(
         counts: Whether a reply, which carries no error, is a good one. Asked once for each,
             before `arrived`, and only if `enough` is given.
         seed: The run's seed; with `enough`, draws who is sent first.
+        longest_first: Whether those who hold most are sent first, where nodes differ and all are
+            waited for. It takes half a second, which short work does not earn.
         abandoned: Told at the end which messages were not answered: message id → member.
 
     Returns:
@@ -81,7 +84,9 @@ def exchange(
     """
     inbox = _Inbox(messages=messages, enough=enough, counts=counts, arrived=arrived)
     waves = (
-        _longest_first(messages) if enough is None else _drawn(messages, enough, seed, round_number)
+        _longest_first(messages, ahead=_AHEAD if longest_first else 0)
+        if enough is None
+        else _drawn(messages, enough, seed, round_number)
     )
     waiting = _push(grid, messages, waves)
     sent = set(waiting.values())
@@ -91,9 +96,7 @@ def exchange(
     silent = set(waiting.values())
     abandoned(waiting)
     inbox.give_up(silent, inbox.unneeded if inbox.full else f"no reply within {timeout_s:g} s")
-    # Weighed only now, and anew: others may still be reading those that were sent.
-    copies = zip(messages, renewed(messages.values()), strict=True)
-    down = {member: _weighed(copy) for member, copy in copies if member in sent}
+    down = {member: sizes for member, sizes in _weights(messages).items() if member in sent}
     came = [arrival for arrival in inbox.arrivals if arrival.member in sent - silent]
     up = {arrival.member: (arrival.uplink_bytes, arrival.payload_bytes) for arrival in came}
     _note(ledger, round_number, kind, "down", down)
@@ -177,15 +180,15 @@ def _replies(
             time.sleep(wait_s)
 
 
-def _longest_first(members: Iterable[Member]) -> list[list[Member]]:
-    """Send first to those who hold most, one by one; to the others at once behind them.
+def _longest_first(members: Iterable[Member], ahead: int) -> list[list[Member]]:
+    """Send first to those who hold most, so many one by one; to the others at once behind them.
 
     Where nodes share processors, as in simulation, starting with the longest work makes the
     round shorter (Graham 1969, longest processing time first).
     """
     order = sorted(members, key=lambda member: (-member.examples, member.partition))
-    uneven = len({member.examples for member in order}) > 1
-    ahead = _AHEAD if uneven else 0
+    if len({member.examples for member in order}) == 1:
+        ahead = 0
     return [[member] for member in order[:ahead]] + [order[ahead:]]
 
 
@@ -256,6 +259,13 @@ def _note(
 def _weighed(message: Message) -> tuple[int, int]:
     """Give the size of a message, and what of it are encoded states."""
     return (message_bytes(message), payload_bytes(message)) if message.has_content() else (0, 0)
+
+
+def _weights(messages: Mapping[Member, Message]) -> dict[Member, tuple[int, int]]:
+    """Weigh orders likewise: once they are answered, and anew, for others may still read them."""
+    copies = renewed(messages.values())
+    sizes = zip(messages_bytes(copies), map(payload_bytes, copies), strict=True)
+    return dict(zip(messages, sizes, strict=True))
 
 
 def _failure(message: Message, reason: str) -> Message:

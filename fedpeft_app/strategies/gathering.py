@@ -184,6 +184,7 @@ def _ask(
         enough=size if reserve else None,
         counts=is_good,
         seed=plan.seed,
+        longest_first=loop.takes_long("train"),
         abandoned=lambda waiting: loop.late.expect(waiting, going.number),
     )
     loop.courier.note_arrivals(
@@ -193,7 +194,8 @@ def _ask(
     loop.courier.versions.note_received(going.number, received)
     for node, outcome in outcomes.items():
         going.outcomes[node] = _telling(going.outcomes.get(node, NOT_SENT), outcome)
-    going.seconds += max((arrival.seconds for arrival in arrivals), default=0.0)
+    loop.took_s["train"] = max((arrival.seconds for arrival in arrivals), default=0.0)
+    going.seconds += loop.took_s["train"]
 
 
 def _telling(before: Reply | str, now: Reply | str) -> Reply | str:

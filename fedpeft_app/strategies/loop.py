@@ -1,5 +1,6 @@
 """What the rounds of a run share, and one hands on to the next."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from fedpeft_app.strategies.sampling import sample_cohort
 from fedpeft_app.strategies.strategy import Member, Strategy
 from fedpeft_app.strategies.watcher import Watcher
 from fedpeft_app.wire.ledger import Ledger
+
+_SHORT_S = 1.0  # half a second for sending in order is not earned by what takes no longer
 
 Renew = Callable[[Sequence[Member], int], Sequence[Member]]
 """Tells who is there now: takes whom the last round knew, and how many it should wait for."""
@@ -42,6 +45,7 @@ class Loop:
         renew: Says who is there now.
         attendance: Who failed lately.
         late: Replies that nobody waits for.
+        took_s: Kind of message → seconds from the first one sent to the last reply, the last time.
         spent_s: Seconds that earlier attempts of the run took.
     """
 
@@ -55,6 +59,7 @@ class Loop:
     renew: Renew = nobody_new
     attendance: Attendance = field(init=False)
     late: Late = field(default_factory=Late)
+    took_s: dict[str, float] = field(default_factory=dict)
     spent_s: float = 0.0
     _there: Sequence[Member] = field(init=False)
     _known: dict[int, Member] = field(init=False)
@@ -72,6 +77,14 @@ class Loop:
     def seconds(self) -> float:
         """Seconds since the first round began, without those in which nothing ran."""
         return self.spent_s + time.monotonic() - self._started
+
+    def takes_long(self, kind: str) -> bool:
+        """Say whether it is worth while to let nodes with the longest work begin.
+
+        Args:
+            kind: "train" or "evaluate".
+        """
+        return self.took_s.get(kind, math.inf) > _SHORT_S
 
     def spent(self) -> str:
         """Name the budget after which no further round begins; empty = there is some left."""

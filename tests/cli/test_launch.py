@@ -2,7 +2,7 @@
 
 import io
 import os
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +77,13 @@ def test_a_private_run_that_is_stopped_says_what_it_guarantees(
 def test_what_speaks_against_a_private_run_is_said_before_it_starts(
     monkeypatch: pytest.MonkeyPatch, tiny_settings: dict[str, Any]
 ) -> None:
-    def not_started(*_: object) -> None:
-        raise LaunchError("not in this test")
+    class NotUp:
+        """A SuperLink that does not come up."""
 
-    monkeypatch.setattr(launch, "own_superlink", not_started)
+        def wait_until_up(self) -> None:
+            raise LaunchError("not in this test")
+
+    monkeypatch.setattr(launch, "own_superlink", lambda *_: nullcontext(NotUp()))
     private = {"privacy.mode": "sample", "privacy.target-epsilon": 4.0}
     simulation = Simulation(nodes=4, client_cpus=1, client_gpus=0.0, actors=0)
     for settings, warned in ((tiny_settings, False), ({**tiny_settings, **private}, True)):

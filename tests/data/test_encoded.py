@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedpeft_app.data.encoded import EncodedSource, Values, encoded, example_set
-from fedpeft_app.data.read import Examples
+from fedpeft_app.data.examples import Examples
 from fedpeft_app.errors import DataError
 
 

@@ -8,7 +8,8 @@ from PIL import Image
 
 from fedpeft_app.data.columns import Columns, Reads
 from fedpeft_app.data.encoded import encoded
-from fedpeft_app.data.read import Examples, read
+from fedpeft_app.data.examples import Examples
+from fedpeft_app.data.read import read
 from fedpeft_app.data.sources import find_source
 from fedpeft_app.data.tasks.image_classification import ImageClassification
 from fedpeft_app.errors import DataError

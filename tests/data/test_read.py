@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedpeft_app.data.columns import Columns, Reads
+from fedpeft_app.data.examples import Examples, image_files
 from fedpeft_app.data.images import pixels_of
-from fedpeft_app.data.read import Examples, image_files, read
+from fedpeft_app.data.read import read
 from fedpeft_app.data.sources import Source, find_source
 from fedpeft_app.errors import DataError
 

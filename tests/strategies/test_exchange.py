@@ -1,6 +1,7 @@
 """The exchange: one arrival per message, whatever nodes and Flower do."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -173,7 +174,9 @@ def test_an_order_is_weighed_once_nobody_reads_it_any_more(monkeypatch: pytest.M
         seen.append("reply" if message.metadata.reply_to_message_id else "order")
         return 1
 
-    monkeypatch.setattr("fedpeft_app.strategies.exchange.message_bytes", weigh)
+    exchanging = "fedpeft_app.strategies.exchange"
+    monkeypatch.setattr(f"{exchanging}.message_bytes", weigh)
+    monkeypatch.setattr(f"{exchanging}.messages_bytes", lambda found: [*map(weigh, found)])
     book = ledger()
     send(grid_of(echo, echo, echo), book=book)
     assert seen == ["reply"] * 3 + ["order"] * 3
@@ -282,6 +285,35 @@ def pushed(grid: ScriptedGrid) -> list[list[str]]:
 
 
 @pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize(("longest_first", "waves"), [(True, [1, 1, 1]), (False, [3])])
+def test_the_longest_work_begins_unless_it_is_short(
+    waves: list[int], *, longest_first: bool
+) -> None:
+    grid, pushed = grid_of(echo, echo, echo), []
+    push = grid.push_messages
+
+    def noted(sent: Any) -> Any:
+        ids = push(sent := list(sent))
+        pushed.append([message.metadata.dst_node_id for message in sent])
+        return ids
+
+    grid.push_messages = noted  # type: ignore[method-assign]
+    uneven = [replace(one, examples=10 + one.partition) for one in THREE]
+    orders = dict(zip(uneven, messages().values(), strict=True))
+    found = exchange(
+        grid,
+        orders,
+        ledger=ledger(),
+        kind="train",
+        timeout_s=5.0,
+        round_number=2,
+        longest_first=longest_first,
+    )
+    assert [len(wave) for wave in pushed] == waves
+    assert [node for wave in pushed for node in wave] == [one.node_id for one in reversed(uneven)]
+    assert reasons(found) == [None] * 3
+
+
 def test_as_many_as_are_needed_are_sent_first() -> None:
     grid = grid_of(echo, echo, echo)
     waves = pushed(grid)
@@ -326,4 +358,4 @@ def test_an_order_still_out_is_left_as_it_is() -> None:
     assert "_object_id" not in vars(still_out.content)
     size = next(e.size for e in book.entries if (e.direction, e.node) == ("down", 1))
     assert size == message_bytes(still_out)
-    assert "_object_id" in vars(still_out)  # weighing does leave a note
+    assert "_object_id" in vars(still_out.content)  # weighing does leave a note

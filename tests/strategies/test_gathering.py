@@ -1,6 +1,8 @@
 """Rounds with nodes that fail: asked again, replaced, left alone; late replies are dropped."""
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -353,3 +355,36 @@ def test_nothing_ends_a_round_before_its_time(spec: AdapterSpec, state: AdapterS
     log, _, end = play([Learner(spec, 1.0)] * 2, end, rounds=3, budget_s=1e9)
     assert [result.spent for result in log.results] == ["", "", ""]
     assert np.allclose(end.vector, 3.0)
+
+
+@pytest.mark.parametrize("slow_s", [0.0, 0.6])
+def test_rounds_that_were_short_send_to_everyone_at_once(
+    state: AdapterState, monkeypatch: pytest.MonkeyPatch, slow_s: float
+) -> None:
+    monkeypatch.setattr("fedpeft_app.strategies.exchange._SWEEP_S", 0.01)
+    monkeypatch.setattr("fedpeft_app.strategies.loop._SHORT_S", 0.5)
+
+    def slow(message: Message) -> Message:
+        time.sleep(slow_s)
+        return Learner(state.spec, 1.0)(message)
+
+    uneven = [replace(one, examples=10 + one.partition) for one in members(3)]
+    grid = ScriptedGrid({m.node_id: slow for m in uneven}, per_pull=3)
+    waves: list[int] = []
+    push = grid.push_messages
+
+    def counted(messages: Iterable[Message]) -> Iterable[str]:
+        waves.append(len(found := list(messages)))
+        return push(found)
+
+    monkeypatch.setattr(grid, "push_messages", counted)
+    run_rounds(
+        grid,
+        Composition(),
+        uneven,
+        state,
+        plan(rounds=2, min_replies=2),
+        ledger=ledger(),
+        watcher=Log(),
+    )
+    assert waves == [1, 1, 1] + ([1, 1, 1] if slow_s else [3])

@@ -29,7 +29,8 @@ class Timed(FedAvg):
         replies = list(replies)
         found = super().aggregate_train(server_round, replies)
         trained = [reply.content["metrics"]["seconds"] for reply in replies]
-        row = {"seconds": time.time() - self._began, "trained": max(trained)}
+        took = time.time() - self._began
+        row = {"began": self._began, "seconds": took, "trained": max(trained)}
         with self._times.open("a") as file:
             file.write(json.dumps(row) + "\n")
         return found
