@@ -14,7 +14,7 @@ help:
 	@echo "make test-slow  the tests that start Flower and Ray, on the real model and data"
 	@echo "make test-deployment  of those, the ones of the deployment guide, keys and faults"
 	@echo "make test-gpu   the tests that need an NVIDIA GPU"
-	@echo "make bench      side-by-side measurements"
+	@echo "make bench      side-by-side measurements (20 minutes; writes benchmarks/results/)"
 	@echo "make clean      remove the environment and what tools left behind"
 
 install: $(READY)
@@ -48,8 +48,7 @@ test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu --timeout 1800
 
 bench: $(READY)
-	$(BIN)/python benchmarks/fold.py
-	$(BIN)/python benchmarks/federation_overhead.py
+	$(BIN)/python benchmarks/bench.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist

@@ -13,7 +13,6 @@ the machine does not count. Memory is what Python and NumPy allocate at most whi
 """
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -28,6 +27,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.task_identity import TaskIdentity
+from ratios import Ratio, write
 
 from fedpeft_app.adapters import AdapterSpec, AdapterState, TensorSpec
 from fedpeft_app.strategies.composition import Composition
@@ -160,9 +160,16 @@ def main() -> None:
         print(worded(name, rows[name]), flush=True)
     apart = max(float(abs(means["fedpeft, float32"] - mean).max()) for mean in means.values())
     print(f"the means of what travelled as it was are {apart:.1e} apart at most")
-    if arguments.out:
-        result = {"replies": arguments.replies, "values": arguments.values, **rows}
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    flower = rows[f"Flower FedAvg, {TENSORS} arrays"]["gb_per_s"]
+    against = Ratio(
+        what=f"GB/s folded, float32, fedpeft to Flower's FedAvg ({TENSORS} arrays)",
+        values=tuple(
+            own / theirs
+            for own, theirs in zip(rows["fedpeft, float32"]["gb_per_s"], flower, strict=True)
+        ),
+    )
+    result = {"replies": arguments.replies, "values": arguments.values, **rows}
+    write(arguments.out, [against], result)
     if apart > SAME:
         sys.exit("the means differ by more than float32 explains")
     for name in ("fedpeft, float32", "fedpeft, int8"):

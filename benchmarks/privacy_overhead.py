@@ -14,7 +14,6 @@ samples, which differ in size, with it.
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -28,6 +27,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import torch
+from ratios import Ratio, write
 
 from fedpeft_app.assembly import make_worker
 from fedpeft_app.config import parse
@@ -148,8 +148,15 @@ def main() -> None:
                 f"(min {min(ratios):.3f}, max {max(ratios):.3f})",
                 flush=True,
             )
-    if arguments.out:
-        arguments.out.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    steps = [
+        Ratio(
+            what=f"seconds a step, private to plain, {precision}",
+            values=tuple(of["steps"]),
+            most=MOST,
+        )
+        for precision, of in rows.items()
+    ]
+    write(arguments.out, steps, rows)
     if max(statistics.median(of["steps"]) for of in rows.values()) > MOST:
         sys.exit(f"privacy takes more than {MOST} of plain training")
 
