@@ -1,6 +1,5 @@
 """What a node answers to each kind of message; where the work is done, the model is loaded."""
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,6 @@ from fedpeft_app.participation import Participation
 from fedpeft_app.run_data import look_again
 from fedpeft_app.wire import record
 
-_log = logging.getLogger(__name__)
 ROLL_CALL, TRAIN, EVALUATE = "roll_call", "train", "evaluate"
 
 

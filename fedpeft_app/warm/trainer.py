@@ -3,9 +3,8 @@
 import logging
 import os
 import sys
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -22,7 +21,6 @@ class Trainer:
     """One warm process."""
 
     _answered: int = 0
-    _started: float = field(default_factory=time.time)
 
     def answer(self, header: Mapping[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
         """Answer a message, or say why not.
@@ -45,7 +43,6 @@ class Trainer:
         return {
             "pid": os.getpid(),
             "answered": self._answered,
-            "started": self._started,
             "code": own_code().digest[:12],
             "backbone-loads": _backbone_loads(),
             "memory": _memory(),

@@ -16,7 +16,7 @@ from fedpeft_app.errors import LaunchError
 from fedpeft_app.mirrors import home
 from fedpeft_app.node.shared_home import SHARED_MARK
 from fedpeft_app.warm.code import Code
-from fedpeft_app.warm.door import DONE, FAILED, REFUSED
+from fedpeft_app.warm.door import FAILED, REFUSED
 from fedpeft_app.warm.trainer import Trainer, other_python
 
 _START_S = 180.0  # of a process, with its imports
@@ -305,7 +305,7 @@ class Trainers:
                 return None
         told, content = ray.get(reference)
         slot.used = time.monotonic()
-        slot.facts = {**told.pop("facts", {}), "done": told["status"] == DONE}
+        slot.facts = told.pop("facts", {})
         if 0 < self.limits.memory < slot.facts.get("memory", 0):
             _log.warning("Process %d is ended: it holds more than it may.", slot.number)
             self._end(slot)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import short_run
+from journals import processes
 from rich.console import Console
 
 from fedpeft_app.cli.launch import Simulation, run_simulation
@@ -31,16 +32,6 @@ def run(settings: dict[str, Any], share: float, **changes: Any) -> RunFolder:
     everyone = {"strategy.fraction-train": 1.0, "data.min-examples": 1}
     config = parse({**settings, **everyone, **changes})
     return run_simulation(config, simulation, Console(quiet=True))
-
-
-def processes(folder: RunFolder) -> set[str]:
-    """Say which processes trained."""
-    return {
-        node["process"]
-        for event in folder.events()
-        if event["event"] == "round_finished"
-        for node in event["nodes"].values()
-    }
 
 
 def test_the_demo_learns(own_home: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import short_run
+from journals import processes
 from ray_cluster import two_nodes
 from rich.console import Console
 
@@ -42,16 +43,6 @@ def run(settings: dict[str, Any], address: str, **changes: Any) -> RunFolder:
     simulation = Simulation(nodes=4, client_cpus=1, client_gpus=0.0, actors=0, ray_address=address)
     config = parse({**settings, **SETTINGS, **changes})
     return run_simulation(config, simulation, Console(quiet=True))
-
-
-def processes(folder: RunFolder) -> set[str]:
-    """Say which processes trained."""
-    return {
-        node["process"]
-        for event in folder.events()
-        if event["event"] == "round_finished"
-        for node in event["nodes"].values()
-    }
 
 
 def is_idle(address: str) -> bool:
