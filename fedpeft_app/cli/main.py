@@ -264,6 +264,27 @@ def predict(
     predict_texts(run, texts, Console(), round_=round_, node=node)
 
 
+@app.command()
+def report(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|STUDY", help="run folder, its name, or 'latest'; a study's results"
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="file to write [default: report.html in the folder]")
+    ] = None,
+    study: Annotated[
+        Path | None, typer.Option(help="study file that results were made by, where it is not kept")
+    ] = None,
+) -> None:
+    """Write a run, or a study, as one HTML file that needs no network."""
+    from fedpeft_app.cli.report import write_report
+
+    write_report(what, output, Console(), study=study)
+
+
 @runs_app.callback()
 def runs(context: typer.Context) -> None:
     """List runs, newest first."""

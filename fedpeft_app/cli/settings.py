@@ -142,12 +142,19 @@ def shipped(recipe: Path) -> Path:
     """
     if recipe.exists() or recipe.parent != Path():
         return recipe
-    package = Path(__file__).parents[1]
-    candidates = [
-        folder / f"{recipe.stem}.toml"
-        for folder in (package / "recipes", package.parent / "recipes")
-    ]
+    candidates = [folder / f"{recipe.stem}.toml" for folder in _recipe_folders()]
     return next((path for path in candidates if path.exists()), recipe)
+
+
+def shipped_studies() -> list[Path]:
+    """List the studies that come with fedpeft."""
+    return sorted(path for folder in _recipe_folders() for path in folder.glob("study-*.toml"))
+
+
+def _recipe_folders() -> tuple[Path, Path]:
+    """Say where recipes are: in a wheel, and in a checkout."""
+    package = Path(__file__).parents[1]
+    return package / "recipes", package.parent / "recipes"
 
 
 def read_arguments(settings: Sequence[str]) -> tuple[dict[str, object], list[Fault]]:
