@@ -1,6 +1,5 @@
 """`fedpeft report`: a run, or a study, as one HTML file."""
 
-import json
 import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from rich.console import Console
 
 from fedpeft_app.atomic import write_bytes
 from fedpeft_app.cli.results import outcome
-from fedpeft_app.cli.settings import check_settings, shipped, shipped_studies
+from fedpeft_app.cli.settings import check_settings, literal, shipped, shipped_studies
 from fedpeft_app.config import defaults
 from fedpeft_app.config.flat import fields
 from fedpeft_app.errors import RunFolderError
@@ -121,7 +120,7 @@ def _argument(value: Any) -> str:
     except tomllib.TOMLDecodeError:
         plain = True
     kept = plain and written == written.strip()
-    return written if kept or not isinstance(value, str) else json.dumps(value)
+    return written if kept or not isinstance(value, str) else literal(value)
 
 
 def _commands(

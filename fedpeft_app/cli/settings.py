@@ -79,7 +79,7 @@ def to_toml(flat: Mapping[str, Any]) -> str:
     Args:
         flat: Key → string, number or boolean.
     """
-    return "".join(f"{_literal(key)} = {_literal(value)}\n" for key, value in flat.items())
+    return "".join(f"{literal(key)} = {literal(value)}\n" for key, value in flat.items())
 
 
 def describe_settings(config: RunConfig, *, explain: bool) -> str:
@@ -95,13 +95,17 @@ def describe_settings(config: RunConfig, *, explain: bool) -> str:
         if explain:
             lines += textwrap.wrap(meaning[key], 80, initial_indent="# ", subsequent_indent="# ")
         # TOML cannot have a key `task` and a table of that name, so this one is quoted.
-        shown = _literal(key) if key == "task.options" else key
-        lines.append(f"{shown} = {_literal(value)}")
+        shown = literal(key) if key == "task.options" else key
+        lines.append(f"{shown} = {literal(value)}")
     return "\n".join(lines)
 
 
-def _literal(value: str | float) -> str:
-    """Write a scalar as TOML: JSON, but for characters that only one of them escapes."""
+def literal(value: str | float) -> str:
+    """Write a scalar as TOML: JSON, but for characters that only one of them escapes.
+
+    Args:
+        value: The scalar.
+    """
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

@@ -40,7 +40,7 @@ def to_markdown(study: Study, standing: Standing) -> str:
     if study.layout.columns:
         parts.append(_pivot(study, table))
     made = [(f"made with {things} ({_runs(n)})", ()) for things, n in made_with(standing).items()]
-    said = [*notes(study, standing, table), *made]
+    said = [*((one, ()) for one in notes(study, standing)), *made, *gaps(study, standing, table)]
     bullets = [line for title, items in said for line in _group(title, items)]
     parts += [_details(study, table), "\n".join(bullets)]
     return "\n\n".join(parts) + "\n"
@@ -96,18 +96,12 @@ def metric_title(study: Study) -> str:
 # ------------------------------------------------------------------ notes
 
 
-def notes(
-    study: Study, standing: Standing, table: Sequence[Line]
-) -> list[tuple[str, Sequence[str]]]:
-    """Say what the numbers are, what was chosen, and what is missing.
+def notes(study: Study, standing: Standing) -> list[str]:
+    """Say what the numbers are, and what was chosen.
 
     Args:
         study: What the file says.
         standing: How the study stands.
-        table: Its lines.
-
-    Returns:
-        Notes, each with items below it, if any.
     """
     said = [_READING, *_metric_notes(study, standing)]
     if study.layout.baseline:
@@ -115,6 +109,22 @@ def notes(
     said += [_choice_note(study, choice) for choice in standing.choices]
     if study.tuning:
         said.append(_budget_note(study, standing))
+    return said
+
+
+def gaps(
+    study: Study, standing: Standing, table: Sequence[Line]
+) -> list[tuple[str, Sequence[str]]]:
+    """Say which runs have no number, and why.
+
+    Args:
+        study: What the file says.
+        standing: How the study stands.
+        table: Its lines.
+
+    Returns:
+        What is missing, with the runs.
+    """
     failed = [
         f"{cell.name}: {record.status}: {record.reason}"
         for cell, record in standing.trials
@@ -125,7 +135,7 @@ def notes(
         (f"{absent} of {len(standing.slots)} runs missing:", missing(study, standing)),
         (f"{len(failed)} of {len(standing.trials)} tuning runs without a score:", failed),
     ]
-    return [*((one, ()) for one in said), *((title, items) for title, items in lacking if items)]
+    return [(title, items) for title, items in lacking if items]
 
 
 def made_with(standing: Standing) -> dict[str, int]:

@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import accumulate
+from math import isfinite
 from statistics import fmean
 from typing import Any
 
 from fedpeft_app.observe.report.study import Moment, Row, StudyRun, StudyStory
 from fedpeft_app.studies.conduct import Slot, Standing
-from fedpeft_app.studies.page import made_with, metric_title, notes
+from fedpeft_app.studies.page import gaps, made_with, metric_title, notes
 from fedpeft_app.studies.plan import Plan
 from fedpeft_app.studies.record import Record
 from fedpeft_app.studies.table import Line, lines
@@ -42,7 +43,7 @@ def study_story(plan: Plan, now: Standing, *, command: str) -> StudyStory:
             *(_of_slot(slot, layout.metric) for slot in now.slots),
             *(_of_trial(cell.name, record) for cell, record in now.trials),
         ],
-        notes=notes(study, now, table),
+        notes=[*((one, ()) for one in notes(study, now)), *gaps(study, now, table)],
         settings=study.config,
         varied=study.grid,
         environment=made_with(now),
@@ -72,7 +73,7 @@ def _moments(runs: Sequence[Record], split: str, metric: str) -> list[Moment]:
     for run in runs:
         for event, bytes_ in _so_far(run):
             value = (event.get(split) or {}).get(metric)
-            if value is not None:
+            if value is not None and isfinite(value):
                 found.setdefault(event["round"], []).append((value, bytes_))
     moments = []
     for number, values in sorted(found.items()):

@@ -106,16 +106,16 @@ def _key_figures(story: RunStory) -> dict[str, Child]:
     """Choose what a reader looks for first."""
     finished, rounds = story.finished, story.rounds
     rows: dict[str, Child] = {}
-    if finished and (best := headline(finished)):
+    if alone := finished.get("nodes"):
+        name = alone.get("metric", "accuracy")
+        worst = f"worst {figures.metric(alone['worst'])}, best {figures.metric(alone['best'])}"
+        rows[f"mean test {NAMES.get(name, name)}"] = _figure(figures.metric(alone["mean"]), worst)
+    elif finished and (best := headline(finished)):
         name, value = best
         where = f"round {finished['round']}, {finished['chosen']}"
         over_nodes = name.endswith("(nodes)")
         title = name if over_nodes else f"test {NAMES.get(name, name)}"
-        rows[title] = _figure(figures.metric(value), where)
-    elif alone := finished.get("nodes"):
-        name = alone.get("metric", "accuracy")
-        worst = f"worst {figures.metric(alone['worst'])}, best {figures.metric(alone['best'])}"
-        rows[f"mean test {NAMES.get(name, name)}"] = _figure(figures.metric(alone["mean"]), worst)
+        rows[title] = _figure(figures.shown(value, figures.metric), where)
     if story.mode != "local":
         rows["rounds"] = _figure(f"{len(rounds):,}", f"of {story.config.get('rounds', '?')}")
     if finished.get("bytes_per_message") and story.mode == "federated":

@@ -1,5 +1,6 @@
 """A study's page."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -138,7 +139,11 @@ def _plots(story: StudyStory) -> list[Html]:
 
 def _against_bytes(story: StudyStory) -> list[Chart]:
     """Draw every field as a point with its interval."""
-    rows = [row for row in story.rows if row.mean is not None and row.run_bytes]
+    rows = [
+        row
+        for row in story.rows
+        if row.mean is not None and math.isfinite(row.mean) and row.run_bytes
+    ]
     if len(rows) < 2:
         return []
     series = [
