@@ -13,6 +13,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any, Self
@@ -31,6 +32,15 @@ FLAGS = (
 )
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _PATIENCE_S = 60.0
+_HAND_OVER = """
+import os, sys
+ends = [os.dup(int(one)) for one in sys.argv[1:3]]  # so that neither is overwritten below
+while min(ends) < 5:
+    ends = [os.dup(one) for one in ends]
+os.dup2(ends[0], 3)  # the protocol's pipe is descriptors 3 and 4
+os.dup2(ends[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 def find_chromium() -> str | None:
@@ -53,10 +63,8 @@ class Browser:
         self._number = 0
         self.events: list[dict[str, Any]] = []
         command = [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
-        # The protocol's pipe is descriptors 3 and 4.
-        wrapped = ["sh", "-c", f'exec 3<&{theirs_in} 4>&{theirs_out}; exec "$@"', "sh", *command]
         self._process = subprocess.Popen(
-            wrapped,
+            [sys.executable, "-c", _HAND_OVER, str(theirs_in), str(theirs_out), *command],
             pass_fds=(theirs_in, theirs_out),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -78,7 +86,9 @@ class Browser:
         os.close(self._in)
         os.close(self._out)
 
-    def open(self, file: Path, *, width: int, height: int = 900, dark: bool = False) -> "Page":
+    def open(
+        self, file: Path, *, width: int, height: int = 900, dark: bool = False, scripts: bool = True
+    ) -> "Page":
         """Open a file in a page of its own.
 
         Args:
@@ -86,6 +96,7 @@ class Browser:
             width: Of the page, in CSS pixels; below 500 as on a phone.
             height: Of what is seen of it.
             dark: Whether whoever looks prefers dark colours.
+            scripts: Whether the page may run its own.
         """
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -101,6 +112,7 @@ class Browser:
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         page.call("Emulation.setEmulatedMedia", features=[scheme])
+        page.call("Emulation.setScriptExecutionDisabled", value=not scripts)
         page.call("Page.navigate", url=file.as_uri())
         page.wait_for("Page.loadEventFired")
         return page
