@@ -191,7 +191,8 @@ def test_a_user_level_run_keeps_who_took_part_to_itself(
 ) -> None:
     read = pages["user"]
     assert "secret" in read.text
-    assert "expected, for who takes part is secret" in read.text
+    assert "this is what was expected before the run" in read.text
+    assert "down, server to nodes expected: " in read.text
     marks = {"good", "failed", "waiting", "surplus"}
     assert not marks & {one.get("class") for tag, one in read.tags if tag in ("td", "span")}
     kept = runs["user"].secret.read_text(encoding="utf-8")

@@ -20,7 +20,7 @@ from fedpeft_app.observe.report.attendance import (
 )
 from fedpeft_app.observe.report.markup import Child, Html, element, join
 from fedpeft_app.observe.report.tables import folded, scrolling, table
-from fedpeft_app.privacy.statement import counted, shown
+from fedpeft_app.privacy.statement import between, counted, shown
 
 # Outcome → the mark that stands for it, also for those who see no colours, and what it means.
 _MARKS: Mapping[str, tuple[str, str]] = {
@@ -54,7 +54,8 @@ def clients(found: Attendance) -> list[Html]:
     if found.secret:
         hidden = "Who was drawn in which round is secret: the privacy of this run relies on it."
         parts.append(element("p", hidden, class_="note"))
-    parts.append(_grid(found))
+    if not found.secret or any(map(_telling_of, found.nodes.values())):
+        parts.append(_grid(found))
     if reasons := found.reasons():
         parts += [element("h3", "Why replies did not count"), _reasons(reasons)]
     if found.refused:
@@ -66,22 +67,25 @@ def clients(found: Attendance) -> list[Html]:
     return parts
 
 
+def _telling_of(node: Node) -> bool:
+    """Say whether there is more to tell of a node than that it was there."""
+    return bool(node.name or node.examples is not None or node.epsilon is not None)
+
+
 def _sum(found: Attendance) -> str:
     """Sum everybody up."""
     nodes = list(found.nodes.values())
     told = [node.examples for node in nodes if node.examples is not None]
     words = [counted(len(nodes), "node")]
     if told and len(told) == len(nodes):
-        words.append(
-            f"with {counted(sum(told), 'training example')} ({min(told):,} to {max(told):,})"
-        )
+        spread = between(told) + " each" * (len(nodes) > 1)
+        words.append(f"with {counted(sum(told), 'training example')}, {spread}")
     sentences = [" ".join(words)]
     if found.rounds and not found.secret:
         trained = sum(node.count(GOOD) > 0 for node in nodes)
         troubled = sum(node.trouble > 0 for node in nodes)
-        sentences.append(
-            f"{trained:,} trained in at least one of {counted(len(found.rounds), 'round')}"
-        )
+        rounds = counted(len(found.rounds), "round")
+        sentences.append(f"{trained or 'none'} trained in any of {rounds}")
         sentences.append(f"{troubled:,} failed at least once" if troubled else "none failed")
     if found.refused:
         sentences.append(f"{len(found.refused):,} refused at the roll call")

@@ -78,7 +78,7 @@ def _chart(
     """Make a chart of values by round."""
     values = [value for _, column in found for value in column if value is not None]
     return Chart(
-        title=title,
+        title=title[:1].upper() + title[1:],
         x_name=x_name,
         x=below,
         y=value_axis(values, lambda value: f"{value:g}"),

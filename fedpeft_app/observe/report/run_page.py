@@ -120,13 +120,14 @@ def _key_figures(story: RunStory) -> dict[str, Child]:
         rows["rounds"] = _figure(f"{len(rounds):,}", f"of {story.config.get('rounds', '?')}")
     if finished.get("bytes_per_message") and story.mode == "federated":
         fewer = f"{figures.times(finished['times_fewer'])} fewer than full fine-tuning"
-        rows["bytes per message"] = _figure(human_bytes(finished["bytes_per_message"]), fewer)
+        title = "bytes per message" + ", expected" * bool(finished.get("expected"))
+        rows[title] = _figure(human_bytes(finished["bytes_per_message"]), fewer)
     if told := _epsilon(story):
         rows["ε"] = told
     if finished:
         rows["time"] = _figure(figures.duration(finished["seconds"]), _since(story))
     elif story.events:
-        rows["began"] = _figure(_since(story), "")
+        rows["began"] = element("small", _since(story))
     return rows
 
 

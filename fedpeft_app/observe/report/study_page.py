@@ -163,7 +163,7 @@ def _against_bytes(story: StudyStory) -> list[Chart]:
         if point.y is not None
     ]
     chart = Chart(
-        title=f"{story.metric} against bytes",
+        title=_upper(f"{story.metric} against bytes"),
         x_name="bytes of a whole run, both directions",
         x=log_bytes_axis([point.x for point in points], human_bytes),
         y=_axis(ends),
@@ -181,7 +181,7 @@ def _over_rounds(story: StudyStory, rows: Sequence[Row], tab: str) -> list[Chart
         return []
     moments = [moment for row in rows for moment in row.moments]
     chart = Chart(
-        title=f"{story.curve_metric} over rounds",
+        title=_upper(f"{story.curve_metric} over rounds"),
         x_name="round",
         x=rounds_axis([moment.round for moment in moments], figures.whole),
         y=_axis([moment.value for moment in moments]),
@@ -199,7 +199,7 @@ def _over_bytes(story: StudyStory, rows: Sequence[Row], tab: str) -> list[Chart]
     if not moments:
         return []
     chart = Chart(
-        title=f"{story.curve_metric} over bytes",
+        title=_upper(f"{story.curve_metric} over bytes"),
         x_name="bytes so far, both directions",
         x=log_bytes_axis([moment.sent for moment in moments if moment.sent], human_bytes),
         y=_axis([moment.value for moment in moments]),
@@ -220,6 +220,11 @@ def _curve(name: str, moments: Sequence[Moment], *, by_bytes: bool) -> Series:
         ],
         texts=[figures.metric(one.value) for one in moments],
     )
+
+
+def _upper(title: str) -> str:
+    """Begin a title with a capital letter."""
+    return title[:1].upper() + title[1:]
 
 
 def _axis(values: Sequence[float]) -> Axis:

@@ -25,11 +25,13 @@ def traffic(story: RunStory) -> list[Html]:
     rows = _whole(story.finished) if story.finished else _so_far(story)
     if not rows:
         return []
-    parts = [facts(rows)]
-    if story.finished.get("bytes_per_message"):
-        parts.insert(0, _bars(story.finished))
-    note = "Messages are measured as Flower serialises them; of full fine-tuning the payload alone."
-    return [*parts, element("p", note, class_="note")]
+    note = "Messages are measured as Flower serialises them"
+    if story.finished.get("expected"):
+        note = "Who takes part is secret, so this is what was expected before the run"
+    if not story.finished.get("bytes_per_message"):
+        return [facts(rows), element("p", f"{note}.", class_="note")]
+    note += "; of full fine-tuning the payload alone is counted."
+    return [_bars(story.finished), facts(rows), element("p", note, class_="note")]
 
 
 def _whole(finished: Mapping[str, Any]) -> dict[str, Child]:
@@ -38,7 +40,7 @@ def _whole(finished: Mapping[str, Any]) -> dict[str, Child]:
     counts = expected or finished
     if "down" not in counts:
         return {}
-    said = "expected, for who takes part is secret: " if expected else ""
+    said = "expected: " if expected else ""
     rows: dict[str, Child] = {
         "down, server to nodes": said + human_bytes(counts["down"]),
         "up, nodes to server": said + human_bytes(counts["up"]),
@@ -88,9 +90,8 @@ def _bars(finished: Mapping[str, Any]) -> Html:
         )
         for name, size in named.items()
     ]
-    title = (
-        f"Bytes per message, client and direction: {figures.times(finished['times_fewer'])} fewer"
-    )
-    if finished["times_fewer"] <= 1:
-        title = "Bytes per message, client and direction"
+    title = "Bytes per message, client and direction"
+    title += ", expected" * bool(finished.get("expected"))
+    if finished["times_fewer"] > 1:
+        title += f": {figures.times(finished['times_fewer'])} fewer"
     return element("figure", element("figcaption", title), element("dl", *bars, class_="bars"))
