@@ -60,6 +60,18 @@ def test_bytes_are_written_in_whole_units() -> None:
     assert log.share(math.sqrt(log.low * log.high)) == pytest.approx(0.5)
 
 
+def test_a_narrow_logarithmic_axis_has_ticks_too() -> None:
+    for high in (1.1, 1.5, 2.5, 7.0):
+        assert len(log_bytes_axis([15 * 2**20, 15 * 2**20 * high], human_bytes).ticks) >= 3
+
+
+def test_a_series_keeps_its_look_whatever_stands_beside_it() -> None:
+    alone = Series(name="b", points=line(0.1, 0.2).points, look=5)
+    classes = {one.get("class") for _, one in read_page(figure(chart(alone))).tags}
+    assert {"c5", "d1"} <= classes
+    assert "c0" not in classes
+
+
 def test_a_line_is_broken_where_nothing_was_measured() -> None:
     read = read_page(figure(chart(line(0.1, 0.2, None, 0.4, 0.5))))
     assert [len(points) for points in polylines(read)] == [2, 2]

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from fedpeft_app.observe.report.figures import Form
 
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)  # what a reader counts by
-_MOST_TICKS = 6
+_BINARY_STEPS = (  # of a unit, on a logarithmic axis: the first that are dense enough
+    (1, 10, 100),
+    (1, 2, 5, 10, 20, 50, 100, 200, 500),
+    (1, 1.5, *range(2, 10), *range(10, 40, 2), *range(40, 100, 5), *range(100, 1000, 50)),
+)
+_MOST_TICKS, _FEWEST_TICKS = 6, 3
 _ROOM = 0.06  # of the span, beyond the outermost values
 _KIB = 1024.0
 
@@ -87,7 +92,7 @@ def bytes_axis(numbers: Iterable[float], form: Form) -> Axis:
 
 
 def log_bytes_axis(numbers: Iterable[float], form: Form) -> Axis:
-    """Make a logarithmic axis of bytes: 1, 10 and 100 of each binary unit.
+    """Make a logarithmic axis of bytes: 1, 10 and 100 of each binary unit, or what lies between.
 
     Args:
         numbers: Bytes above 0, at least one.
@@ -96,8 +101,12 @@ def log_bytes_axis(numbers: Iterable[float], form: Form) -> Axis:
     found = list(numbers)
     room = (max(found) / min(found)) ** _ROOM
     low, high = min(found) / max(room, 1.5), max(found) * max(room, 1.5)
-    candidates = [factor * _KIB**power for power in range(6) for factor in (1, 10, 100)]
-    ticks = [tick for tick in candidates if low <= tick <= high]
+    ticks: list[float] = []
+    for factors in _BINARY_STEPS:
+        candidates = [factor * _KIB**power for power in range(6) for factor in factors]
+        ticks = [tick for tick in candidates if low <= tick <= high]
+        if len(ticks) >= _FEWEST_TICKS:
+            break
     return Axis(low=low, high=high, ticks=ticks, form=form, log=True)
 
 

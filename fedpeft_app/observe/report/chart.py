@@ -11,7 +11,7 @@ from fedpeft_app.observe.report.figures import ABSENT
 from fedpeft_app.observe.report.markup import Html, element, embedded
 from fedpeft_app.observe.report.tables import folded, table
 
-COLOURS, MARKS, DASHES = 7, 5, 4  # of report.css and of `MARK_SHAPES`
+COLOURS, MARKS, DASHES = 7, 7, 4  # of report.css and of `MARK_SHAPES`
 _MOST_MARKED = 60  # points of a line that have marks
 _MOST_DRAWN = 400  # points of a line; a screen shows no more
 _FEW_TICKS = 5  # fit on a phone
@@ -19,7 +19,10 @@ MARK_SHAPES = Html(
     '<svg width="0" height="0" aria-hidden="true" class="shapes"><defs>'
     '<circle id="m0" r="3.5"/><path id="m1" d="M-3.2-3.2h6.4v6.4h-6.4z"/>'
     '<path id="m2" d="M0-4.6 4.4 3.4h-8.8z"/><path id="m3" d="M0-4.8 4.8 0 0 4.8-4.8 0z"/>'
-    '<path id="m4" d="M0 4.6 4.4-3.4h-8.8z"/></defs></svg>'
+    '<path id="m4" d="M0 4.6 4.4-3.4h-8.8z"/>'
+    '<path id="m5" d="M-1.5-4.5h3v3h3v3h-3v3h-3v-3h-3v-3h3z"/>'
+    '<path id="m6" d="M0-2.1 2.5-4.6 4.6-2.5 2.1 0 4.6 2.5 2.5 4.6 0 2.1-2.5 4.6-4.6 2.5-2.1 0'
+    '-4.6-2.5-2.5-4.6z"/></defs></svg>'
 )
 
 
@@ -46,11 +49,13 @@ class Series:
         name: What they are.
         points: By rising x.
         texts: How each point is written in full; empty = as the axis writes it.
+        look: Which colour, mark and dashes; None = by its place in the chart.
     """
 
     name: str
     points: Sequence[Point]
     texts: Sequence[str] = ()
+    look: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,15 +134,16 @@ def _legend(chart: Chart) -> Html | None:
             "li",
             element(
                 "svg",
-                None if chart.apart else _line("0", "50%", "100%", "50%", class_=_dash(at)),
-                _use(at, "50%", "50%"),
-                class_=f"key {_colour(at)}",
+                None if chart.apart else _line("0", "50%", "100%", "50%", class_=_dash(look)),
+                _use(look, "50%", "50%"),
+                class_=f"key {_colour(look)}",
                 aria_hidden="true",
             ),
             element("span", one.name),
             data_series=at,
         )
         for at, one in enumerate(chart.series)
+        for look in [_look(one, at)]
     ]
     return element("ul", *items, class_="legend")
 
@@ -172,11 +178,11 @@ def _area(chart: Chart) -> Html:
 
 def _drawn(chart: Chart, at: int, series: Series) -> Html:
     """Draw one series."""
-    points = thinned(series.points)
+    points, look = thinned(series.points), _look(series, at)
     parts: list[Html] = []
     if not chart.apart:
         lines = [
-            Html(f'<polyline points="{places}" class="{_dash(at)}"/>')
+            Html(f'<polyline points="{places}" class="{_dash(look)}"/>')
             for run in _runs(points)
             if (places := _places(chart, run))
         ]
@@ -192,11 +198,11 @@ def _drawn(chart: Chart, at: int, series: Series) -> Html:
             parts.append(_line(across, ends[0], across, ends[1], class_="interval"))
     if chart.apart or len(points) <= _MOST_MARKED:
         parts += [
-            _use(at, _percent(chart.x.share(point.x)), _down(chart.y, point.y))
+            _use(look, _percent(chart.x.share(point.x)), _down(chart.y, point.y))
             for point in points
             if point.y is not None
         ]
-    return element("g", *parts, class_=_colour(at), data_series=at)
+    return element("g", *parts, class_=_colour(look), data_series=at)
 
 
 def _runs(points: Iterable[Point]) -> list[list[Point]]:
@@ -311,6 +317,11 @@ def _text(chart: Chart, series: Series, at: int) -> str:
 def _line(x1: str, y1: str, x2: str, y2: str, class_: str | None = None) -> Html:
     """Write a line."""
     return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
+
+
+def _look(series: Series, at: int) -> int:
+    """Choose how a series looks."""
+    return at if series.look is None else series.look
 
 
 def _use(at: int, x: str, y: str) -> Html:

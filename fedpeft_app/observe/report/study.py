@@ -58,11 +58,6 @@ class Row:
     seconds: float | None
     moments: Sequence[Moment] = ()
 
-    @property
-    def name(self) -> str:
-        """Row and column."""
-        return f"{self.row} / {self.column}" if self.column else self.row
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyRun:

@@ -11,7 +11,7 @@ from fedpeft_app.observe.report.axis import Axis, log_bytes_axis, rounds_axis, v
 from fedpeft_app.observe.report.chart import Chart, Point, Series, panel
 from fedpeft_app.observe.report.document import document
 from fedpeft_app.observe.report.markup import Child, Html, element, join
-from fedpeft_app.observe.report.study import Moment, Row, StudyRun, StudyStory
+from fedpeft_app.observe.report.study import Row, StudyRun, StudyStory
 from fedpeft_app.observe.report.tables import facts, folded, section, table
 from fedpeft_app.privacy.statement import counted
 
@@ -124,31 +124,29 @@ def _details(story: StudyStory) -> Html:
 
 def _plots(story: StudyStory) -> list[Html]:
     """Draw the metric against bytes, and over rounds and bytes."""
-    panels = [panel(_against_bytes(story))]
-    columns = list(dict.fromkeys(row.column for row in story.rows))
-    over_rounds, over_bytes = [], []
-    for column in columns:
-        rows = [row for row in story.rows if row.column == column and row.moments]
+    charts: list[list[Chart]] = [[], [], []]
+    for column in dict.fromkeys(row.column for row in story.rows):
+        rows = [row for row in story.rows if row.column == column]
+        judged = [row for row in rows if row.moments]
         tab = f"{story.column_title} = {column}" if column else ""
-        over_rounds += _over_rounds(story, rows, tab)
-        over_bytes += _over_bytes(story, rows, tab)
-    panels += [panel(over_rounds), panel(over_bytes)]
-    drawn = [one for one in panels if one]
+        charts[0] += _against_bytes(story, rows, tab)
+        charts[1] += _over_rounds(story, judged, tab)
+        charts[2] += _over_bytes(story, judged, tab)
+    drawn = [panel(one) for one in charts if one]
     return [element("div", *drawn, class_="panels")] if drawn else []
 
 
-def _against_bytes(story: StudyStory) -> list[Chart]:
+def _against_bytes(story: StudyStory, fields: Sequence[Row], tab: str) -> list[Chart]:
     """Draw every field as a point with its interval."""
     rows = [
-        row
-        for row in story.rows
-        if row.mean is not None and math.isfinite(row.mean) and row.run_bytes
+        row for row in fields if row.mean is not None and math.isfinite(row.mean) and row.run_bytes
     ]
     if len(rows) < 2:
         return []
     series = [
         Series(
-            name=row.name,
+            name=row.row,
+            look=_look(story, row),
             points=[Point(x=row.run_bytes, y=row.mean, half_width=row.half_width or 0.0)],
             texts=[figures.plus_minus(row.mean, row.half_width)],
         )
@@ -168,6 +166,7 @@ def _against_bytes(story: StudyStory) -> list[Chart]:
         x=log_bytes_axis([point.x for point in points], human_bytes),
         y=_axis(ends),
         series=series,
+        tab=tab,
         apart=True,
         own_x=True,
         note="Means with 95 % intervals over seeds; bytes on a logarithmic axis.",
@@ -185,7 +184,7 @@ def _over_rounds(story: StudyStory, rows: Sequence[Row], tab: str) -> list[Chart
         x_name="round",
         x=rounds_axis([moment.round for moment in moments], figures.whole),
         y=_axis([moment.value for moment in moments]),
-        series=[_curve(row.row, row.moments, by_bytes=False) for row in rows],
+        series=[_curve(story, row, by_bytes=False) for row in rows],
         tab=tab,
         note="Means over seeds.",
     )
@@ -203,7 +202,7 @@ def _over_bytes(story: StudyStory, rows: Sequence[Row], tab: str) -> list[Chart]
         x_name="bytes so far, both directions",
         x=log_bytes_axis([moment.sent for moment in moments if moment.sent], human_bytes),
         y=_axis([moment.value for moment in moments]),
-        series=[_curve(row.row, row.moments, by_bytes=True) for row in told],
+        series=[_curve(story, row, by_bytes=True) for row in told],
         tab=tab,
         own_x=True,
         note="Means over seeds; bytes on a logarithmic axis.",
@@ -211,15 +210,22 @@ def _over_bytes(story: StudyStory, rows: Sequence[Row], tab: str) -> list[Chart]
     return [chart]
 
 
-def _curve(name: str, moments: Sequence[Moment], *, by_bytes: bool) -> Series:
+def _curve(story: StudyStory, row: Row, *, by_bytes: bool) -> Series:
     """Make a line of a row."""
     return Series(
-        name=name,
+        name=row.row,
         points=[
-            Point(x=(one.sent or 0.0) if by_bytes else one.round, y=one.value) for one in moments
+            Point(x=(one.sent or 0.0) if by_bytes else one.round, y=one.value)
+            for one in row.moments
         ],
-        texts=[figures.metric(one.value) for one in moments],
+        texts=[figures.metric(one.value) for one in row.moments],
+        look=_look(story, row),
     )
+
+
+def _look(story: StudyStory, row: Row) -> int:
+    """Let a row look the same in every chart."""
+    return list(dict.fromkeys(one.row for one in story.rows)).index(row.row)
 
 
 def _upper(title: str) -> str:
