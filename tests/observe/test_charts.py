@@ -50,6 +50,7 @@ def test_ticks_are_what_people_count_by() -> None:
     assert rounds_axis([1, 2, 3], whole).ticks == [1, 2, 3]
     assert rounds_axis(range(1, 101), whole).ticks == [1, *range(10, 101, 10)]
     assert rounds_axis([4], whole).ticks == [4]
+    assert rounds_axis([5, 10, 15, 20], whole).ticks == [5, 8, 10, 12, 14, 16, 18, 20]
 
 
 def test_bytes_are_written_in_whole_units() -> None:

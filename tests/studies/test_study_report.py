@@ -72,6 +72,13 @@ def test_points_and_curves_are_those_of_the_runs(whole: tuple[Plan, Path]) -> No
     assert lora.run_bytes == 30
 
 
+def test_every_chart_names_its_column(whole: tuple[Plan, Path]) -> None:
+    text = page(*whole).text
+    for alpha in ("0.1", "1.0"):
+        assert f"Test accuracy over rounds, data.dirichlet-alpha = {alpha}" in text
+        assert f"Test accuracy over bytes, data.dirichlet-alpha = {alpha}" in text
+
+
 def test_what_never_travels_has_no_bytes(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, TUNED)
     conducted(plan, tmp_path / "results", Pretence(tmp_path / "runs", accuracy))

@@ -14,6 +14,7 @@ _BINARY_STEPS = (  # of a unit, on a logarithmic axis: the first that are dense 
 )
 _MOST_TICKS, _FEWEST_TICKS = 6, 3
 _ROOM = 0.06  # of the span, beyond the outermost values
+_APART = 0.6  # of a step, from the first round to the next one that is written
 _KIB = 1024.0
 
 
@@ -58,8 +59,8 @@ def rounds_axis(numbers: Iterable[float], form: Form) -> Axis:
         return Axis(low=low - 1, high=high + 1, ticks=[low], form=form)
     step = max(1.0, _step(high - low, 10))
     first = math.ceil(low / step) * step
-    ticks = [low, *_walk(first, high, step)]
-    return Axis(low=low, high=high, ticks=sorted(set(ticks)), form=form)
+    others = [tick for tick in _walk(first, high, step) if tick - low > _APART * step]
+    return Axis(low=low, high=high, ticks=[low, *others], form=form)
 
 
 def value_axis(numbers: Iterable[float], form: Form, *, unit: float = 1.0) -> Axis:

@@ -161,7 +161,7 @@ def _against_bytes(story: StudyStory, fields: Sequence[Row], tab: str) -> list[C
         if point.y is not None
     ]
     chart = Chart(
-        title=_upper(f"{story.metric} against bytes"),
+        title=_title(f"{story.metric} against bytes", tab),
         x_name="bytes of a whole run, both directions",
         x=log_bytes_axis([point.x for point in points], human_bytes),
         y=_axis(ends),
@@ -180,7 +180,7 @@ def _over_rounds(story: StudyStory, rows: Sequence[Row], tab: str) -> list[Chart
         return []
     moments = [moment for row in rows for moment in row.moments]
     chart = Chart(
-        title=_upper(f"{story.curve_metric} over rounds"),
+        title=_title(f"{story.curve_metric} over rounds", tab),
         x_name="round",
         x=rounds_axis([moment.round for moment in moments], figures.whole),
         y=_axis([moment.value for moment in moments]),
@@ -198,7 +198,7 @@ def _over_bytes(story: StudyStory, rows: Sequence[Row], tab: str) -> list[Chart]
     if not moments:
         return []
     chart = Chart(
-        title=_upper(f"{story.curve_metric} over bytes"),
+        title=_title(f"{story.curve_metric} over bytes", tab),
         x_name="bytes so far, both directions",
         x=log_bytes_axis([moment.sent for moment in moments if moment.sent], human_bytes),
         y=_axis([moment.value for moment in moments]),
@@ -228,9 +228,9 @@ def _look(story: StudyStory, row: Row) -> int:
     return list(dict.fromkeys(one.row for one in story.rows)).index(row.row)
 
 
-def _upper(title: str) -> str:
-    """Begin a title with a capital letter."""
-    return title[:1].upper() + title[1:]
+def _title(what: str, tab: str) -> str:
+    """Begin a title with a capital letter, and name the column, which may stand there alone."""
+    return what[:1].upper() + what[1:] + (f", {tab}" if tab else "")
 
 
 def _axis(values: Sequence[float]) -> Axis:
