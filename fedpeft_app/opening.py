@@ -17,6 +17,7 @@ from fedpeft_app.config.readings import options
 from fedpeft_app.data.encoded import example_set
 from fedpeft_app.data.splits import Splits
 from fedpeft_app.data_plan import criterion, make_task
+from fedpeft_app.environment import environment
 from fedpeft_app.errors import AdapterMismatchError
 from fedpeft_app.examiner import Examiner
 from fedpeft_app.methods.adapted import AdaptedModel
@@ -133,6 +134,7 @@ def _note_start(
         head=config.method.head,
         personal=adapted.personal.spec.size,
         personal_steps=config.evaluate.personal_steps,
+        environment=environment(),
     )
 
 

@@ -22,6 +22,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
     4: (  # each may import those before it
         "names",
         "admission",  # before all that a node does, and as light as names
+        "environment",
         "facts",
         "costs",
         "traffic",

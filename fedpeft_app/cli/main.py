@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from fedpeft_app import __version__
+from fedpeft_app.cli.worker_commands import worker_app
 from fedpeft_app.errors import ConfigError, Fault, FedPeftError
 
 app = typer.Typer(
@@ -19,10 +20,6 @@ app = typer.Typer(
 )
 runs_app = typer.Typer(help="List runs, or remove them.", invoke_without_command=True)
 app.add_typer(runs_app, name="runs")
-worker_app = typer.Typer(
-    help="The warm worker of this node: keeps the model in memory between messages.",
-    no_args_is_help=True,
-)
 app.add_typer(worker_app, name="worker")
 
 _NODES = 10  # simulated ones, unless said otherwise
@@ -264,6 +261,27 @@ def predict(
     predict_texts(run, texts, Console(), round_=round_, node=node)
 
 
+@app.command()
+def report(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|STUDY", help="run folder, its name, or 'latest'; a study's results"
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="file to write [default: report.html in the folder]")
+    ] = None,
+    study: Annotated[
+        Path | None, typer.Option(help="study file that results were made by, where it is not kept")
+    ] = None,
+) -> None:
+    """Write a run, or a study, as one HTML file that needs no network."""
+    from fedpeft_app.cli.report import write_report
+
+    write_report(what, output, Console(), study=study)
+
+
 @runs_app.callback()
 def runs(context: typer.Context) -> None:
     """List runs, newest first."""
@@ -286,51 +304,6 @@ def runs_clean(
     from fedpeft_app.cli.results import clean_runs
 
     clean_runs(references or [], everything=all_, unfinished=unfinished, ask=not yes)
-
-
-@worker_app.command("start")
-def worker_start(
-    trainers: Annotated[
-        int, typer.Option(min=0, help="processes; 0 = one for each GPU, or one")
-    ] = 0,
-    cpus: Annotated[int, typer.Option(min=0, help="CPU cores for all of them; 0 = all")] = 0,
-    gpus: Annotated[int, typer.Option(min=-1, help="GPUs for all of them; -1 = all")] = -1,
-    memory: Annotated[
-        float, typer.Option(min=0, help="GiB after which a process is ended; 0 = no limit")
-    ] = 0.0,
-    idle: Annotated[
-        float, typer.Option(min=0, help="idle minutes after which one is ended; 0 = never")
-    ] = 60.0,
-    ray_address: Annotated[str, typer.Option(help="Ray cluster of this silo to join")] = "",
-    foreground: Annotated[bool, typer.Option(help="stay, as systemd wants it")] = False,
-) -> None:
-    """Start it: SuperNodes with the same FEDPEFT_HOME find it by themselves."""
-    from fedpeft_app.cli.worker import start_in_background
-
-    if not foreground:
-        start_in_background(sys.argv[sys.argv.index("start") + 1 :], Console())
-        return
-    from fedpeft_app.warm.keeper import keep
-    from fedpeft_app.warm.trainers import Limits, Machine
-
-    limits = Limits(slots=trainers, memory=round(memory * 2**30), idle_s=60 * idle)
-    keep(Machine(cpus=cpus, gpus=gpus, ray_address=ray_address), limits)
-
-
-@worker_app.command("status")
-def worker_status() -> None:
-    """Say what its processes do."""
-    from fedpeft_app.cli.worker import print_status
-
-    print_status(Console())
-
-
-@worker_app.command("stop")
-def worker_stop() -> None:
-    """Stop it, and all its processes."""
-    from fedpeft_app.cli.worker import stop
-
-    stop(Console())
 
 
 @app.command()

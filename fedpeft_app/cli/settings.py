@@ -79,7 +79,7 @@ def to_toml(flat: Mapping[str, Any]) -> str:
     Args:
         flat: Key → string, number or boolean.
     """
-    return "".join(f"{_literal(key)} = {_literal(value)}\n" for key, value in flat.items())
+    return "".join(f"{literal(key)} = {literal(value)}\n" for key, value in flat.items())
 
 
 def describe_settings(config: RunConfig, *, explain: bool) -> str:
@@ -95,13 +95,17 @@ def describe_settings(config: RunConfig, *, explain: bool) -> str:
         if explain:
             lines += textwrap.wrap(meaning[key], 80, initial_indent="# ", subsequent_indent="# ")
         # TOML cannot have a key `task` and a table of that name, so this one is quoted.
-        shown = _literal(key) if key == "task.options" else key
-        lines.append(f"{shown} = {_literal(value)}")
+        shown = literal(key) if key == "task.options" else key
+        lines.append(f"{shown} = {literal(value)}")
     return "\n".join(lines)
 
 
-def _literal(value: str | float) -> str:
-    """Write a scalar as TOML: JSON, but for characters that only one of them escapes."""
+def literal(value: str | float) -> str:
+    """Write a scalar as TOML: JSON, but for characters that only one of them escapes.
+
+    Args:
+        value: The scalar.
+    """
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -142,12 +146,19 @@ def shipped(recipe: Path) -> Path:
     """
     if recipe.exists() or recipe.parent != Path():
         return recipe
-    package = Path(__file__).parents[1]
-    candidates = [
-        folder / f"{recipe.stem}.toml"
-        for folder in (package / "recipes", package.parent / "recipes")
-    ]
+    candidates = [folder / f"{recipe.stem}.toml" for folder in _recipe_folders()]
     return next((path for path in candidates if path.exists()), recipe)
+
+
+def shipped_studies() -> list[Path]:
+    """List the studies that come with fedpeft."""
+    return sorted(path for folder in _recipe_folders() for path in folder.glob("study-*.toml"))
+
+
+def _recipe_folders() -> tuple[Path, Path]:
+    """Say where recipes are: in a wheel, and in a checkout."""
+    package = Path(__file__).parents[1]
+    return package / "recipes", package.parent / "recipes"
 
 
 def read_arguments(settings: Sequence[str]) -> tuple[dict[str, object], list[Fault]]:

@@ -12,6 +12,7 @@ from rich.console import Console
 from fedpeft_app.atomic import write_bytes, write_json
 from fedpeft_app.cli.launch import interruptible
 from fedpeft_app.cli.rehearsal import require_startable
+from fedpeft_app.cli.report import study_report
 from fedpeft_app.cli.settings import check_settings, read_arguments, shipped, to_toml
 from fedpeft_app.cli.superlink import DIE_WITH_PARENT, executable
 from fedpeft_app.config import defaults
@@ -33,7 +34,7 @@ from fedpeft_app.studies.page import to_markdown
 from fedpeft_app.studies.plan import Cell, Plan, load_plan
 from fedpeft_app.studies.plot import to_svg
 from fedpeft_app.studies.provenance import provenance
-from fedpeft_app.studies.record import Archive, Ending
+from fedpeft_app.studies.record import KEPT_STUDY, Archive, Ending
 from fedpeft_app.studies.table import lines, to_csv
 
 _PATIENCE_S = 60.0  # a run that is stopped ends Flower and Ray in order
@@ -66,7 +67,8 @@ def run_study(
         LaunchError: If another study is at work in the folder, if files that finished runs
             were made of have changed, or if runs that were asked for have not finished.
     """
-    plan = load_plan(shipped(file), check_settings)
+    source = shipped(file)
+    plan = load_plan(source, check_settings)
     wanted = _filter(plan, only, seeds)
     folder = (to or Path("results") / plan.study.name).expanduser().absolute()
     archive = Archive(folder)
@@ -83,6 +85,7 @@ def run_study(
     with archive.held(), interruptible():
         now = standing(plan, archive)
         require_startable(ahead(plan, now, wanted, retry_failed=retry_failed), tell)
+        write_bytes(folder / KEPT_STUDY, source.read_bytes())  # a report tells by it what is left
         now = conduct(
             plan,
             archive,
@@ -93,6 +96,7 @@ def run_study(
             tell=tell,
         )
         _publish(plan, now, folder, tell)
+        study_report(plan, now, folder, str(file))
     _require_finished(now, wanted)
 
 

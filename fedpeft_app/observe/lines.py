@@ -287,8 +287,9 @@ def _metric_of(spread: Mapping[str, Any]) -> str:
     return _WORDS.get(metric, metric)
 
 
-def _named(name: str, metrics: Mapping[str, float]) -> str:
-    return f"{_WORDS.get(name, name)} {metrics[name]:.4f}"
+def _named(name: str, metrics: Mapping[str, float | None]) -> str:
+    value = metrics[name]  # the journal has null for what is no number
+    return f"{_WORDS.get(name, name)} {'not finite' if value is None else f'{value:.4f}'}"
 
 
 _WORDS = {"macro-f1": "macro-F1", "micro-f1": "micro-F1", "auroc": "AUROC"}

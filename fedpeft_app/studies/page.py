@@ -39,7 +39,10 @@ def to_markdown(study: Study, standing: Standing) -> str:
     parts = [f"# {study.name}"]
     if study.layout.columns:
         parts.append(_pivot(study, table))
-    parts += [_details(study, table), "\n".join(_notes(study, standing, table))]
+    made = [(f"made with {things} ({_runs(n)})", ()) for things, n in made_with(standing).items()]
+    said = [*((one, ()) for one in notes(study, standing)), *made, *gaps(study, standing, table)]
+    bullets = [line for title, items in said for line in _group(title, items)]
+    parts += [_details(study, table), "\n".join(bullets)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -52,7 +55,7 @@ def _pivot(study: Study, table: Sequence[Line]) -> str:
     rows = list(dict.fromkeys(line.row for line in table))
     shown = {(line.row, line.column): _plus_minus(line.mean, line.half_width) for line in table}
     keys = ", ".join(study.layout.columns)
-    head = [_title(study), *(f"{keys} = {column}" for column in columns)]
+    head = [metric_title(study), *(f"{keys} = {column}" for column in columns)]
     body = [[row, *(shown.get((row, column), "") for column in columns)] for row in rows]
     return _markdown(head, body, names=1)
 
@@ -62,7 +65,7 @@ def _details(study: Study, table: Sequence[Line]) -> str:
     by_column, compared = bool(study.layout.columns), bool(study.layout.baseline)
     head = [", ".join(study.layout.rows) or "cell"]
     head += [", ".join(study.layout.columns)] * by_column
-    head += [_title(study), "runs"]
+    head += [metric_title(study), "runs"]
     head += [f"difference to {study.layout.baseline}"] * compared
     head += ["parameters", "bytes per message", "times fewer", "bytes per run"]
     head += ["examples trained", "seconds"]
@@ -83,7 +86,7 @@ def _details(study: Study, table: Sequence[Line]) -> str:
     return _markdown(head, body, names=1 + by_column)
 
 
-def _title(study: Study) -> str:
+def metric_title(study: Study) -> str:
     """Name the metric, with whose data it was measured on."""
     layout = study.layout
     over_nodes = _OVER_NODES.get(layout.metric)
@@ -93,27 +96,59 @@ def _title(study: Study) -> str:
 # ------------------------------------------------------------------ notes
 
 
-def _notes(study: Study, standing: Standing, table: Sequence[Line]) -> list[str]:
-    """Say what the numbers are, what was chosen, what is missing, and what made them."""
-    notes = [_READING, *_metric_notes(study, standing)]
+def notes(study: Study, standing: Standing) -> list[str]:
+    """Say what the numbers are, and what was chosen.
+
+    Args:
+        study: What the file says.
+        standing: How the study stands.
+    """
+    said = [_READING, *_metric_notes(study, standing)]
     if study.layout.baseline:
-        notes.append(f"differences to {study.layout.baseline} are paired by seed")
-    notes += [_choice_note(study, choice) for choice in standing.choices]
+        said.append(f"differences to {study.layout.baseline} are paired by seed")
+    said += [_choice_note(study, choice) for choice in standing.choices]
     if study.tuning:
-        notes.append(_budget_note(study, standing))
-    made_with = Counter(describe(slot.record.made_with) for slot in standing.slots if slot.record)
-    notes += [f"made with {things} ({_runs(count)})" for things, count in sorted(made_with.items())]
+        said.append(_budget_note(study, standing))
+    return said
+
+
+def gaps(
+    study: Study, standing: Standing, table: Sequence[Line]
+) -> list[tuple[str, Sequence[str]]]:
+    """Say which runs have no number, and why.
+
+    Args:
+        study: What the file says.
+        standing: How the study stands.
+        table: Its lines.
+
+    Returns:
+        What is missing, with the runs.
+    """
     failed = [
         f"{cell.name}: {record.status}: {record.reason}"
         for cell, record in standing.trials
         if record and record.measured is None
     ]
     absent = sum(line.planned - line.runs for line in table)
-    return [
-        *_bullets(notes),
-        *_group(f"{absent} of {len(standing.slots)} runs missing:", missing(study, standing)),
-        *_group(f"{len(failed)} of {len(standing.trials)} tuning runs without a score:", failed),
+    lacking = [
+        (f"{absent} of {len(standing.slots)} runs missing:", missing(study, standing)),
+        (f"{len(failed)} of {len(standing.trials)} tuning runs without a score:", failed),
     ]
+    return [(title, items) for title, items in lacking if items]
+
+
+def made_with(standing: Standing) -> dict[str, int]:
+    """Say what made the numbers.
+
+    Args:
+        standing: How the study stands.
+
+    Returns:
+        Versions in words → how many of the study's runs were made with them.
+    """
+    found = Counter(describe(slot.record.made_with) for slot in standing.slots if slot.record)
+    return dict(sorted(found.items()))
 
 
 def _metric_notes(study: Study, standing: Standing) -> list[str]:
@@ -191,8 +226,8 @@ def _markdown(head: Sequence[str], body: Sequence[Sequence[str]], *, names: int)
 
 
 def _group(title: str, items: Sequence[str]) -> list[str]:
-    """Write items below their title; nothing if there is none."""
-    return [*_bullets([title]), *(f"  {line}" for line in _bullets(items))] if items else []
+    """Write items below their title."""
+    return [*_bullets([title]), *(f"  {line}" for line in _bullets(items))]
 
 
 def _bullets(items: Sequence[str]) -> list[str]:

@@ -1,8 +1,6 @@
 """What made a number: versions, the commit of fedpeft, and the user's own files it was made of."""
 
 import hashlib
-import importlib.metadata
-import platform
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +8,9 @@ from pathlib import Path
 import fedpeft_app
 from fedpeft_app.backbone.scratch import PREFIX as SCRATCH
 from fedpeft_app.config.flat import Scalar
+from fedpeft_app.environment import versions
 from fedpeft_app.mirrors.digest import file_sha256
 
-_TELLING = ("fedpeft", "flwr", "torch", "transformers", "peft", "numpy")
 _INPUTS = ("model.name", "data.name", "method.init-from")  # may be paths
 _DIGITS = 16
 
@@ -27,11 +25,9 @@ def provenance(config: Mapping[str, Scalar]) -> dict[str, str]:
         "python" and each library → version; "commit" with "-dirty" behind it where fedpeft's
         files differ from it, unless fedpeft is not run from a checkout; and `contents`.
     """
-    versions = {name: importlib.metadata.version(name) for name in _TELLING}
     commit = _commit(Path(fedpeft_app.__file__))
     return {
-        "python": platform.python_version(),
-        **versions,
+        **versions(),
         **({"commit": commit} if commit else {}),
         **contents(config),
     }

@@ -18,6 +18,7 @@ from fedpeft_app.runs.directory import RunFolder
 from fedpeft_app.studies.metrics import CLIENT_METRICS
 from fedpeft_app.studies.plan import Cell, differing
 
+KEPT_STUDY = "study.toml"  # beside the table: the file that a study was run from
 _FORMAT = "fedpeft-cell-1"
 _KEPT_OF_A_ROUND = (
     "round",

@@ -306,3 +306,9 @@ def test_evaluations_that_fail_are_told_of() -> None:
     assert describe(failed) == "round 3: node 2 did not evaluate: disk on fire"
     nobody = {"event": "nobody_judged", "round": 3, "failed": {"2": "disk on fire"}}
     assert describe(nobody) == ("round 3: 1 node asked to evaluate, none did; it goes on unjudged")
+
+
+def test_a_metric_that_is_no_number_is_said_to_be_none() -> None:
+    measured = {"loss": None, "accuracy": 0.5}
+    event = {"event": "round_finished", "round": 1, "rounds": 2, "metric": "loss"}
+    assert describe({**event, "test": measured}) == "round 1/2 | test loss not finite"
