@@ -3,6 +3,7 @@
 What is expensive is made once per process and kept; data and what reads it: `run_data`.
 """
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
@@ -52,6 +53,7 @@ from fedpeft_app.wire.record import Order
 
 _MODELS: dict[tuple[RunConfig, tuple[str, ...]], AdaptedModel] = {}  # the oldest first
 _BYTES_PER_GIB = 2**30
+_LOADING = threading.Lock()
 _AGREEING_PACKAGES = ("torch", "transformers", "peft")  # their versions name and shape tensors
 
 
@@ -88,10 +90,11 @@ def adapted_model(config: RunConfig, labels: tuple[str, ...]) -> AdaptedModel:
         FedPeftError: If the model cannot be had, or does not fit.
     """
     key = (_of_the_model(config), labels)
-    if key not in _MODELS:
-        forget_models(but=0 if device().type == "cuda" else 1)
-        _MODELS[key] = _adapted(*key)
-    return _MODELS[key]
+    with _LOADING:  # a server loads beside the roll call; whoever comes second has what is there
+        if key not in _MODELS:
+            forget_models(but=0 if device().type == "cuda" else 1)
+            _MODELS[key] = _adapted(*key)
+        return _MODELS[key]
 
 
 def forget_models(but: int = 0) -> None:

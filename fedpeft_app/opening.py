@@ -1,7 +1,9 @@
 """The beginning of a run: who is there, and what the server works with."""
 
+import contextlib
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -146,13 +148,34 @@ def _call_roll(
     nodes = wait_for_nodes(grid, minimum, _NODES_TIMEOUT_S)
     # A node loads the model before it says who it is.
     patience_s = max(config.strategy.round_timeout, _NODES_TIMEOUT_S)
-    answers = _numbered(call_roll(grid, nodes, ledger=ledger, timeout_s=patience_s), silos)
+    with _loading(config):
+        told = call_roll(grid, nodes, ledger=ledger, timeout_s=patience_s)
+    answers = _numbered(told, silos)
     labels = _labels(config, answers)
     adapted = adapted_model(config, labels)
     roster = _roster(config, strategy, adapted, answers, labels, silos, minimum=minimum)
     if config.mode == "central":
         roster = replace(roster, members=roster.members[:1])
     return adapted, roster
+
+
+@contextlib.contextmanager
+def _loading(config: RunConfig) -> Iterator[None]:
+    """Load what the server needs while nodes load the same; nobody computes meanwhile.
+
+    What goes wrong is raised where it is asked for.
+    """
+    if not config.evaluate.server:  # which labels there are, nodes say
+        yield
+        return
+
+    def load() -> None:
+        with contextlib.suppress(Exception):
+            adapted_model(config, open_data(config, config.data.name).label_names)
+
+    with ThreadPoolExecutor(1) as beside:
+        beside.submit(load)
+        yield
 
 
 def _numbered(answers: Sequence[Answer], silos: Silos) -> list[Answer]:

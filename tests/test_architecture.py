@@ -373,7 +373,10 @@ def test_no_call_that_runs_what_it_reads(module: str) -> None:
 
 def heavy_after(statement: str) -> set[str]:
     """Run a statement in a fresh interpreter and tell which slow libraries it pulled in."""
-    heavy = ("torch", "transformers", "peft", "datasets", "pandas", "sklearn", "ray", "opacus")
+    heavy = (
+        *("torch", "transformers", "peft", "datasets", "pandas", "sklearn", "ray", "opacus"),
+        *("dp_accounting", "scipy"),
+    )
     code = f"{statement}; import sys; print(*(set({heavy!r}) & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -389,6 +392,14 @@ def heavy_after(statement: str) -> set[str]:
 @pytest.mark.parametrize("module", ["client_app", "server_app", "names", "admission", "cli.main"])
 def test_importing_it_is_light(module: str) -> None:
     assert heavy_after(f"import {ROOT}.{module}") == set()
+
+
+def test_a_run_is_started_without_what_trains() -> None:
+    assert heavy_after(f"import {ROOT}.cli.launch") <= {"pandas"}  # reads tables to check them
+
+
+def test_what_trains_reads_no_tables_and_accounts_for_no_privacy() -> None:
+    assert not heavy_after(f"import {ROOT}.answers") & {"pandas", "datasets", "dp_accounting"}
 
 
 @pytest.mark.parametrize("library", ["torch", "transformers", "peft"])

@@ -43,6 +43,8 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a client without a share of a GPU sees none
     "PYTHONWARNINGS": "ignore:Tip:FutureWarning",  # what Ray says of it
+    # Seconds between two looks for a run, on through the run; Flower's own is 1, each costs 3 ms.
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # the run uses this environment
 }
 

@@ -83,11 +83,8 @@ def exchange(
         One arrival per message, by partition.
     """
     inbox = _Inbox(messages=messages, enough=enough, counts=counts, arrived=arrived)
-    waves = (
-        _longest_first(messages, ahead=_AHEAD if longest_first else 0)
-        if enough is None
-        else _drawn(messages, enough, seed, round_number)
-    )
+    in_order = _longest_first(messages, ahead=_AHEAD if longest_first else 0)
+    waves = _drawn(messages, enough, seed, round_number) if enough else in_order
     waiting = _push(grid, messages, waves)
     sent = set(waiting.values())
     inbox.give_up(messages.keys() - sent, NOT_SENT)
