@@ -73,7 +73,7 @@ def _ask(loop: Loop, going: _Judgement, cohort: Sequence[Member]) -> None:
         round_number=number,
         kind="evaluate",
         timeout_s=loop.plan.timeout_s,
-        abandoned=lambda waiting: loop.late.expect(waiting, number),
+        abandoned=lambda waiting, left_s: loop.late.expect(waiting, number, left_s),
     )
     for arrival in arrivals:
         outcome, node = admit_metrics(arrival.message, arrival.member), arrival.member.partition

@@ -52,7 +52,7 @@ def exchange(
     enough: int | None = None,
     counts: Callable[[Arrival], bool] = lambda arrival: True,
     seed: int = 0,
-    abandoned: Callable[[Mapping[str, Member]], None] = lambda waiting: None,
+    abandoned: Callable[[Mapping[str, Member], float], None] = lambda waiting, left_s: None,
 ) -> list[Arrival]:
     """Send one message to each node and collect the replies.
 
@@ -74,7 +74,8 @@ def exchange(
         counts: Whether a reply, which carries no error, is a good one. Asked once for each,
             before `arrived`, and only if `enough` is given.
         seed: The run's seed; with `enough`, draws who is sent first.
-        abandoned: Told at the end which messages were not answered: message id → member.
+        abandoned: Told at the end which messages were not answered, message id → member; and
+            how many of the seconds to wait are left, 0 = they stand as failed.
 
     Returns:
         One arrival per message, by partition.
@@ -89,7 +90,7 @@ def exchange(
     for member, reply in _replies(grid, waiting, inbox, timeout_s):
         inbox.take(member, reply)
     silent = set(waiting.values())
-    abandoned(waiting)
+    abandoned(waiting, timeout_s - inbox.seconds if inbox.full else 0.0)
     inbox.give_up(silent, inbox.unneeded if inbox.full else f"no reply within {timeout_s:g} s")
     # Weighed only now, and anew: others may still be reading those that were sent.
     copies = zip(messages, renewed(messages.values()), strict=True)
