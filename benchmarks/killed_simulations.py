@@ -4,6 +4,7 @@ import contextlib
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from fedpeft_app.runs.directory import RunFolder
 
 FEDPEFT = str(Path(sys.executable).with_name("fedpeft"))
 NODES = 4
+_ENDING_S = 10.0  # for processes that were told to end
 _EXPORT = 0.3  # rounds that the rest of a run takes after its last one, about
 _MARKS = {  # what a victim's command has
     "server": "flwr-simulation",
@@ -64,9 +66,8 @@ class Simulations:
             return TOO_LATE
         ended = len(told(folder, "round_finished"))
         what = f"after {moment:.2f} rounds, {ended} rounds kept, status {status}"
-        problems = []
-        if left := [one.pid for one in everyone if _lives(one)]:
-            problems.append(f"{len(left)} processes outlived the run")
+        left = _outliving(everyone)
+        problems = [f"the run left behind: {', '.join(left)}"] if left else []
         if self._victim == "actor":
             return self._survived(folder, status, f"after {moment:.2f} rounds", problems)
         return Struck(what=what, problems=problems + self._gone_on_from(folder, status))
@@ -122,6 +123,21 @@ def _is(process: psutil.Process, victim: str) -> bool:
     with contextlib.suppress(psutil.Error):
         return any(_MARKS[victim] in part for part in process.cmdline())
     return False
+
+
+def _outliving(processes: Sequence[psutil.Process]) -> list[str]:
+    """Name those that still run a while later; one that is killed takes a moment to end."""
+    deadline = time.monotonic() + _ENDING_S
+    while (left := [one for one in processes if _lives(one)]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return [_named(one) for one in left]
+
+
+def _named(process: psutil.Process) -> str:
+    """Name a process by its command."""
+    with contextlib.suppress(psutil.Error):
+        return f"{process.pid} ({' '.join(process.cmdline()).strip()[:120]})"
+    return str(process.pid)
 
 
 def _lives(process: psutil.Process) -> bool:
