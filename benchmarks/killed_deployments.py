@@ -69,7 +69,7 @@ class Deployments:
         """Kill once, and see what comes of it."""
         moment = draw.uniform(0.0, self._rounds)
         process, folder = self._start(f"kill-{number}")
-        wait_until(folder, moment, process.poll)
+        wait_until(folder, moment, self._sound, process.poll)
         if process.poll() is not None:
             return TOO_LATE
         try:
@@ -133,9 +133,14 @@ class Deployments:
 
     def _differences(self, folder: RunFolder) -> list[str]:
         """Say in what a run differs from the one that was left alone."""
+        return differences(self._sound, folder, self._rounds, private=False)
+
+    @property
+    def _sound(self) -> RunFolder:
+        """The run that was left alone."""
         if self._whole is None:
             raise ValueError("Expected a run that was left alone, got none. Let one end first.")
-        return differences(self._whole, folder, self._rounds, private=False)
+        return self._whole
 
     def _start(self, name: str) -> "tuple[subprocess.Popen[bytes], RunFolder]":
         """Start a run; give it once its roll is called."""

@@ -53,7 +53,7 @@ class Simulations:
         # An actor is gone when the rounds are over; the others are there until the end.
         moment = draw.uniform(0.0, self._rounds + (0.0 if self._victim == "actor" else _EXPORT))
         process, folder = self._start(str(number))
-        wait_until(folder, moment, process.poll)
+        wait_until(folder, moment, self._sound, process.poll)
         everyone = _below(process)
         victims = [one for one in everyone if _is(one, self._victim)]
         if self._victim == "actor":
@@ -97,9 +97,14 @@ class Simulations:
 
     def _differences(self, folder: RunFolder) -> list[str]:
         """Say in what a run differs from the one that was left alone."""
+        return differences(self._sound, folder, self._rounds, private=self._private)
+
+    @property
+    def _sound(self) -> RunFolder:
+        """The run that was left alone."""
         if self._whole is None:
             raise ValueError("Expected a run that was left alone, got none. Let one end first.")
-        return differences(self._whole, folder, self._rounds, private=self._private)
+        return self._whole
 
     def _start(self, name: str) -> "tuple[subprocess.Popen[bytes], RunFolder]":
         """Start a run; give it once its roll is called."""

@@ -51,18 +51,19 @@ def wait_for(look: Callable[[], Any], running: Callable[[], int | None]) -> Any:
     return seen
 
 
-def wait_until(folder: RunFolder, moment: float, running: Callable[[], int | None]) -> None:
+def wait_until(
+    folder: RunFolder, moment: float, whole: RunFolder, running: Callable[[], int | None]
+) -> None:
     """Wait until so many rounds have ended, and a part of the next one has passed.
 
     The part is one of the seconds that a round has taken so far, so that moments are spread alike
-    however busy the machine is; of the first round, ten seconds stand for them.
+    however busy the machine is; in the first round, of those that it took in the run left alone.
     """
     while len(told(folder, "round_finished")) < int(moment) and running() is None:
         time.sleep(0.02)
-    ends = [event["clock"] for event in told(folder, "round_finished")]
-    began = told(folder, "roll_call")[0]["clock"]
-    a_round = (ends[-1] - began) / len(ends) if ends else 10.0
-    time.sleep(moment % 1.0 * a_round)
+    known = folder if told(folder, "round_finished") else whole
+    ends = [event["clock"] for event in told(known, "round_finished")][: max(1, int(moment))]
+    time.sleep(moment % 1.0 * (ends[-1] - told(known, "roll_call")[0]["clock"]) / len(ends))
 
 
 def lost(folder: RunFolder) -> list[tuple[int, int, str]]:
