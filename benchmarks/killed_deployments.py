@@ -25,7 +25,7 @@ _STARTING_S = 30.0  # a SuperNode that was started so long ago takes part again
 _SETTINGS = {
     "strategy.fraction-train": 1.0,
     "strategy.min-nodes": NODES,
-    "strategy.round-timeout": 40.0,
+    "strategy.round-timeout": 60.0,
 }
 
 
