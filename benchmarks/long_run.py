@@ -27,6 +27,7 @@ from tiny_bert import TOPICS, save_tiny_bert
 
 FEDPEFT = str(Path(sys.executable).with_name("fedpeft"))
 WARM_UP = 0.25  # of the rounds
+SETTINGS = ("train.max-steps=2", "evaluate.every=5", "output.keep=last:2,best:1,every:50")
 KINDS = {"flwr-simulation": "server", "ray::ClientAppActor": "actor"}
 
 
@@ -37,7 +38,8 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         parent = Path(scratch) / "runs"
-        command = [FEDPEFT, "run", "--nodes", "8", *settings(Path(scratch), asked.rounds)]
+        command = [FEDPEFT, "run", "--nodes", "8", *tiny(Path(scratch)), *SETTINGS]
+        command += [f"rounds={asked.rounds}"]
         command += [f"output.dir={parent}", *asked.settings]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         seen = watch(process, parent)
@@ -46,8 +48,8 @@ def main() -> None:
         report(seen, asked.rounds)
 
 
-def settings(scratch: Path, rounds: int) -> list[str]:
-    """Make a tiny model and tiny data, and say so."""
+def tiny(scratch: Path) -> list[str]:
+    """Make a tiny model and tiny data; give the settings that name them."""
     model, data = scratch / "model", scratch / "data.csv"
     save_tiny_bert(model)
     draw, labels = random.Random(0), tuple(TOPICS)
@@ -60,12 +62,8 @@ def settings(scratch: Path, rounds: int) -> list[str]:
     return [
         f"model.name={model}",
         f"data.name={data}",
-        f"rounds={rounds}",
         "data.max-length=16",
         "data.min-examples=1",
-        "train.max-steps=2",
-        "evaluate.every=5",
-        "output.keep=last:2,best:1,every:50",
     ]
 
 

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from fedpeft_app.criterion import UNRATED, Criterion, Rating
-from fedpeft_app.errors import RunFolderError
 from fedpeft_app.examiner import Examiner
 from fedpeft_app.observe.journal import Journal
 from fedpeft_app.privacy_report import PrivacyReport, notes
 from fedpeft_app.runs.checkpoint import (
     Checkpoint,
+    examine_checkpoint,
     kept_rounds,
-    load_checkpoint,
     prune,
     save_checkpoint,
 )
@@ -229,13 +228,14 @@ class Recorder:
         return self.out_of_patience
 
     def go_on(self, checkpoint: Checkpoint | None, asked: Iterable[int] = ()) -> None:
-        """Go on from a round.
+        """Go on from a round; the best so far is the best of those whose checkpoint is sound.
 
         Args:
             checkpoint: The round, with its progress; None = no round ended.
             asked: Partitions that were asked to train since, in an attempt that does not count.
 
-        The best round so far is the best of those whose checkpoint is sound.
+        Raises:
+            RunFolderError: If the best may be one that cannot be read now, or by this version.
         """
         if checkpoint is None:
             if self._report:
@@ -256,10 +256,10 @@ class Recorder:
         """Find the best round of those that are kept; note which of them are damaged."""
         kept = set(kept_rounds(self._folder))
         for number in (one for one in ranked(self._ratings) if one in kept):
-            try:
-                return load_checkpoint(self._folder, number)
-            except RunFolderError as error:
-                self._journal.note("checkpoint_damaged", round=number, problem=str(error))
+            found = examine_checkpoint(self._folder, number)
+            if not isinstance(found, str):
+                return found
+            self._journal.note("checkpoint_damaged", round=number, problem=found)
         return None
 
     def _progress(self, result: RoundResult) -> Snapshot:

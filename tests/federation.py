@@ -198,11 +198,17 @@ class Federation:
         """Say whether one of its processes has ended by itself."""
         return self._processes[name].poll() is not None
 
-    def kill(self, name: str) -> None:
-        """Kill one of its processes, with all that it started."""
+    def kill(self, name: str, *, alone: bool = False) -> None:
+        """Kill one of its processes.
+
+        Args:
+            name: What it is called.
+            alone: Whether what it started is left to itself, as when one process is killed.
+        """
         process = self._processes.pop(name)
         with contextlib.suppress(psutil.NoSuchProcess):
-            for one in psutil.Process(process.pid).children(recursive=True):
+            below = [] if alone else psutil.Process(process.pid).children(recursive=True)
+            for one in below:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     one.kill()
         process.kill()

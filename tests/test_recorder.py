@@ -14,7 +14,7 @@ from decoded import Decoded
 from fedpeft_app.adapters import AdapterState
 from fedpeft_app.config import defaults
 from fedpeft_app.criterion import Criterion
-from fedpeft_app.errors import QuorumError
+from fedpeft_app.errors import QuorumError, RunFolderError
 from fedpeft_app.observe.journal import Journal
 from fedpeft_app.observe.lines import describe
 from fedpeft_app.recorder import Recorder, Secrecy, spread
@@ -521,6 +521,44 @@ def test_a_run_that_nobody_ever_judged_fails_at_its_end_and_keeps_it(
         fails = contextlib.nullcontext() if judged_before else pytest.raises(QuorumError)
         with fails:
             again.round_finished(result(state, 3, {}, final=True))
+
+
+def going_on(
+    folder: RunFolder, record: Record, harm: Callable[[Path], object] = lambda path: None
+) -> Recorder:
+    """Go on from round 2 of a run whose best round is the first, after harm to its checkpoint."""
+    judge = Judge(by(accuracy=[0.9, 0.1], loss=[0.1, 0.9], f1=[0, 0]))
+    record(judge, 2, keep=retention("last:1,best:1"))
+    last, best = load_checkpoint(folder, 2), min(folder.checkpoints.iterdir())
+    harm(best)
+    with closing(Journal(folder.journal)) as journal:
+        again = recorder(folder, journal, judge=judge)
+        again.go_on(last)
+    return again
+
+
+def damaged(folder: RunFolder) -> list[int]:
+    """List the rounds whose checkpoint is noted as damaged."""
+    events = read_events(folder.journal)
+    return [event["round"] for event in events if event["event"] == "checkpoint_damaged"]
+
+
+def test_a_damaged_best_round_is_noted_and_done_without(record: Record, folder: RunFolder) -> None:
+    assert going_on(folder, record).best.round_number == 1
+    assert going_on(folder, record, lambda path: path.write_bytes(b"cut")).best.round_number == 2
+    assert damaged(folder) == [1]
+
+
+def test_a_best_round_that_cannot_be_read_now_is_not_done_without(
+    record: Record, folder: RunFolder
+) -> None:
+    def hide(path: Path) -> None:
+        path.unlink()
+        path.mkdir()  # cannot be read, whoever runs this
+
+    with pytest.raises(RunFolderError, match=r"Cannot read the checkpoint .*may be sound"):
+        going_on(folder, record, hide)
+    assert damaged(folder) == []
 
 
 def test_where_the_server_judges_no_node_has_to(folder: RunFolder, state: AdapterState) -> None:

@@ -44,6 +44,7 @@ _POLL_S = 0.1
 _LIVENESS_S = 1.0
 _AGAIN_S = 5.0  # between two questions to a SuperLink that somebody operates
 _UNANSWERED = 24  # questions in a row, two minutes at least, until it counts as gone
+_NO_SUCH_RUN, _FORGOTTEN = "[code: 16]", "forgotten"  # Flower 1.41: "Run ID not found."
 _GRACE_S = 15.0  # a simulation process that is not seen for so long has ended, or never started
 
 
@@ -186,7 +187,8 @@ def _follow_log(
     """Show Flower's log of a run until the run has ended; give how, as `_status` does.
 
     Raises:
-        LaunchError: If the SuperLink has not answered for minutes.
+        LaunchError: If the SuperLink has not answered for minutes, or does not know the run any
+            more.
     """
     unanswered = 0
     while unanswered < _UNANSWERED:
@@ -195,6 +197,13 @@ def _follow_log(
         status = _status(connection, run_id, environment)
         if status.startswith("finished:"):
             return status
+        if status == _FORGOTTEN:
+            raise LaunchError(
+                f"Expected '{connection}' to know run {run_id}, got that there is no such run: its "
+                f"SuperLink was started anew, without its database. The run has ended; what it "
+                f"saved is on the server: go on with fedpeft run --connection {connection} "
+                f"resume=RUN. Start a SuperLink with --database FILE."
+            )
         if not unanswered:
             says = "does not answer" if status == "unknown" else f"says that it is {status}"
             console.print(
@@ -272,7 +281,7 @@ def _run_id(done: "subprocess.CompletedProcess[str]") -> int:
 
 
 def _status(connection: str, run_id: int, environment: Mapping[str, str]) -> str:
-    """Ask Flower how a run stands, for example "finished:completed"."""
+    """Ask Flower how a run stands, for example "finished:completed" or `_FORGOTTEN`."""
     done = subprocess.run(
         [executable("flwr"), "list", connection, "--run-id", str(run_id), "--format", "json"],
         capture_output=True,
@@ -283,6 +292,8 @@ def _status(connection: str, run_id: int, environment: Mapping[str, str]) -> str
     with contextlib.suppress(ValueError, KeyError, IndexError):
         start = done.stdout.index("{")
         answer = json.loads(done.stdout[start : done.stdout.rindex("}") + 1])
+        if _NO_SUCH_RUN in answer.get("error-message", ""):
+            return _FORGOTTEN
         return str(answer["runs"][0]["status"])
     return "unknown"
 

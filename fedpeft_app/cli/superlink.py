@@ -212,13 +212,18 @@ def _descendants(pid: int) -> set[int]:
 
 
 def _started_with(flwr_home: Path) -> set[int]:
-    """Find what was started for a SuperLink: nobody's children any more where that was killed."""
+    """Find what was started for a SuperLink: nobody's children any more where that was killed.
+
+    Ray's processes write their titles over their variables, but stay in the folder where they
+    were started, which is the same.
+    """
     import psutil
 
-    found = set()
+    found, folder = set(), os.path.realpath(flwr_home)
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.environ().get("FLWR_HOME") == str(flwr_home):
+            named = process.environ().get("FLWR_HOME") == str(flwr_home)
+            if named or process.cwd() == folder:
                 found.add(process.pid)
     return found - {os.getpid()}
 

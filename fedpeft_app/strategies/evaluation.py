@@ -74,7 +74,7 @@ def _ask(loop: Loop, going: _Judgement, cohort: Sequence[Member]) -> None:
         kind="evaluate",
         timeout_s=loop.plan.timeout_s,
         longest_first=loop.takes_long("evaluate"),
-        abandoned=lambda waiting: loop.late.expect(waiting, number),
+        abandoned=lambda waiting, left_s: loop.late.expect(waiting, number, left_s),
     )
     loop.took_s["evaluate"] = max((arrival.seconds for arrival in arrivals), default=0.0)
     for arrival in arrivals:

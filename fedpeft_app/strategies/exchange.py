@@ -53,7 +53,7 @@ def exchange(
     counts: Callable[[Arrival], bool] = lambda arrival: True,
     seed: int = 0,
     longest_first: bool = True,
-    abandoned: Callable[[Mapping[str, Member]], None] = lambda waiting: None,
+    abandoned: Callable[[Mapping[str, Member], float], None] = lambda waiting, left_s: None,
 ) -> list[Arrival]:
     """Send one message to each node and collect the replies.
 
@@ -77,7 +77,8 @@ def exchange(
         seed: The run's seed; with `enough`, draws who is sent first.
         longest_first: Whether those who hold most are sent first, where nodes differ and all are
             waited for. It takes half a second, which short work does not earn.
-        abandoned: Told at the end which messages were not answered: message id → member.
+        abandoned: Told at the end which messages were not answered, message id → member; and
+            how many of the seconds to wait are left, 0 = they stand as failed.
 
     Returns:
         One arrival per message, by partition.
@@ -91,7 +92,7 @@ def exchange(
     for member, reply in _replies(grid, waiting, inbox, timeout_s):
         inbox.take(member, reply)
     silent = set(waiting.values())
-    abandoned(waiting)
+    abandoned(waiting, timeout_s - inbox.seconds if inbox.full else 0.0)
     inbox.give_up(silent, inbox.unneeded if inbox.full else f"no reply within {timeout_s:g} s")
     down = {member: sizes for member, sizes in _weights(messages).items() if member in sent}
     came = [arrival for arrival in inbox.arrivals if arrival.member in sent - silent]

@@ -1,12 +1,13 @@
 """Good replies of a cohort: asked, guarded, and asked again where they are too few."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from fedpeft_app.strategies.attendance import Excused, Unneeded, without
 from fedpeft_app.strategies.dropouts import DROPPED_OUT, dropped
 from fedpeft_app.strategies.exchange import NOT_SENT, Arrival, exchange
 from fedpeft_app.strategies.guard import admit
+from fedpeft_app.strategies.late import Latecomer
 from fedpeft_app.strategies.loop import Loop
 from fedpeft_app.strategies.outliers import too_long
 from fedpeft_app.strategies.sampling import cohort_size, sample_cohort
@@ -61,7 +62,8 @@ def gather(loop: Loop, round_number: int) -> Gathered:
     """Let a cohort train, and guard each reply as it comes.
 
     Where too few are good, those who failed are asked once more, and as many others with them as
-    there are: a further attempt, of which the plan allows some. Replies that are good stay so.
+    there are: a further attempt, of which the plan allows some. Replies that are good stay so,
+    and one to an earlier attempt of the same round still counts, where the node has sent no other.
 
     Args:
         loop: The run's rounds.
@@ -79,6 +81,8 @@ def gather(loop: Loop, round_number: int) -> Gathered:
     least = min(loop.plan.min_replies, len(tasks) - len(gone)) if gone else loop.plan.min_replies
     quorum = 0 if loop.plan.chance else least
     reporting = {member: tasks[member] for member in without(tasks, gone)}
+    _take_late(loop, going)
+    silent = loop.late.overdue()
     _ask(loop, going, reporting, reserve=loop.plan.over_selection > 1)
     found = _judged(loop, going, quorum)
     for _ in range(loop.plan.retries):
@@ -89,8 +93,9 @@ def gather(loop: Loop, round_number: int) -> Gathered:
             break
         loop.watcher.asked_again(round_number, list(again))
         _ask(loop, going, again)
+        _take_late(loop, going)
         found = _judged(loop, going, quorum)
-    _note_attendance(loop, found, round_number)
+    _note_attendance(loop, found, round_number, silent)
     return found
 
 
@@ -169,9 +174,6 @@ def _ask(
             outcomes[node] = Unneeded(problem)
         loop.watcher.reply_arrived(going.number, arrival.member, problem)
 
-    for member, asked_in in loop.late.drop(loop.grid, loop.ledger, going.number):
-        loop.watcher.came_late(going.number, member, asked_in)
-        loop.courier.versions.note_received(asked_in, [member])
     size = cohort_size(len(loop.members), fraction=plan.fraction_train, minimum=plan.min_replies)
     arrivals = exchange(
         loop.grid,
@@ -185,7 +187,7 @@ def _ask(
         counts=is_good,
         seed=plan.seed,
         longest_first=loop.takes_long("train"),
-        abandoned=lambda waiting: loop.late.expect(waiting, going.number),
+        abandoned=lambda waiting, left_s: loop.late.expect(waiting, going.number, left_s),
     )
     loop.courier.note_arrivals(
         {one.member: isinstance(outcomes[one.member.partition], Reply) for one in arrivals}
@@ -196,6 +198,33 @@ def _ask(
         going.outcomes[node] = _telling(going.outcomes.get(node, NOT_SENT), outcome)
     loop.took_s["train"] = max((arrival.seconds for arrival in arrivals), default=0.0)
     going.seconds += loop.took_s["train"]
+
+
+def _take_late(loop: Loop, going: _Round) -> None:
+    """Pull what came too late; what an earlier attempt of this round asked for may count."""
+    for one in loop.late.pull(loop.grid, loop.ledger, going.number):
+        loop.courier.versions.note_received(one.asked_in, [one.member])
+        reply = _still_good(loop, going, one)
+        if reply is None:
+            loop.watcher.came_late(going.number, one.member, one.asked_in)
+            continue
+        going.outcomes[one.member.partition] = reply
+        loop.courier.note_arrivals({one.member: True})
+        loop.watcher.reply_arrived(going.number, one.member, "")
+
+
+def _still_good(loop: Loop, going: _Round, late: Latecomer) -> Reply | None:
+    """Give a late reply that counts: to this round, good, and the first of its node.
+
+    Where chance draws there is none: such a round has one attempt.
+    """
+    if late.asked_in != going.number:
+        return None
+    if isinstance(going.outcomes.get(late.member.partition), Reply):
+        return None
+    task = going.tasks[late.member]  # attempts of a round set a node the same task
+    found = admit(late.message, late.member, task, going.number, loop.plan.numbers)
+    return found if isinstance(found, Reply) else None
 
 
 def _telling(before: Reply | str, now: Reply | str) -> Reply | str:
@@ -220,11 +249,16 @@ def _judged(loop: Loop, going: _Round, quorum: int) -> Gathered:
     )
 
 
-def _note_attendance(loop: Loop, found: Gathered, round_number: int) -> None:
-    """Take in who failed, and tell of those who are left alone for a while."""
+def _note_attendance(
+    loop: Loop, found: Gathered, round_number: int, silent: Collection[int]
+) -> None:
+    """Take in who failed, in this round or by silence, and tell of those who are left alone."""
     if loop.plan.chance:
         return
-    good = [reply.member.partition for reply in found.good]
-    begun = loop.attendance.note(round_number, good, found.rejected)
+    good = {reply.member.partition for reply in found.good}
+    # Where others were faster nobody waited; who stays silent for as long as a round waits failed.
+    why = f"no reply within {loop.plan.timeout_s:g} s"
+    missing = {**found.rejected, **{node: why for node in silent if node not in good}}
+    begun = loop.attendance.note(round_number, good, missing)
     for node, until in sorted(begun.items()):
         loop.watcher.left_alone(node, until)

@@ -61,7 +61,7 @@ class Watcher(Protocol):
         ...
 
     def came_late(self, round_number: int, member: Member, asked_in: int) -> None:
-        """Told of a reply to an earlier round, which is dropped."""
+        """Told of a reply that nobody waited for any more, and that is dropped."""
         ...
 
     def left_alone(self, node: int, until: int) -> None:

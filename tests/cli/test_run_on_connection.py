@@ -21,6 +21,9 @@ case $1 in
     status=$(head -n 1 '{folder}/statuses')
     sed -i 1d '{folder}/statuses'
     test "$status" = unreachable && exit 1
+    test "$status" = forgotten &&
+      echo '{{"success": false, "error-message": "[code: 16] Run ID not found."}}' &&
+      exit 0
     echo "{{\\"runs\\": [{{\\"status\\": \\"$status\\"}}]}}" ;;
 esac
 """
@@ -87,6 +90,13 @@ def test_where_nobody_answers_the_run_may_go_on_and_it_says_how_to_follow(
     play(["unreachable"] * 3)
     with pytest.raises(LaunchError, match=r"may still be going on\. .*flwr log 7 hospitals"):
         follow()
+
+
+def test_a_run_that_its_superlink_has_forgotten_has_ended(play: Play, tmp_path: Path) -> None:
+    play(["unreachable", "forgotten", "finished:completed"])
+    with pytest.raises(LaunchError, match=r"no such run: .*without its database.*resume=RUN"):
+        follow()
+    assert asked(tmp_path) == ["log 7 hospitals", LIST, LIST]
 
 
 @pytest.mark.parametrize("name", ["INT", "TERM", "HUP"])

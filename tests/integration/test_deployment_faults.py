@@ -1,7 +1,8 @@
-"""Nodes of a real federation that are killed, and come back: Flower on loopback."""
+"""Parts of a real federation that are killed, and come back: Flower on loopback."""
 
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,17 @@ NODES = 3
 
 @pytest.fixture
 def federation(tmp_path: Path, own_home: Path) -> Iterator[Federation]:
-    """A federation of three nodes."""
+    """A federation of three nodes, in the clear."""
+    with three_nodes(tmp_path, own_home) as made:
+        yield made
+
+
+@contextmanager
+def three_nodes(tmp_path: Path, home: Path, *, secure: bool = False) -> Iterator[Federation]:
+    """Start a federation, and end it."""
     folder = tmp_path / "flower"
     folder.mkdir()
-    made = Federation(folder, own_home)
+    made = Federation(folder, home, secure=secure)
     try:
         made.start_superlink()
         for number in range(NODES):
@@ -33,7 +41,8 @@ def federation(tmp_path: Path, own_home: Path) -> Iterator[Federation]:
 
 def start_node(federation: Federation, number: int) -> None:
     """Start a node that has a part of the public data."""
-    settings = (f"partition-id={number}", f"num-partitions={NODES}")
+    named = f'name="node-{number}"'  # for all have one home
+    settings = (f"partition-id={number}", f"num-partitions={NODES}", named)
     federation.start_node(f"node-{number}", *settings)
 
 
@@ -87,3 +96,24 @@ def test_a_run_that_was_stopped_goes_on(
     assert again.wait() == 0, (tmp_path / "run.log").read_text(encoding="utf-8")
     assert [event["round"] for event in events("round_finished")] == [1, 2, 3]
     assert (folder.adapter / "adapter_config.json").is_file()
+
+
+@pytest.mark.timeout(1200)
+def test_a_run_whose_superlink_was_killed_fails_and_goes_on_when_that_is_back(
+    tiny_settings: dict[str, Any], own_home: Path, tmp_path: Path
+) -> None:
+    settings = {**tiny_settings, "rounds": 3, "strategy.min-nodes": NODES}
+    with three_nodes(tmp_path, own_home, secure=True) as federation:
+        run = federation.submit(tmp_path / "run.log", settings)
+        wait_for(lambda: events("round_finished"), "the first round")
+        federation.kill("superlink", alone=True)
+        federation.start_superlink()
+        assert run.wait() == 1
+        nodes = federation.nodes
+        wait_for(lambda: list(nodes().values()).count("online") == NODES, "nodes by themselves")
+        (folder,) = list_runs(runs_parent())
+        assert not is_being_written(folder.journal)
+        again = federation.submit(tmp_path / "run.log", {**settings, "resume": folder.path.name})
+        assert again.wait() == 0, (tmp_path / "run.log").read_text(encoding="utf-8")
+    assert [event["round"] for event in events("round_finished")] == [1, 2, 3]
+    assert "finished:failed" in (tmp_path / "run.log").read_text(encoding="utf-8")
