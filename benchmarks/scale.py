@@ -21,7 +21,6 @@ import contextlib
 import csv
 import itertools
 import json
-import os
 import random
 import statistics
 import subprocess
@@ -47,8 +46,9 @@ EACH = 2  # training examples of a node
 TESTED = 100  # examples of the test set, on which the last round is judged
 SHORT = 6  # rounds from which the cost of one is read
 LOOK_S = 0.05
+LOOKED_AT = ("roll_call", "round_finished")
 WARM_UP = 0.25  # of the rounds
-LONGEST_LINE_KIB = 64.0  # of the server's memory, a round: the allocator's noise in 50 rounds
+MOST_KIB = 64.0  # of the server's memory, a round: the allocator's noise in 50 rounds
 GROWTH = 2.0  # times the cost of a node among few that one among many may have
 FLAT = 1.25  # times the second quarter's CPU a round that the last quarter's may be
 
@@ -173,10 +173,8 @@ def watch(process: "subprocess.Popen[bytes]", runs: Path) -> list[Look]:
                 continue
             text = journal_of(runs).read_bytes()
             events = [json.loads(line) for line in text[read:].splitlines(keepends=True)]
+            looks += [look(server, one, runs) for one in events if one["event"] in LOOKED_AT]
             read = len(text)
-            for event in events:
-                if event["event"] in ("roll_call", "round_finished"):
-                    looks.append(look(server, event, runs))
         except (psutil.Error, FileNotFoundError, ValueError):  # it ends, or writes
             continue
     return looks
@@ -233,13 +231,13 @@ def roll_calls(runs: Sequence[Run]) -> list[str]:
 
 def rounds(runs: Sequence[Run]) -> list[str]:
     """Print what rounds cost by nodes and cohort; say what should not be."""
-    print("\nrounds (medians): nodes, cohort, seconds, server's CPU ms, CPU ms of a member")
+    print("\nrounds (means): nodes, cohort, seconds, server's CPU ms, CPU ms of a member")
     members: dict[int, float] = {}
     for run in runs:
-        seconds, cpu_ms = (statistics.median(run.steps(name)) for name in ("clock", "cpu_s"))
-        members[run.cohort] = 1000 * cpu_ms / run.cohort
+        seconds, cpu_s = (statistics.mean(run.steps(name)) for name in ("clock", "cpu_s"))
+        members[run.cohort] = 1000 * cpu_s / run.cohort
         print(
-            f"{run.nodes:8,}{run.cohort:6}{seconds:10.2f}{1000 * cpu_ms:10.0f}"
+            f"{run.nodes:8,}{run.cohort:6}{seconds:10.2f}{1000 * cpu_s:10.0f}"
             f"{members[run.cohort]:10.2f}"
         )
     few, *_, many = (members[cohort] for cohort in sorted(members))
@@ -261,7 +259,9 @@ def over_rounds(run: Run) -> list[str]:
     ):
         values = [getattr(look, name) for look in late]
         slopes[name] = float(theilslopes(values, numbers).slope)
-        print(f"  {unit}: {values[0]:,.0f}, at the end {values[-1]:,.0f}; {slopes[name]:+,.2f} a round")
+        print(
+            f"  {unit}: {values[0]:,.0f}, at the end {values[-1]:,.0f}; {slopes[name]:+,.2f} a round"
+        )
     quarters = np.array_split(np.array(run.steps("cpu_s")), 4)
     cpu = [float(np.mean(quarter)) for quarter in quarters]
     print("  server's CPU seconds a round, by quarters: " + ", ".join(f"{one:.2f}" for one in cpu))
@@ -270,7 +270,7 @@ def over_rounds(run: Run) -> list[str]:
     return [
         fault
         for wrong, fault in (
-            (slopes["rss_kib"] > LONGEST_LINE_KIB, "memory grows with the rounds"),
+            (slopes["rss_kib"] > MOST_KIB, "memory grows with the rounds"),
             (slopes["files"] > 0, "open files grow with the rounds"),
             (cpu[-1] > FLAT * cpu[1], "CPU of a round grows with the rounds"),
         )

@@ -42,8 +42,7 @@ def sort_mail(grid: object) -> None:
     with state.lock:
         for message in state.message_ins_store.values():
             mailboxes.add(message)
-        state.store_message_ins = mailboxes.store
-        state.get_message_ins = mailboxes.take
+        vars(state).update(store_message_ins=mailboxes.store, get_message_ins=mailboxes.take)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
