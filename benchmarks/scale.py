@@ -259,9 +259,8 @@ def over_rounds(run: Run) -> list[str]:
     ):
         values = [getattr(look, name) for look in late]
         slopes[name] = float(theilslopes(values, numbers).slope)
-        print(
-            f"  {unit}: {values[0]:,.0f}, at the end {values[-1]:,.0f}; {slopes[name]:+,.2f} a round"
-        )
+        span = f"{values[0]:,.0f}, at the end {values[-1]:,.0f}"
+        print(f"  {unit}: {span}; {slopes[name]:+,.2f} a round")
     quarters = np.array_split(np.array(run.steps("cpu_s")), 4)
     cpu = [float(np.mean(quarter)) for quarter in quarters]
     print("  server's CPU seconds a round, by quarters: " + ", ".join(f"{one:.2f}" for one in cpu))
