@@ -1,8 +1,8 @@
 """In a simulation, a node's messages are found without looking through those of all others.
 
 For every node, ten times a second, Flower 1.41 goes through all messages that are out, checks each
-and takes the first one for that node: nodes times messages. With 1,000 of both this is 2.7 s of
-computing each time (`benchmarks/message_costs.py`); a roll call of 10,000 would do little else.
+and takes the first one for that node: nodes times messages. With 1,000 of both this is 2.6 s of
+computing each time (`benchmarks/unit_costs.py`); a roll call of 10,000 would do little else.
 """
 
 import logging
