@@ -12,10 +12,12 @@ def main(grid: Grid, context: Context) -> None:
     from fedpeft_app.actors import replace_dead_actors
     from fedpeft_app.config import parse
     from fedpeft_app.coordinator import coordinate
+    from fedpeft_app.mailboxes import sort_mail
     from fedpeft_app.names import NAME_CHECKS
     from fedpeft_app.watchdog import follow_launcher
 
     follow_launcher()
     replace_dead_actors()
+    sort_mail(grid)
     config = parse(dict(context.run_config), NAME_CHECKS)
     coordinate(grid, config, context.run_id)

@@ -49,7 +49,8 @@ def evaluate_on_nodes(loop: Loop, round_number: int) -> dict[int, dict[str, floa
     )
     reachable = loop.reachable(round_number)
     going = _Judgement(round_number=round_number)
-    _ask(loop, going, [member for member in drawn if member in reachable])
+    able = set(reachable)
+    _ask(loop, going, [member for member in drawn if member in able])
     for _ in range(plan.retries):
         others = without(reachable, {*going.failed, *(member.partition for member in drawn)})
         if going.measured or not others:

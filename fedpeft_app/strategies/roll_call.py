@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -198,7 +199,7 @@ def make_roster(
     members: dict[int, Member] = {}  # by partition
     refused: dict[str, str] = {}
     names: dict[int, str] = {}
-    taken = {member.partition: member for member in present}
+    taken = ChainMap(members, {member.partition: member for member in present})
     for node_id, answer in answers:
         if isinstance(answer, str):
             refused[f"node {node_id}"] = answer
@@ -207,7 +208,7 @@ def make_roster(
         member = Member(
             node_id=node_id, partition=number, examples=answer.examples, rank=answer.rank
         )
-        reason = _difference(answer, expected, labels) or _taken(answer, {**taken, **members})
+        reason = _difference(answer, expected, labels) or _taken(answer, taken)
         if reason := reason or objection(member):
             called = f"node {number}" + (f" ({answer.name})" if answer.name else "")
             known = number in members or called in refused

@@ -78,14 +78,10 @@ class Silos:
             Their numbers, and the numbers of those who are gone; of nodes that have names nobody
             is taken for another.
         """
+        gone = set(self.by_flower_id.values()) - self.present
         named = set(self.by_name.values())
-        pairs = [
-            (self.numbers[new], self.numbers[old])
-            for new in self.joined
-            for old in set(self.by_flower_id.values()) - self.present
-            if new != old and not {new, old} <= named
-        ]
-        return sorted({new for new, _ in pairs}), sorted({old for _, old in pairs})
+        news, olds = _matched(self.joined, gone, named), _matched(gone, self.joined, named)
+        return sorted(self.numbers[who] for who in news), sorted(self.numbers[who] for who in olds)
 
     def told(self) -> dict[str, Any]:
         """Write it for an event of the journal; empty where nobody has an identity."""
@@ -122,3 +118,14 @@ class Silos:
         self.present.add(identity)
         if name:
             self.by_name[name] = identity
+
+
+def _matched(ones: set[str], others: set[str], named: set[str]) -> set[str]:
+    """Give those that may be another one of the others: of two that have names, neither is."""
+    unnamed = others - named
+    return {one for one in ones if _any_but(one, unnamed if one in named else others)}
+
+
+def _any_but(one: str, others: set[str]) -> bool:
+    """Say whether there is anybody else, without looking at all of them."""
+    return len(others) > (one in others)

@@ -8,6 +8,7 @@ import pytest
 from flwr.app import Message, RecordDict
 from strategy_samples import Node, ScriptedGrid, failure, ledger, members
 
+from fedpeft_app.strategies import exchange as exchange_module
 from fedpeft_app.strategies.exchange import Arrival, exchange
 from fedpeft_app.strategies.strategy import Member
 from fedpeft_app.wire.ledger import Ledger
@@ -359,3 +360,20 @@ def test_an_order_still_out_is_left_as_it_is() -> None:
     size = next(e.size for e in book.entries if (e.direction, e.node) == ("down", 1))
     assert size == message_bytes(still_out)
     assert "_object_id" in vars(still_out.content)  # weighing does leave a note
+
+
+def test_the_more_are_waited_for_the_less_often_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    # To ask for a thousand costs a thousand times as much: it must not fill the time.
+    many = members(500)
+    grid = ScriptedGrid({member.node_id: echo for member in many})
+    waits: list[float] = []
+    monkeypatch.setattr(exchange_module.time, "sleep", waits.append)
+    orders = {
+        member: Message(content=RecordDict(), dst_node_id=member.node_id, message_type="train")
+        for member in many
+    }
+    exchange(grid, orders, ledger=ledger(), round_number=1, kind="train", timeout_s=60.0)
+    assert len(waits) == 499  # one reply comes with each pull
+    assert waits[0] == pytest.approx(0.0499)  # seconds
+    assert waits == sorted(waits, reverse=True)
+    assert waits[-1] == pytest.approx(0.01)

@@ -1,5 +1,9 @@
 """Nodes that know who they are: nobody comes back as somebody else."""
 
+import random
+
+import pytest
+
 from fedpeft_app.strategies.silos import Silos
 
 A, B, C = "a" * 32, "b" * 32, "c" * 32
@@ -72,3 +76,23 @@ def test_nodes_that_have_names_are_not_taken_for_one_another() -> None:
     assert known.doubtful() == ([], [])
     known = silos({1: (A, "x")}, {2: (B, "")})
     assert known.doubtful() == ([1], [0])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_who_is_doubtful_follows_from_pairs_of_one_who_came_and_one_who_is_gone(seed: int) -> None:
+    draw, known = random.Random(seed), Silos()
+    for number in range(draw.randrange(7)):
+        who, name = f"{number:032x}", f"ward-{number}"
+        known.numbers[who] = number
+        known.by_flower_id[number] = who
+        known.by_name.update({name: who} if draw.random() < 0.5 else {})
+        known.joined.update({who} if draw.random() < 0.5 else ())
+        known.present.update({who} if draw.random() < 0.5 else ())
+    pairs = {
+        (new, old)
+        for new in known.joined
+        for old in set(known.by_flower_id.values()) - known.present
+        if new != old and not {new, old} <= set(known.by_name.values())
+    }
+    expected = ({known.numbers[new] for new, _ in pairs}, {known.numbers[old] for _, old in pairs})
+    assert known.doubtful() == (sorted(expected[0]), sorted(expected[1]))
