@@ -7,7 +7,7 @@ machine does not count. `docs/scale.md` does its arithmetic with these.
 
 - Flower's SuperLink, in memory (as without `--database`) and on SQLite: to take an order, hand it
   to its node, take the reply, hand it to the server and forget both, with few and with many other
-  orders out; a node's heartbeat; who is there; memory of a node.
+  orders out; a node that asks for orders in vain; its heartbeat; who is there; memory of a node.
 - Flower's simulation: to look for mail of all nodes once, as it does ten times a second, by itself
   and as fedpeft has it done.
 - fedpeft's server: a round's own work, by nodes and by members of the cohort.
@@ -119,6 +119,9 @@ def beside(database: str, out: int) -> Rows:
     some = iter(orders(nodes[out:]))
     return {
         f"order and reply, {out} others out": cpu_ms(lambda: pair(state, next(some)), PAIRS),
+        f"a node asks in vain, {out} others out": cpu_ms(
+            lambda: state.get_message_ins(node_id=nodes[-1], limit=1), PAIRS
+        ),
         "heartbeat": cpu_ms(lambda: state.acknowledge_node_heartbeat(nodes[0], 30.0), PAIRS),
         f"who is there, of {len(nodes)}": cpu_ms(lambda: state.get_nodes(run_id), 5),
     }
