@@ -207,7 +207,7 @@ def _make_room(wanted: int, limit: int, but: Path) -> bool:
         but: Not counted: it is replaced by what needs the room.
     """
     with os.scandir(_parent()) as entries:
-        kept = [Path(entry) for entry in entries if entry.is_dir() and entry.name != but.name]
+        kept = [entry.path for entry in entries if entry.is_dir() and entry.name != but.name]
     sizes = {path: _size(path) for path in kept}
     total = wanted + sum(sizes.values())
     if total > limit:
@@ -219,15 +219,15 @@ def _make_room(wanted: int, limit: int, but: Path) -> bool:
     return total <= limit
 
 
-def _used(folder: Path) -> float:
+def _used(folder: str) -> float:
     """Say when a folder was last opened, in seconds since the epoch."""
-    return folder.stat().st_mtime
+    return os.stat(folder).st_mtime
 
 
-def _deleted(folder: Path) -> bool:
+def _deleted(folder: str) -> bool:
     """Delete a folder, unless a process is about to open it, or still fills it."""
     try:
-        with _lock(folder, timeout_s=0):
+        with _lock(Path(folder), timeout_s=0):
             shutil.rmtree(folder, ignore_errors=True)
     except Timeout:
         return False
@@ -235,6 +235,7 @@ def _deleted(folder: Path) -> bool:
 
 
 @lru_cache(maxsize=2**16)
-def _size(folder: Path) -> int:
+def _size(folder: str) -> int:
     """Add up the files of a folder; its name says of what, so it never changes its size."""
-    return sum(path.stat().st_size for path in folder.iterdir())
+    with os.scandir(folder) as files:
+        return sum(file.stat().st_size for file in files)
