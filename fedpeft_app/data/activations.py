@@ -12,12 +12,13 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from fedpeft_app.data.encoded import ExampleSet, Ints
 from fedpeft_app.mirrors import cache_dir
@@ -112,21 +113,19 @@ def activations(
     """
     if not examples.source:
         return None
-    folder = _parent() / _fingerprint(key, examples, shape)
     try:
-        with FileLock(f"{folder}.lock"):
-            if not _sound(folder):
-                if not _make_room(shape.bytes, limit_bytes):
-                    _log.warning(
-                        "No room for %.2f GiB of activations within %.2f GiB "
-                        "(train.frozen-cache-gib): frozen layers are computed in every pass.",
-                        shape.bytes / 2**30,
-                        limit_bytes / 2**30,
-                    )
-                    return None
-                _write(folder, shape, fill)
-        os.utime(folder)  # it was used now
-        return _mapped(folder / "values.bin", shape, "r")
+        folder = _parent() / _fingerprint(key, examples, shape)
+        with _lock(folder):
+            if not _sound(folder) and not _written(folder, shape, fill, limit_bytes):
+                _log.warning(
+                    "No room for %.2f GiB of activations within %.2f GiB "
+                    "(train.frozen-cache-gib): frozen layers are computed in every pass.",
+                    shape.bytes / 2**30,
+                    limit_bytes / 2**30,
+                )
+                return None
+            os.utime(folder)  # it was used now
+            return _mapped(folder / "values.bin", shape, "r")
     except OSError as error:
         _log.warning("Frozen layers are computed in every pass, for lack of a disk: %s", error)
         return None
@@ -137,6 +136,11 @@ def _parent() -> Path:
     parent = cache_dir() / "activations"
     parent.mkdir(parents=True, exist_ok=True)
     return parent
+
+
+def _lock(folder: Path, timeout_s: float = -1) -> FileLock:
+    """Give the lock of a folder, held while it is written, opened or deleted."""
+    return FileLock(folder.with_suffix(".lock"), timeout=timeout_s)
 
 
 def _fingerprint(key: Sequence[object], examples: ExampleSet, shape: Shape) -> str:
@@ -155,24 +159,29 @@ def _mapped(path: Path, shape: Shape, mode: Any) -> Activations:
     return Activations(values=values, offsets=offsets)
 
 
-def _write(folder: Path, shape: Shape, fill: Fill) -> None:
-    """Compute into a scratch folder, then move it into place at once."""
+def _written(folder: Path, shape: Shape, fill: Fill, limit: int) -> bool:
+    """Compute into a scratch folder, then move it into place at once; False if there is no room."""
     scratch = folder.with_suffix(".partial")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
     path = scratch / "values.bin"
     try:
-        with path.open("wb") as file:  # a full disk says so here, not by a signal in the map
-            os.posix_fallocate(file.fileno(), 0, shape.bytes)
+        with _changing():
+            shutil.rmtree(scratch, ignore_errors=True)
+            if not _make_room(shape.bytes, limit, but=folder):
+                return False
+            scratch.mkdir()
+            with path.open("wb") as file:  # a full disk says so here, not by a signal in the map
+                os.posix_fallocate(file.fileno(), 0, shape.bytes)
         mapped = _mapped(path, shape, "r+")
         fill(mapped)
         del mapped
         meta = {"sha256": file_sha256(path)}
         (scratch / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        scratch.rename(folder)
+        with _changing():
+            shutil.rmtree(folder, ignore_errors=True)
+            scratch.rename(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    return True
 
 
 def _sound(folder: Path) -> bool:
@@ -184,20 +193,49 @@ def _sound(folder: Path) -> bool:
         return False
 
 
-def _make_room(wanted: int, limit: int) -> bool:
-    """Delete what has not been used for long, the oldest first, until there is room."""
-    with FileLock(_parent() / "room.lock"):
-        kept = sorted((path.stat().st_mtime, path) for path in _parent().iterdir() if path.is_dir())
-        sizes = {path: _size(path) for _, path in kept}
-        for used, path in kept:
-            if sum(sizes.values()) + wanted <= limit:
+def _changing() -> FileLock:
+    """Give the lock under which folders come, go, and are counted."""
+    return FileLock(_parent() / "room.lock")
+
+
+def _make_room(wanted: int, limit: int, but: Path) -> bool:
+    """Delete what has not been used for long, the oldest first, until there is room.
+
+    Args:
+        wanted: Bytes that are needed.
+        limit: Bytes that all of them may take.
+        but: Not counted: it is replaced by what needs the room.
+    """
+    with os.scandir(_parent()) as entries:
+        kept = [entry.path for entry in entries if entry.is_dir() and entry.name != but.name]
+    sizes = {path: _size(path) for path in kept}
+    total = wanted + sum(sizes.values())
+    if total > limit:
+        for path in sorted(kept, key=_used):
+            if total <= limit or time.time() - _used(path) <= _IN_USE_S:
                 break
-            if time.time() - used > _IN_USE_S:
-                shutil.rmtree(path, ignore_errors=True)
-                sizes.pop(path)
-        return sum(sizes.values()) + wanted <= limit
+            if _deleted(path):
+                total -= sizes[path]
+    return total <= limit
 
 
-def _size(folder: Path) -> int:
-    """Add up the files of a folder."""
-    return sum(path.stat().st_size for path in folder.iterdir())
+def _used(folder: str) -> float:
+    """Say when a folder was last opened, in seconds since the epoch."""
+    return os.stat(folder).st_mtime
+
+
+def _deleted(folder: str) -> bool:
+    """Delete a folder, unless a process is about to open it, or still fills it."""
+    try:
+        with _lock(Path(folder), timeout_s=0):
+            shutil.rmtree(folder, ignore_errors=True)
+    except Timeout:
+        return False
+    return True
+
+
+@lru_cache(maxsize=2**16)
+def _size(folder: str) -> int:
+    """Add up the files of a folder; its name says of what, so it never changes its size."""
+    with os.scandir(folder) as files:
+        return sum(file.stat().st_size for file in files)

@@ -24,7 +24,7 @@ import torch
 from fedpeft_app.data.encoded import ExampleSet
 from fedpeft_app.data.tasks.task import Batch, Task
 from fedpeft_app.methods.adapted import AdaptedModel
-from fedpeft_app.training.made_up import probes
+from fedpeft_app.training.made_up import LENGTHS, probes
 from fedpeft_app.training.precision import arithmetic, autocast
 
 _TOLERANCE = {"fp32": 1e-4, "bf16": 0.05, "fp16": 0.05}  # of the largest output
@@ -45,7 +45,8 @@ class Cut:
         width: Numbers in a row.
         dtype: Type in which the model has them there.
         seen: The module whose output, or input, the rows are.
-        skipped: Modules that give the rows, in the form of `gives`, instead of computing.
+        skipped: Modules that give the rows, in the form of `gives`, instead of computing; none
+            for the model itself, which a cut must not hold: it is what cuts are remembered by.
         gives: Rows of a batch → what a skipped module gives.
         digest: What the rows of made-up batches are, in sixteen hex digits.
     """
@@ -90,21 +91,22 @@ class Cut:
         return found[0].reshape(len(found[0]), -1, self.width)
 
     @contextmanager
-    def started_from(self) -> Iterator["Rows"]:
-        """Let the model start from the cut, with the rows that were given last."""
+    def started_from(self, model: torch.nn.Module) -> Iterator["Rows"]:
+        """Let the model that was cut start there, with the rows that were given last."""
         given = Rows(dtype=self.dtype, flat=self.head)
+        skipped = self.skipped or (model,)
 
         def forward(*_: Any, **__: Any) -> Any:
             return self.gives(given.now)
 
         # As attributes of the modules, which stand before the methods of their classes.
-        own = [vars(module).get("forward") for module in self.skipped]
+        own = [vars(module).get("forward") for module in skipped]
         try:
-            for module in self.skipped:
+            for module in skipped:
                 vars(module)["forward"] = forward
             yield given
         finally:
-            for module, before in zip(self.skipped, own, strict=True):
+            for module, before in zip(skipped, own, strict=True):
                 if before is None:
                     vars(module).pop("forward", None)
                 else:
@@ -137,7 +139,7 @@ def find_cut(adapted: AdaptedModel, task: Task, examples: ExampleSet) -> Cut | s
     """Find where the part of a model begins that training changes, once per process.
 
     Args:
-        adapted: The model, in evaluation mode.
+        adapted: The model; it is in evaluation mode afterwards.
         task: What it is trained to do.
         examples: Examples whose kind, and nothing else, is looked at.
 
@@ -147,7 +149,11 @@ def find_cut(adapted: AdaptedModel, task: Task, examples: ExampleSet) -> Cut | s
     known = _FOUND.setdefault(adapted.model, {})
     key = (type(task), bool(examples.shape))
     if key not in known:
-        known[key] = _found(adapted, task, examples)
+        adapted.model.eval()  # what a method added is in training mode, and may have dropout
+        try:
+            known[key] = _found(adapted, task, examples)
+        except Exception as error:  # noqa: BLE001  nobody's task has to stand what is made up
+            known[key] = f"it fails on made-up batches ({type(error).__name__}: {error})"
     return known[key]
 
 
@@ -199,7 +205,7 @@ def _found(adapted: AdaptedModel, task: Task, examples: ExampleSet) -> Cut | str
     if not frozen:
         return "its first layer is trained, or what stands before it"
     if frozen == len(layers) and _suffices(head, trace):
-        cut: Cut | str = _before_head(head, trace, adapted.model, frozen)
+        cut: Cut | str = _before_head(head, trace, frozen)
     else:
         cut = _between_layers(layers, frozen, trace, None if examples.shape else batches[0])
     return cut if isinstance(cut, str) else _tried(cut, adapted, task, batches)
@@ -282,7 +288,7 @@ def _suffices(head: torch.nn.Module, trace: _Trace) -> bool:
     return torch.is_tensor(given) and given.dim() == 2 and whole is gave and gave is not None
 
 
-def _before_head(head: torch.nn.Module, trace: _Trace, model: torch.nn.Module, layers: int) -> Cut:
+def _before_head(head: torch.nn.Module, trace: _Trace, layers: int) -> Cut:
     """Cut a model so that nothing but the head runs."""
     given, form = trace.head[0][0], type(trace.model)
     return Cut(
@@ -293,7 +299,7 @@ def _before_head(head: torch.nn.Module, trace: _Trace, model: torch.nn.Module, l
         width=given.shape[1],
         dtype=given.dtype,
         seen=head,
-        skipped=(model,),
+        skipped=(),
         gives=lambda rows: form(logits=head(rows)),
     )
 
@@ -308,8 +314,10 @@ def _between_layers(
         return "its layers do not give a row of numbers for each token"
     if tokens is not None and "attention_mask" not in tokens:
         return "its batches do not say which tokens are padding"
-    if tokens is not None and last.shape[:2] != tokens["attention_mask"].shape:
-        return "its layers see other tokens than the batch has"
+    if tokens is not None and tokens["attention_mask"].sum(dim=1).tolist() != [*LENGTHS[0]]:
+        return "its task adds tokens to examples, or leaves some out"
+    if tokens is not None and last.shape[:2] != (len(LENGTHS[0]), max(LENGTHS[0])):
+        return "its layers see other tokens than those of the batch's longest example"
     bare = torch.is_tensor(output)
     return Cut(
         layers=frozen,
@@ -334,7 +342,7 @@ def _tried(cut: Cut, adapted: AdaptedModel, task: Task, batches: list[Batch]) ->
             rows = cut.compute(model, task, batch)
             if not cut.rows:
                 rows = _without_padding(rows, batch["attention_mask"].sum(dim=1))
-            with cut.started_from() as given:
+            with cut.started_from(model) as given:
                 given.give(rows)
                 ours = task.outputs(model, batch)
             digest.update(rows.float().cpu().numpy().tobytes())

@@ -79,7 +79,7 @@ def frozen_skipped(
         yield Start(layers=0, at=lambda positions: None)
         return
     where = adapted.trainable[0].device
-    with cut.started_from() as given:
+    with cut.started_from(adapted.model) as given:
         yield Start(
             layers=cut.layers,
             at=lambda positions: given.give(_loaded(kept.batch(positions)).to(where)),

@@ -9,7 +9,7 @@ from fedpeft_app.data.tasks.task import Batch, Task
 from fedpeft_app.methods.adapted import AdaptedModel
 from fedpeft_app.training.precision import placed
 
-_LENGTHS = ((4, 7), (5, 3, 6))  # tokens of the made-up examples of two batches
+LENGTHS = ((4, 7), (5, 3, 6))  # tokens of the made-up examples of two batches
 
 
 def probes(adapted: AdaptedModel, task: Task, examples: ExampleSet) -> list[Batch]:
@@ -21,7 +21,7 @@ def probes(adapted: AdaptedModel, task: Task, examples: ExampleSet) -> list[Batc
         examples: Examples of the same kind: pixels of a shape or tokens, one label or many.
     """
     where = adapted.trainable[0].device
-    return [placed(made_up(adapted, task, examples, lengths), where) for lengths in _LENGTHS]
+    return [placed(made_up(adapted, task, examples, lengths), where) for lengths in LENGTHS]
 
 
 def made_up(

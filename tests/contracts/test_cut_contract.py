@@ -9,12 +9,14 @@ from test_method_contract import (
     ACCEPTED,
     ALL,
     Lesson,
+    Positions,
     backbone,
     label,
     served,
     settings,
     train,
 )
+from torch.nn.utils.rnn import pad_sequence
 
 from fedpeft_app.data.encoded import ExampleSet, example_set
 from fedpeft_app.data.tasks.task import Batch
@@ -28,7 +30,17 @@ BEFORE_ALL = "its first layer is trained, or what stands before it"
 
 @dataclass(frozen=True, kw_only=True)
 class Judged(Lesson):
-    """A lesson that can be judged, too."""
+    """A lesson that can be judged, too, and whose tokens are those of the examples."""
+
+    def collate(self, examples: ExampleSet, positions: Positions, *_: Any) -> Batch:
+        if examples.shape:
+            return super().collate(examples, positions)
+        rows = [torch.from_numpy(examples.row(int(position))).long() for position in positions]
+        shown = [torch.ones_like(row) for row in rows]
+        return {
+            "input_ids": pad_sequence(rows, batch_first=True),
+            "attention_mask": pad_sequence(shown, batch_first=True),
+        }
 
     def outputs(self, model: Any, batch: Batch) -> torch.Tensor:
         found: torch.Tensor = model(**batch).logits
@@ -74,7 +86,7 @@ def test_what_is_known_before_training_serves_after_it(kind: tuple[str, str], la
     train(adapted, animal)
     with torch.no_grad():
         whole = task.outputs(adapted.model, inputs)
-        with cut.started_from() as given:
+        with cut.started_from(adapted.model) as given:
             given.give(rows)
             ours = task.outputs(adapted.model, inputs)
         again = task.outputs(adapted.model, inputs)

@@ -152,6 +152,38 @@ def test_what_was_used_lately_is_never_deleted(examples: ExampleSet) -> None:
     assert len(folders()) == 1
 
 
+def test_what_is_being_filled_is_never_deleted_however_long_that_takes(
+    examples: ExampleSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_IN_USE_S", -1.0)  # all counts as unused
+    fill, limit = Counting(), int(1.5 * SHAPE.bytes)
+
+    def crowded(empty: Activations) -> None:
+        assert activations(["another"], examples, SHAPE, fill, limit) is None
+        fill(empty)
+
+    opened(examples, crowded, limit)
+    assert fill.times == 1
+
+
+def test_what_a_killed_process_left_behind_makes_room(examples: ExampleSet) -> None:
+    opened(examples, Counting())
+    (folder,) = folders()
+    left = folder.rename(folder.with_suffix(".partial"))
+    long_ago = time.time() - 2 * module._IN_USE_S
+    os.utime(left, (long_ago, long_ago))
+    opened(examples, Counting(), int(1.5 * SHAPE.bytes) + 100, "another")
+    assert left not in folders()
+
+
+def test_a_cache_that_cannot_be_written_costs_time_and_nothing_else(
+    examples: ExampleSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "cache").write_text("no folder")
+    assert activations(["m"], examples, SHAPE, Counting(), ROOMY) is None
+    assert "computed in every pass" in caplog.text
+
+
 def test_a_full_disk_costs_time_and_nothing_else(
     examples: ExampleSet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

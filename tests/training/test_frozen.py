@@ -1,6 +1,8 @@
 """Frozen layers run once per example, and training learns what it learns without that."""
 
+import gc
 import logging
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from fedpeft_app.training import frozen
 from fedpeft_app.training.evaluate import evaluate
 from fedpeft_app.training.fit import FitReport, FitSettings, fit
 from fedpeft_app.training.frozen import frozen_skipped
+from fedpeft_app.training.made_up import LENGTHS
 
 TASK = TextClassification()
 ROOMY = 2**30
@@ -188,6 +191,76 @@ def test_a_task_that_lays_tokens_out_otherwise_runs_through_all_layers(
     report, _ = trained(adapted, examples, task=LeftPadded())
     assert report.layers_skipped == 0
     assert "something else" in caplog.text
+
+
+class Padded(TextClassification):
+    """Pads to a multiple of eight tokens."""
+
+    def collate(
+        self, examples: Any, positions: Any, generator: Any = None, multiple: int = 1
+    ) -> Any:
+        return super().collate(examples, positions, generator, 8)
+
+
+class Cropped(TextClassification):
+    """Leaves out what is behind the sixth token."""
+
+    def collate(
+        self, examples: Any, positions: Any, generator: Any = None, multiple: int = 1
+    ) -> Any:
+        batch = super().collate(examples, positions, generator, multiple)
+        shown = {key: value[:, :6] for key, value in batch.items() if key != "labels"}
+        return {**shown, "labels": batch["labels"]}
+
+
+class Probed(TextClassification):
+    """Gives outputs of real examples only."""
+
+    def outputs(self, model: Any, batch: Any) -> Any:
+        if batch["input_ids"].shape[1] == max(LENGTHS[0]):
+            raise LookupError("no such example")
+        return super().outputs(model, batch)
+
+
+@pytest.mark.parametrize(
+    ("task", "why"),
+    [
+        (Padded(), "than those of the batch's longest example"),
+        (Cropped(), "leaves some out"),
+        (Probed(), "LookupError: no such example"),
+    ],
+    ids=["padded", "cropped", "failing"],
+)
+def test_a_task_that_is_of_another_kind_runs_through_all_layers(
+    tiny_model: Path, caplog: pytest.LogCaptureFixture, task: Any, why: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    adapted = make_adapted(tiny_model, layers="last:1")
+    report, _ = trained(adapted, replace(make_examples(30, words=9), source="a store"), task=task)
+    assert report.layers_skipped == 0
+    assert why in caplog.text
+
+
+def test_dropout_of_an_adapter_that_has_learnt_hides_no_frozen_layer(
+    tiny_model: Path, examples: ExampleSet
+) -> None:
+    adapted = make_adapted(tiny_model, layers="last:1", adapter_dropout=0.3)
+    adapted.pour(replace(adapted.initial, vector=np.full_like(adapted.initial.vector, 0.1)))
+    settings = replace(EPOCHS, frozen_cache_bytes=ROOMY)
+    report = fit(adapted, TASK, examples, settings, round_number=2, partition=0)
+    assert report.layers_skipped == 1
+
+
+@pytest.mark.parametrize("made", [{"method": "head"}, {"layers": "last:1"}], ids=str)
+def test_a_model_that_was_cut_is_forgotten_with_its_last_holder(
+    tiny_model: Path, examples: ExampleSet, made: dict[str, Any]
+) -> None:
+    adapted = make_adapted(tiny_model, **made)
+    trained(adapted, examples)
+    model = weakref.ref(adapted.model)
+    del adapted
+    gc.collect()
+    assert model() is None
 
 
 def test_a_model_of_other_weights_never_meets_these_activations(

@@ -23,12 +23,13 @@ def make_adapted(
     method: str = "lora",
     head: str = "train",
     layers: str = "all",
+    adapter_dropout: float = 0.0,
 ) -> AdaptedModel:
     """Load the tiny BERT with LoRA of rank 2 and a head of three labels."""
     backbone = load_model(
         locate(str(folder), ""), kind="sequence-classification", labels=LABELS, dropout=dropout
     )
-    settings = MethodSettings(rank=2, alpha=4.0, layers=layers)
+    settings = MethodSettings(rank=2, alpha=4.0, layers=layers, dropout=adapter_dropout)
     return adapt(backbone, find_method(method), settings, seed=0, head=head)
 
 
