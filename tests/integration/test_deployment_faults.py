@@ -105,10 +105,14 @@ def test_a_run_whose_superlink_was_killed_fails_and_goes_on_when_that_is_back(
     settings = {**tiny_settings, "rounds": 3, "strategy.min-nodes": NODES}
     with three_nodes(tmp_path, own_home, secure=True) as federation:
         run = federation.submit(tmp_path / "run.log", settings)
-        wait_for(lambda: events("round_finished"), "the first round")
-        federation.kill("superlink", alone=True)
-        federation.start_superlink()
-        assert run.wait() == 1
+        try:
+            wait_for(lambda: events("round_finished"), "the first round")
+            federation.kill("superlink", alone=True)
+            federation.start_superlink()
+            assert run.wait() == 1
+        finally:
+            run.kill()
+            run.wait()
         nodes = federation.nodes
         wait_for(lambda: list(nodes().values()).count("online") == NODES, "nodes by themselves")
         (folder,) = list_runs(runs_parent())
