@@ -188,7 +188,7 @@ class TrainSection(Section):
     frozen_cache_gib: Rate = Field(
         4.0,
         description="GiB of a machine's disk for what frozen layers make of examples, so that they "
-        "run once per example; 0 = they run in every pass",
+        "run once per example, without dropout; 0 = they run in every pass",
     )
 
 
