@@ -134,13 +134,21 @@ def activations(
 def _parent() -> Path:
     """Give the folder of all activations."""
     parent = cache_dir() / "activations"
-    parent.mkdir(parents=True, exist_ok=True)
+    parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # they tell as much as the examples do
     return parent
 
 
 def _lock(folder: Path, timeout_s: float = -1) -> FileLock:
     """Give the lock of a folder, held while it is written, opened or deleted."""
     return FileLock(folder.with_suffix(".lock"), timeout=timeout_s)
+
+
+def _allocate(file: int, size: int) -> None:
+    """Give a file its size, and where the system can its place on the disk."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    else:  # macOS
+        os.truncate(file, size)
 
 
 def _fingerprint(key: Sequence[object], examples: ExampleSet, shape: Shape) -> str:
@@ -170,7 +178,7 @@ def _written(folder: Path, shape: Shape, fill: Fill, limit: int) -> bool:
                 return False
             scratch.mkdir()
             with path.open("wb") as file:  # a full disk says so here, not by a signal in the map
-                os.posix_fallocate(file.fileno(), 0, shape.bytes)
+                _allocate(file.fileno(), shape.bytes)
         mapped = _mapped(path, shape, "r+")
         fill(mapped)
         del mapped
