@@ -154,7 +154,7 @@ class Participation:
             sections=sections,
             round_number=order.round_number,
             metrics={"num-examples": 1.0} if self.discreet else _numbers(worker, fitted),
-            facts={**process_facts(), "layers-skipped": fitted.report.layers_skipped},
+            facts=process_facts() | ({} if self.discreet else _of_the_work(fitted)),
         )
 
     def evaluate(self, steps: int) -> Metrics:
@@ -323,6 +323,11 @@ def _require_bounded(name: str, state: AdapterState) -> None:
     """Refuse a state from which no training goes on."""
     if problem := beyond(state):
         raise AdapterMismatchError(f"The order carries a {name} with {problem}.")
+
+
+def _of_the_work(fitted: Fitted) -> dict[str, str | int]:
+    """Say how the work was done."""
+    return {"layers-skipped": fitted.report.layers_skipped}
 
 
 def _numbers(worker: Worker, fitted: Fitted) -> dict[str, float]:
