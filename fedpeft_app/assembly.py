@@ -385,10 +385,8 @@ def agreement(config: RunConfig, adapted: AdaptedModel) -> dict[str, str]:
     Where increments are sent, everyone must also draw the first state alike, to the last bit.
     """
     drawn = "" if is_exact(codecs(config)[1]) else digest_of(adapted.initial)
-    packages = {name: ".".join(version(name).split(".")[:2]) for name in _AGREEING_PACKAGES}
     return {
-        "fedpeft": __version__,
-        **packages,
+        **software(),
         "backbone": adapted.spec.backbone,
         "processor": processor_digest(adapted.backbone.located),
         "adapter": adapted.spec.fingerprint,
@@ -396,3 +394,9 @@ def agreement(config: RunConfig, adapted: AdaptedModel) -> dict[str, str]:
         "frozen": adapted.frozen,
         "start": drawn,
     }
+
+
+def software() -> dict[str, str]:
+    """Give the versions on which server and nodes must agree."""
+    packages = {name: ".".join(version(name).split(".")[:2]) for name in _AGREEING_PACKAGES}
+    return {"fedpeft": __version__, **packages}

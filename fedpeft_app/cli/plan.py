@@ -15,7 +15,7 @@ from fedpeft_app.observe.lines import human_bytes
 from fedpeft_app.privacy.statement import counted, shown
 
 if TYPE_CHECKING:
-    from fedpeft_app.forecast import Forecast, Noise
+    from fedpeft_app.forecast.privacy import Forecast, Noise
 
 _WEAK = 10.0  # ε above which guarantees are "weak to none": Ponomareva et al. 2023, section 5.2
 _LOUD = 1.0  # noise to signal from which most of what is sent is noise
@@ -53,7 +53,7 @@ def cautions(config: RunConfig, located: LocatedModel, nodes: int) -> list[str]:
     """
     if config.privacy.mode == "none":
         return []
-    from fedpeft_app.forecast import forecast
+    from fedpeft_app.forecast.privacy import forecast
 
     size = trained_spec(_spec(config, located)).size
     found = list(_against(config, forecast(config, size, node_sizes(config, nodes))))
@@ -71,7 +71,7 @@ def _spec(config: RunConfig, located: LocatedModel) -> AdapterSpec:
 def _training(config: RunConfig, spec: AdapterSpec, sizes: Sequence[int]) -> Iterator[str]:
     """Say who trains what, and what that sends."""
     from fedpeft_app.assembly import codecs
-    from fedpeft_app.forecast import asked
+    from fedpeft_app.round_plan import asked
     from fedpeft_app.traffic import expected_traffic
 
     whole = trained_spec(spec)
@@ -99,7 +99,7 @@ def _privacy(config: RunConfig, spec: AdapterSpec, sizes: Sequence[int]) -> Iter
     if config.privacy.mode == "none":
         yield "privacy: none (privacy.mode)"
         return
-    from fedpeft_app.forecast import forecast
+    from fedpeft_app.forecast.privacy import forecast
 
     found, once = forecast(config, trained_spec(spec).size, sizes), _once(config)
     whom = "node" if once == "round" else "training example"
