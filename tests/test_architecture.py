@@ -34,6 +34,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
         "answers",
         "warm",
         "privacy_report",
+        "round_plan",  # of a run, and of its forecast
         "forecast",
         "examiner",
         "recorder",
@@ -65,6 +66,8 @@ LIBRARIES: dict[str, tuple[str, ...]] = {  # third-party library → rooms and m
         "session",
         "actors",
         "answers",
+        "forecast.rehearsal",  # messages that are weighed, and not sent
+        "forecast.probe",  # has in memory what a simulation's processes have
     ),
     "peft": ("methods", "runs"),
     "transformers": ("backbone", "data.tasks", "portable"),
@@ -77,6 +80,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {  # third-party library → rooms and m
         "privacy.soundness",
         "privacy.dp_sgd",
         "training",
+        "forecast.probe",  # its threads, and what it had of a GPU
         "cli.doctor",
         "cli.shares",  # counts GPUs where /proc does not list them
     ),
@@ -89,6 +93,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {  # third-party library → rooms and m
         "cli.cluster_probe",  # in a process of its own, before a simulation joins a cluster
         "warm.trainers",
         "warm.keeper",
+        "forecast.probe",  # never started: only to weigh what an actor weighs
     ),
     "datasets": ("data",),
     "flwr_datasets": ("data",),
@@ -138,6 +143,8 @@ LIBRARIES: dict[str, tuple[str, ...]] = {  # third-party library → rooms and m
         "participation",
         "recorder",
         "costs",
+        "forecast.rehearsal",
+        "forecast.probe",
     ),
 }
 KNOWS_THE_CONFIG = {  # every other component takes ordinary arguments
@@ -150,6 +157,7 @@ KNOWS_THE_CONFIG = {  # every other component takes ordinary arguments
     "answers",
     "warm",  # a trainer parses what a message's run has
     "privacy_report",
+    "round_plan",
     "forecast",
     "cli",
     "opening",

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fedpeft_app.atomic import write_bytes, write_json
+from fedpeft_app.cli.ahead import forecast_cells, forecast_lines
 from fedpeft_app.cli.launch import interruptible
 from fedpeft_app.cli.rehearsal import require_startable
 from fedpeft_app.cli.report import study_report
@@ -49,6 +50,7 @@ def run_study(
     seeds: str,
     dry_run: bool,
     retry_failed: bool,
+    calibrate: bool = False,
 ) -> None:
     """Run what is left of a study, then write and print its table.
 
@@ -60,6 +62,7 @@ def run_study(
         seeds: Run only these seeds, separated by commas; empty = all.
         dry_run: Whether to say what would be run, and stop.
         retry_failed: Whether to run cells again that failed.
+        calibrate: Whether a dry run measures how long runs take, too.
 
     Raises:
         ConfigError: If the study is not sound, one of its runs could not start, or a filter
@@ -79,8 +82,11 @@ def run_study(
     if dry_run:
         now = standing(plan, archive)
         require_unchanged(now)
-        require_startable(ahead(plan, now, wanted, retry_failed=retry_failed), tell)
+        left = ahead(plan, now, wanted, retry_failed=retry_failed)
+        require_startable(left, tell)
         _announce(plan, now, wanted, retry_failed=retry_failed, tell=tell)
+        for line in forecast_lines(forecast_cells(left, calibrated=calibrate, tell=tell)):
+            tell(line)
         return
     with archive.held(), interruptible():
         now = standing(plan, archive)

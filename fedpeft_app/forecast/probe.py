@@ -27,6 +27,7 @@ from fedpeft_app.assembly import adapted_model, codecs, fit_settings, make_worke
 from fedpeft_app.config import RunConfig, parse
 from fedpeft_app.config.readings import options
 from fedpeft_app.data.encoded import ExampleSet
+from fedpeft_app.forecast.calibration import SIGN
 from fedpeft_app.forecast.memory import peak_bytes
 from fedpeft_app.forecast.rates import Timed
 from fedpeft_app.forecast.work import Work, judged
@@ -53,8 +54,7 @@ from fedpeft_app.wire.record import (
     write_update,
 )
 
-SIGN = "@fedpeft "  # what our lines begin with; libraries may print others
-_MOST_BATCHES = 12  # of a piece that is timed
+_FEWEST_BATCHES, _MOST_BATCHES = 4, 12  # of a piece that is timed, unless one takes too long
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +121,7 @@ def _measured_client(config: RunConfig, request: Request, worker: Worker) -> dic
     longest = _longest(everything, size)
     first = _trained(config, worker, longest)  # the largest step there is; and it warms up
     peak_of_a_step = _device_peak()
-    batches = _count(request.budget_s, first, worker.settings.accumulation)
+    batches = _count(request, _trained(config, worker, longest).timed)
     pieces = [_trained(config, worker, one) for one in _pieces(worker.train, size * batches)]
     fills: list[Timed] = []
     if first.skipped:  # frozen layers ran for the first time; what comes now is every later pass
@@ -156,7 +156,7 @@ def _trained(config: RunConfig, worker: Worker, examples: ExampleSet) -> _Piece:
     """Carry out an order to train on some examples: read it, train, write the answer."""
     worker = replace(worker, train=examples)
     spec, settings = worker.adapted.spec, worker.settings
-    uplink, downlink = codecs(config)
+    uplink, _ = codecs(config)
     start = worker.adapted.initial
     content = to_bytes(
         write_order(Order(spec=spec, sections=[section_of(STATE, start)], round_number=1))
@@ -175,9 +175,7 @@ def _trained(config: RunConfig, worker: Worker, examples: ExampleSet) -> _Piece:
     cpu = time.process_time() - cpu
     generator = np.random.default_rng(0)
     section = section_of(DELTA, fitted.delta, uplink, generator)
-    answer = Update(
-        spec=spec, sections=[section], round_number=1, metrics={"num-examples": 1.0}
-    )
+    answer = Update(spec=spec, sections=[section], round_number=1, metrics={"num-examples": 1.0})
     to_bytes(write_update(answer))
     whole = time.perf_counter() - began
     work = _work(examples, settings, private=config.privacy.mode == "sample")
@@ -301,10 +299,16 @@ def _judged(
     )
 
 
-def _count(budget_s: float, first: _Piece, accumulation: int) -> int:
-    """Count the steps of a piece such that three of them keep to a budget."""
-    of_one = max(first.timed.wall_s, 1e-3)
-    return max(1, min(_MOST_BATCHES // accumulation or 1, int(budget_s / 3 / of_one)))
+def _count(request: Request, step: Timed) -> int:
+    """Count the steps of a piece such that three of them keep to the budget.
+
+    By processor time, where threads are known: a crowded machine must not make pieces smaller,
+    for what a process has in memory grows over its first steps.
+    """
+    took = step.cpu_s / request.threads if request.threads else step.wall_s
+    fitting = int(request.budget_s / 3 / max(took, 1e-3))
+    fewest = _FEWEST_BATCHES if took < request.budget_s / _FEWEST_BATCHES else 1
+    return max(fewest, min(_MOST_BATCHES, fitting))
 
 
 def _order(examples: ExampleSet) -> np.ndarray:

@@ -175,9 +175,7 @@ class _Unchanging:
 class _Stage:
     """A server without a network, and nodes without a model."""
 
-    def __init__(
-        self, *, config: RunConfig, crew: Crew, spec: AdapterSpec, personal: bool
-    ) -> None:
+    def __init__(self, *, config: RunConfig, crew: Crew, spec: AdapterSpec, personal: bool) -> None:
         self._config, self._crew = config, crew
         uplink, downlink = map(_Unchanging, codecs(config))
         self._uplink = uplink
@@ -206,6 +204,7 @@ class _Stage:
             uplink.is_fixed(trained_spec(spec).size)
             and downlink.is_fixed(spec.size)
             and config.strategy.over_selection == 1.0  # which of the replies come in time?
+            and not config.strategy.fraction_evaluate  # what is undefined on a node is not told
         )
 
     def present(self, node: int, labels: Sequence[str]) -> Exchange:

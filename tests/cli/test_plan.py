@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from fedpeft_app import node_privacy
-from fedpeft_app.cli.plan import cautions, print_plan
+from fedpeft_app.cli.plan.printed import print_plan
+from fedpeft_app.cli.plan.privacy import cautions
 from fedpeft_app.cli.preflight import preflight
 from fedpeft_app.config import parse
 from fedpeft_app.errors import ConfigError, PrivacyError
