@@ -81,12 +81,7 @@ def run_study(
 
     if dry_run:
         now = standing(plan, archive)
-        require_unchanged(now)
-        left = ahead(plan, now, wanted, retry_failed=retry_failed)
-        require_startable(left, tell)
-        _announce(plan, now, wanted, retry_failed=retry_failed, tell=tell)
-        for line in forecast_lines(forecast_cells(left, calibrated=calibrate, tell=tell)):
-            tell(line)
+        _announce(plan, now, wanted, retry_failed=retry_failed, calibrate=calibrate, tell=tell)
         return
     with archive.held(), interruptible():
         now = standing(plan, archive)
@@ -200,9 +195,29 @@ def _announce(
     wanted: Callable[[Entry, int], bool],
     *,
     retry_failed: bool,
+    calibrate: bool,
     tell: Callable[[str], None],
 ) -> None:
-    """Say what would be run."""
+    """Say what would be run, and what it would cost; refuse what a study itself would."""
+    require_unchanged(now)
+    cells = ahead(plan, now, wanted, retry_failed=retry_failed)
+    require_startable(cells, tell)
+    _list(plan, now, wanted, retry_failed=retry_failed, tell=tell)
+    once = list({cell.name: cell for cell in reversed(cells)}.values())[::-1]  # not each candidate
+    if once:
+        for line in forecast_lines(forecast_cells(once, calibrated=calibrate, tell=tell)):
+            tell(line)
+
+
+def _list(
+    plan: Plan,
+    now: Standing,
+    wanted: Callable[[Entry, int], bool],
+    *,
+    retry_failed: bool,
+    tell: Callable[[str], None],
+) -> None:
+    """List the runs that are asked for, and which of them are left."""
     tuning = {cell.id for cell in plan.tuning_cells(asked_for(plan, wanted))}
     runs = [(cell.id, cell.name, record) for cell, record in now.trials if cell.id in tuning]
     for slot in now.slots:

@@ -6,8 +6,8 @@ from pathlib import Path
 _STATUS = Path("/proc/self/status")
 _BYTES_PER_KIB = 2**10
 _MIB = 2**20
-# What Ray and Flower take at work, beyond what they take when they are imported: the least that
-# processes of the demo, and of it with batches of 64, had more than `probe` (59 to 140, 111 to 178).
+# What Ray and Flower take at work, beyond what they take when imported: the least that processes
+# of the demo, and of it with batches of 64, had more than `probe` (59 to 140, 111 to 178 MiB).
 _RAY_CLIENT_BYTES = 60 * _MIB
 _FLOWER_SERVER_BYTES = 110 * _MIB
 

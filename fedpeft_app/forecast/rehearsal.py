@@ -14,10 +14,11 @@ from flwr.app import RecordDict
 from fedpeft_app.adapters import AdapterSpec, AdapterState
 from fedpeft_app.adapters.parts import trained_spec
 from fedpeft_app.adapters.state import Vector
-from fedpeft_app.assembly import codecs, software
+from fedpeft_app.assembly import codecs
 from fedpeft_app.config import RunConfig
 from fedpeft_app.config.readings import options
 from fedpeft_app.data_plan import make_task
+from fedpeft_app.environment import software
 from fedpeft_app.forecast.work import Crew, Work, told_of
 from fedpeft_app.round_plan import round_plan
 from fedpeft_app.strategies.broadcast import Broadcast, is_exact

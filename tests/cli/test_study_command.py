@@ -2,6 +2,7 @@
 
 import json
 import re
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,16 @@ def test_a_dry_run_lists_what_is_left_and_runs_nothing(small: Path, asked: list[
         "left      head, seed 0",
         "left      head, seed 1",
     ]
-    assert rows[4:] == ["4 runs left in 'small'"]
+    assert rows[4] == "4 runs left in 'small'"
+    assert [row.split("  ")[-1] for row in rows[5:9]] == [
+        "lora, seed 0",
+        "lora, seed 1",
+        "head, seed 0",
+        "head, seed 1",
+    ]
+    assert all(re.search(r"\d K?i?B +no privacy", row) for row in rows[5:9])
+    assert rows[9].startswith("4 runs ahead: ")
+    assert rows[9].endswith("sent in all; --calibrate measures how long they take")
     assert asked == []
     assert not Path("results").exists()
 
@@ -174,7 +184,8 @@ def test_a_dry_run_counts_only_the_tuning_of_what_is_asked_for(tuned: Path) -> N
         "left      head, seed 0, once tuned",
         "left      head, seed 1, once tuned",
     ]
-    assert rows[3:] == ["3 runs left in 'small'"]
+    assert rows[3] == "3 runs left in 'small'"
+    assert rows[-1].startswith("3 runs ahead: ")  # each candidate costs the same
 
 
 def test_each_configuration_that_is_left_is_looked_at_once(

@@ -103,9 +103,8 @@ def look_ahead(config: RunConfig, nodes: int) -> Outlook:
     crew = Crew(config, nodes)
     traffic = None
     if config.mode == "federated":
-        traffic = _rehearsed(crew, found, labels)
-        if config.privacy.mode == "user":
-            traffic = _expected(crew, found)
+        secret = config.privacy.mode == "user"
+        traffic = _expected(crew, found) if secret else _rehearsed(crew, found, labels)
     return Outlook(config=config, crew=crew, tried=found, traffic=traffic)
 
 

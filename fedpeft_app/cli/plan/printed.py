@@ -17,6 +17,8 @@ from fedpeft_app.privacy.statement import counted
 if TYPE_CHECKING:
     from fedpeft_app.forecast.calibration import Resources
 
+_MEASURING = "measuring memory and time, some 20 s (--no-calibrate: not at all)"
+
 
 def print_plan(
     config: RunConfig,
@@ -53,7 +55,9 @@ def print_plan(
     for line in (*_training(outlook), *_privacy(outlook)):
         tell(line)
     if resources is not None:
-        with console.status("measuring memory and time, about 20 s (--no-calibrate: not at all)"):
+        if not console.is_terminal:
+            tell(_MEASURING)
+        with console.status(_MEASURING):
             found = outlook.calibrate(resources)
         for line in measured_lines(outlook, found, resources):
             tell(line)
