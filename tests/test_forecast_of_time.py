@@ -31,7 +31,7 @@ def calibration(**changed: Any) -> Calibration:
         "judging": [timed(1, 10, 0.01), timed(1, 1_000, 0.01)],
         "judging_exactly": [timed(1, 10, 0.1), timed(1, 1_000, 0.1)],
         "fold_s": 0.5,
-        "client_bytes": 1,
+        "client_grown": [(1, 1)],
         "server_bytes": 1,
         "device_bytes": 0,
     }
@@ -130,4 +130,16 @@ def test_a_process_has_as_much_in_memory_as_it_once_had() -> None:
 def test_a_server_holds_what_its_cohort_sends() -> None:
     alone = server_peak(10**9, cohort=4, message=0)
     assert server_peak(10**9, cohort=4, message=10**6) == alone + 9 * 10**6
-    assert client_peak(10**9) > 10**9
+
+
+def test_a_client_grows_by_the_root_of_its_batches() -> None:
+    grown = [(4, 10**9), (16, 10**9 + 2 * 10**8)]  # 10**8 for every step of the root
+    least = client_peak(grown, 16)
+    assert least > grown[-1][1]  # Ray takes something, too
+    assert client_peak(grown, 3) == least
+    assert client_peak(grown, 100) == least + 6 * 10**8
+    assert client_peak(grown, 10**6) == client_peak(grown, 10**4)  # lengths repeat
+
+
+def test_a_client_that_does_not_grow_stays_as_it_is() -> None:
+    assert client_peak([(4, 10**9), (16, 10**9)], 400) == client_peak([(4, 10**9)], 400)

@@ -65,7 +65,8 @@ class Calibration:
         judging: The same, when the same examples come again.
         judging_exactly: The same in float32.
         fold_s: Seconds to fold a cohort's replies and to keep the result.
-        client_bytes: Peak of a client's resident memory.
+        client_grown: (batches until then, peak in bytes of its resident memory) of the client
+            that had most.
         server_bytes: Peak of the server's.
         device_bytes: Peak of what PyTorch had of a client's GPU; 0 = there is none.
     """
@@ -79,7 +80,7 @@ class Calibration:
     judging: Sequence[Timed]
     judging_exactly: Sequence[Timed]
     fold_s: float
-    client_bytes: int
+    client_grown: Sequence[tuple[int, int]]
     server_bytes: int
     device_bytes: int
 
@@ -132,10 +133,15 @@ def calibrate(config: RunConfig, resources: Resources, *, node: int, cohort: int
         judging=_timed(served["again"]),
         judging_exactly=_timed(served["exact"]),
         fold_s=served["fold_s"],
-        client_bytes=max(one["peak_bytes"] for one in trained),
+        client_grown=[tuple(at) for at in max((one["grown"] for one in trained), key=_last)],
         server_bytes=served["peak_bytes"],
         device_bytes=max(one["device_bytes"] for one in trained),
     )
+
+
+def _last(grown: Sequence[Sequence[int]]) -> int:
+    """Give the peak in the end."""
+    return grown[-1][1]
 
 
 def _timed(values: Sequence[Mapping[str, Any]]) -> list[Timed]:

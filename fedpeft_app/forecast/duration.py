@@ -68,7 +68,7 @@ def duration(
         resources: What clients have.
     """
     clock = _Clock(config=config, crew=crew, found=found, resources=resources)
-    rounds = _rounds(config, crew, rehearsal)
+    rounds = rounds_of(config, crew, rehearsal)
     for number, cohort in enumerate(rounds, 1):
         clock.round(cohort)
         clock.judge(number, last=number == len(rounds))
@@ -95,10 +95,19 @@ def makespan(seconds: Sequence[float], actors: int) -> float:
     return max(busy)
 
 
-def _rounds(
+def rounds_of(
     config: RunConfig, crew: Crew, rehearsal: Rehearsal | None
 ) -> list[list[tuple[int, Work]]]:
-    """List who does what in every round."""
+    """List who does what in every round.
+
+    Args:
+        config: The run's configuration.
+        crew: Its nodes.
+        rehearsal: Its rounds; None for a baseline, and where cohorts are secret.
+
+    Returns:
+        For each round, partition and work of everyone who trains.
+    """
     if rehearsal is not None:
         return [
             [(one.node, one.work) for one in each.trained if one.work is not None]

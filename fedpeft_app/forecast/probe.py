@@ -121,8 +121,12 @@ def _measured_client(config: RunConfig, request: Request, worker: Worker) -> dic
     longest = _longest(everything, size)
     first = _trained(config, worker, longest)  # the largest step there is; and it warms up
     peak_of_a_step = _device_peak()
-    batches = _count(request, _trained(config, worker, longest).timed)
+    second = _trained(config, worker, longest)
+    done = first.timed.batches + second.timed.batches
+    grown = [(done, peak_bytes())]
+    batches = _count(request, second.timed)
     pieces = [_trained(config, worker, one) for one in _pieces(worker.train, size * batches)]
+    grown.append((done + sum(piece.timed.batches for piece in pieces), peak_bytes()))
     fills: list[Timed] = []
     if first.skipped:  # frozen layers ran for the first time; what comes now is every later pass
         fills = [piece.timed for piece in pieces]
@@ -138,7 +142,7 @@ def _measured_client(config: RunConfig, request: Request, worker: Worker) -> dic
         "judging": [asdict(piece) for piece in judging],
         "around_s": min(piece.around_s for piece in pieces),
         "layers_skipped": first.skipped,
-        "peak_bytes": peak_bytes(),
+        "grown": [*grown[:-1], (grown[-1][0], peak_bytes())],
         "device_bytes": max(peak_of_a_step, _device_peak()),
     }
 

@@ -93,7 +93,7 @@ def test_what_was_measured_is_told(
         judging=[piece],
         judging_exactly=[piece],
         fold_s=0.0,
-        client_bytes=2**30,
+        client_grown=[(2, 2**30)],
         server_bytes=2**50,
         device_bytes=2**31,
     )

@@ -65,23 +65,26 @@ def measured_lines(outlook: Outlook, found: "Calibration", resources: "Resources
         yield f"  at most: {', '.join(ends)} may end it earlier"
 
 
-def _peaks(outlook: Outlook, found: "Calibration") -> tuple[int, int]:
+def _peaks(outlook: Outlook, found: "Calibration", resources: "Resources") -> tuple[int, int]:
     """Forecast what a client and the server have in memory at most, in bytes."""
+    from fedpeft_app.forecast.duration import rounds_of
     from fedpeft_app.forecast.memory import client_peak, server_peak
     from fedpeft_app.round_plan import asked
 
     traffic, nodes = outlook.traffic, len(outlook.crew.data)
     cohort = asked(outlook.config, nodes) if traffic else nodes
     message = max(traffic.message_up, traffic.message_down) if traffic else 0
+    rounds = rounds_of(outlook.config, outlook.crew, traffic.rehearsal if traffic else None)
+    batches = sum(work.batches for cohort in rounds for _, work in cohort)
     return (
-        client_peak(found.client_bytes),
+        client_peak(found.client_grown, batches / resources.actors),
         server_peak(found.server_bytes, cohort=cohort, message=message),
     )
 
 
 def _memory(outlook: Outlook, found: "Calibration", resources: "Resources") -> Iterator[str]:
     """Say what each process takes, and whether all of them fit."""
-    client, server = _peaks(outlook, found)
+    client, server = _peaks(outlook, found, resources)
     total, machine = resources.actors * client + server, psutil.virtual_memory().total
     yield (
         f"memory: {human_bytes(client)} a client, {human_bytes(server)} the server; "
@@ -107,7 +110,7 @@ def measured_values(
         resources: What clients have.
     """
     took = duration_of(outlook, found, resources)
-    client, server = _peaks(outlook, found)
+    client, server = _peaks(outlook, found, resources)
     return {
         "memory": {
             "client": client,
