@@ -50,7 +50,7 @@ def forecast_cells(
     found = []
     for cell in cells:
         config = parse(cell.config)
-        outlook = look_ahead(config, cell.nodes)
+        outlook = look_ahead(config, cell.nodes, startable=True)
         seconds = math.nan
         if calibrated:
             resources = resources_here(config, cell.nodes, client_cpus=0, client_gpus=0.0, actors=0)

@@ -128,8 +128,10 @@ def _measured_client(config: RunConfig, request: Request, worker: Worker) -> dic
     pieces = [_trained(config, worker, one) for one in _pieces(worker.train, size * batches)]
     grown.append((done + sum(piece.timed.batches for piece in pieces), peak_bytes()))
     fills: list[Timed] = []
-    if first.skipped:  # frozen layers ran for the first time; what comes now is every later pass
-        fills = [piece.timed for piece in pieces]
+    if first.skipped:  # what the first pass costs, whatever lies on the disk of an earlier one
+        whole = replace(worker, settings=replace(worker.settings, frozen_cache_bytes=0))
+        examples = _pieces(worker.train, size * batches)
+        fills = [_trained(config, whole, one).timed for one in examples]
         pieces = [_trained(config, worker, one) for one in _pieces(worker.train, size * batches)]
     if len(worker.held_out):
         held = worker.held_out.select(_order(worker.held_out)[: worker.evaluate_batch_size])

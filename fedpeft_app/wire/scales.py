@@ -18,7 +18,7 @@ VARIES_BYTES = 3  # the numbers of run, task and node, each a byte more or less
 _RUN, _NODE, _SERVER, _TASK = 2**63, 2**62, 1, 2**62  # half of all 64-bit numbers take a byte more
 _MESSAGE_ID = "0" * 36  # a UUID, in Flower's simulation and in its SuperLink
 _TTL_S = 43_200.5  # some time; every one but 0 takes eight bytes
-_MEASURABLE = 2**26  # bytes; a larger payload weighs as much more as it is longer
+_MEASURABLE = 2**28  # bytes; a larger payload weighs as much more as it is longer
 
 
 @dataclass(slots=True)

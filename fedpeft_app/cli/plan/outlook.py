@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedpeft_app.adapters.parts import trained_spec
+from fedpeft_app.backbone.locate import locate
 from fedpeft_app.cli.preflight import preflight
 from fedpeft_app.cli.shares import gpus_here
 from fedpeft_app.cli.trial import Tried, tried
@@ -84,17 +85,19 @@ class Outlook:
         return calibrate(self.config, resources, node=largest, cohort=max(1, round(cohort)))
 
 
-def look_ahead(config: RunConfig, nodes: int) -> Outlook:
+def look_ahead(config: RunConfig, nodes: int, *, startable: bool = False) -> Outlook:
     """Check a configuration as a run would, and say what it comes to.
 
     Args:
         config: A checked configuration.
         nodes: Simulated nodes.
+        startable: Whether `preflight` found nothing wrong with it, or with one like it, already.
 
     Raises:
         FedPeftError: As `preflight`.
     """
-    located = preflight(config, nodes)
+    name, revision = config.model.name, config.model.revision
+    located = locate(name, revision) if startable else preflight(config, nodes)
     from fedpeft_app.forecast.work import Crew
     from fedpeft_app.run_data import open_data
 
