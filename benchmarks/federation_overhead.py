@@ -86,7 +86,7 @@ def _bare_process(index: int, ready: Any, results: Any) -> None:
     torch.set_num_threads(1)
     from fedpeft_app.assembly import make_worker
     from fedpeft_app.config import parse
-    from fedpeft_app.training.fit import _step_groups
+    from fedpeft_app.training.fit import step_groups
     from fedpeft_app.training.precision import autocast
 
     config = parse(SETTINGS)
@@ -96,7 +96,7 @@ def _bare_process(index: int, ready: Any, results: Any) -> None:
         node = {"partition-id": client, "num-partitions": CLIENTS}
         worker = make_worker(config, node)
         for number in range(1, ROUNDS + 1):
-            groups = _step_groups(worker.train, worker.settings, number, client)
+            groups = step_groups(worker.train.lengths, worker.settings, number, client)
             rows = [worker.task.collate(worker.train, group[0]) for group in groups]
             batches.append((number, client, rows))
     batches.sort(key=lambda row: row[:2])

@@ -6,10 +6,8 @@ What is expensive is made once per process and kept; data and what reads it: `ru
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from importlib.metadata import version
 from typing import Any
 
-from fedpeft_app import __version__
 from fedpeft_app.adapters import AdapterSpec
 from fedpeft_app.adapters.algebra import digest_of
 from fedpeft_app.adapters.lora import pairs, resized_spec
@@ -21,6 +19,7 @@ from fedpeft_app.config.policy import Policy
 from fedpeft_app.config.readings import needed_precision, options, planned_ranks
 from fedpeft_app.data.tasks.padding import padding_token
 from fedpeft_app.data_plan import make_task
+from fedpeft_app.environment import software
 from fedpeft_app.errors import BackboneError, DataError
 from fedpeft_app.methods.adapted import AdaptedModel, adapt
 from fedpeft_app.methods.catalogue import find_method
@@ -54,7 +53,6 @@ from fedpeft_app.wire.record import Order
 _MODELS: dict[tuple[RunConfig, tuple[str, ...]], AdaptedModel] = {}  # the oldest first
 _BYTES_PER_GIB = 2**30
 _LOADING = threading.Lock()
-_AGREEING_PACKAGES = ("torch", "transformers", "peft")  # their versions name and shape tensors
 
 
 def make_method(config: RunConfig) -> Method:
@@ -385,10 +383,8 @@ def agreement(config: RunConfig, adapted: AdaptedModel) -> dict[str, str]:
     Where increments are sent, everyone must also draw the first state alike, to the last bit.
     """
     drawn = "" if is_exact(codecs(config)[1]) else digest_of(adapted.initial)
-    packages = {name: ".".join(version(name).split(".")[:2]) for name in _AGREEING_PACKAGES}
     return {
-        "fedpeft": __version__,
-        **packages,
+        **software(),
         "backbone": adapted.spec.backbone,
         "processor": processor_digest(adapted.backbone.located),
         "adapter": adapted.spec.fingerprint,

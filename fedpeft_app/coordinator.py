@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -13,14 +12,13 @@ from fedpeft_app.assembly import codecs, fit_settings
 from fedpeft_app.config import RunConfig, flatten
 from fedpeft_app.errors import BudgetSpentError, FedPeftError, RunFolderError
 from fedpeft_app.facts import run_facts
-from fedpeft_app.forecast import asked
 from fedpeft_app.node.memory import forget
 from fedpeft_app.observe.journal import Journal
 from fedpeft_app.observe.lines import describe
 from fedpeft_app.opening import open_door, open_session
-from fedpeft_app.privacy_report import NUMBERS
 from fedpeft_app.recorder import Recorder, Secrecy, secrecy
 from fedpeft_app.resume import made, reopen, require_made, take_up
+from fedpeft_app.round_plan import asked, round_plan
 from fedpeft_app.run_data import processor
 from fedpeft_app.runs.checkpoint import Checkpoint
 from fedpeft_app.runs.directory import RunFolder, create_run, runs_parent
@@ -28,16 +26,12 @@ from fedpeft_app.runs.export import export
 from fedpeft_app.runs.lock import writing
 from fedpeft_app.runs.retention import retention
 from fedpeft_app.session import Session, run_alone
-from fedpeft_app.strategies.broadcast import is_exact
 from fedpeft_app.strategies.composition import Composition
 from fedpeft_app.strategies.loop import nobody_new
-from fedpeft_app.strategies.plan import RoundPlan
 from fedpeft_app.strategies.rounds import Since, run_rounds
 from fedpeft_app.traffic import Expected, expected_traffic, summary
 
 _flower_log = logging.getLogger("flwr").getChild("fedpeft")  # has Flower's handlers
-
-_BYTES_PER_MIB = 2**20
 
 
 def coordinate(grid: Grid, config: RunConfig, run_id: int) -> RunFolder:
@@ -113,7 +107,11 @@ def _run_together(grid: Grid, session: Session) -> None:
                     session.strategy if config.mode == "federated" else Composition(),
                     session.roster.members,
                     session.initial,
-                    _plan(session),
+                    round_plan(
+                        config,
+                        experiment=session.folder.path.name,
+                        personal=bool(session.adapted.personal.parameters),
+                    ),
                     ledger=session.ledger,
                     watcher=recorder,
                     since=_since(session),
@@ -174,43 +172,6 @@ def _expected(session: Session) -> Expected | None:
     uplink, downlink = codecs(config)
     clients = asked(config, len(session.roster.members))
     return expected_traffic(session.adapted.spec, uplink=uplink, downlink=downlink, clients=clients)
-
-
-def _plan(session: Session) -> RoundPlan:
-    """Collect how rounds go."""
-    config = session.config
-    together = config.mode == "federated"
-    users = config.privacy.mode == "user"  # the strategy draws the cohort, in secret
-    told = together and not users
-    personal = bool(session.adapted.personal.parameters)
-    uplink, downlink = codecs(config)
-    return RoundPlan(
-        rounds=config.rounds,
-        seed=config.seed,
-        fraction_train=config.strategy.fraction_train if told else 1.0,
-        fraction_evaluate=config.strategy.fraction_evaluate,
-        min_replies=config.strategy.min_replies if told else 1,
-        min_nodes=config.strategy.min_nodes if users else 0,
-        timeout_s=config.strategy.round_timeout,
-        experiment=session.folder.path.name,
-        keeps=personal
-        or config.privacy.mode == "sample"
-        or not (is_exact(uplink) and is_exact(downlink)),
-        personal=personal,
-        cohort=config.strategy.cohort if together else "uniform",
-        dropout=config.strategy.dropout if together else 0.0,
-        over_selection=config.strategy.over_selection if together else 1.0,
-        downlink=downlink,
-        feedback=config.wire.feedback,
-        drawn=not config.method.init_from,
-        uplink_budget=math.ceil(config.budget.uplink_mib * _BYTES_PER_MIB) if together else 0,
-        budget_s=60.0 * config.budget.minutes,
-        retries=config.strategy.retries if told else 0,
-        tolerance=config.strategy.quarantine_after if told else 0,
-        norm_bound=config.strategy.norm_bound if told else 0.0,
-        numbers=NUMBERS[config.privacy.mode],
-        chance=users,
-    )
 
 
 def _finish(

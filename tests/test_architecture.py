@@ -34,6 +34,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
         "answers",
         "warm",
         "privacy_report",
+        "round_plan",  # of a run, and of its forecast
         "forecast",
         "examiner",
         "recorder",
@@ -67,6 +68,8 @@ LIBRARIES: dict[str, tuple[str, ...]] = {  # third-party library → rooms and m
         "actors",
         "mailboxes",
         "answers",
+        "forecast.rehearsal",  # messages that are weighed, and not sent
+        "forecast.probe",  # has in memory what a simulation's processes have
     ),
     "peft": ("methods", "runs"),
     "transformers": ("backbone", "data.tasks", "portable"),
@@ -79,6 +82,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {  # third-party library → rooms and m
         "privacy.soundness",
         "privacy.dp_sgd",
         "training",
+        "forecast.probe",  # its threads, and what it had of a GPU
         "cli.doctor",
         "cli.shares",  # counts GPUs where /proc does not list them
     ),
@@ -91,6 +95,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {  # third-party library → rooms and m
         "cli.cluster_probe",  # in a process of its own, before a simulation joins a cluster
         "warm.trainers",
         "warm.keeper",
+        "forecast.probe",  # never started: only to weigh what an actor weighs
     ),
     "datasets": ("data",),
     "flwr_datasets": ("data",),
@@ -140,6 +145,8 @@ LIBRARIES: dict[str, tuple[str, ...]] = {  # third-party library → rooms and m
         "participation",
         "recorder",
         "costs",
+        "forecast.rehearsal",
+        "forecast.probe",
     ),
 }
 KNOWS_THE_CONFIG = {  # every other component takes ordinary arguments
@@ -152,6 +159,7 @@ KNOWS_THE_CONFIG = {  # every other component takes ordinary arguments
     "answers",
     "warm",  # a trainer parses what a message's run has
     "privacy_report",
+    "round_plan",
     "forecast",
     "cli",
     "opening",

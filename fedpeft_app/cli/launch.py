@@ -18,7 +18,7 @@ from rich.console import Console
 
 from fedpeft_app.cli.app_folder import app_folder
 from fedpeft_app.cli.cluster import find_cluster, require_usable
-from fedpeft_app.cli.plan import cautions
+from fedpeft_app.cli.plan.privacy import cautions
 from fedpeft_app.cli.preflight import preflight, require_writable
 from fedpeft_app.cli.settings import to_toml
 from fedpeft_app.cli.shares import gpus_here, require_share, share_caution

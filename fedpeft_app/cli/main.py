@@ -37,6 +37,14 @@ Node = Annotated[
     int | None,
     typer.Option(min=0, help="with this node's own parameters, where nodes of the run keep any"),
 ]
+ClientCpus = Annotated[
+    int,
+    typer.Option(min=0, help="CPU cores of a simulated client; 0 = 1, or all in mode=central"),
+]
+ClientGpus = Annotated[float, typer.Option(min=0, help="GPUs of a simulated client")]
+Actors = Annotated[
+    int, typer.Option(min=0, help="clients trained at the same time; 0 = as many as fit")
+]
 
 
 def main() -> None:
@@ -72,14 +80,9 @@ def run(
     connection: Annotated[
         str, typer.Option(help="a SuperLink connection of Flower's config instead of simulation")
     ] = "",
-    client_cpus: Annotated[
-        int,
-        typer.Option(min=0, help="CPU cores of a simulated client; 0 = 1, or all in mode=central"),
-    ] = 0,
-    client_gpus: Annotated[float, typer.Option(min=0, help="GPUs of a simulated client")] = 0.0,
-    actors: Annotated[
-        int, typer.Option(min=0, help="clients trained at the same time; 0 = as many as fit")
-    ] = 0,
+    client_cpus: ClientCpus = 0,
+    client_gpus: ClientGpus = 0.0,
+    actors: Actors = 0,
     ray_address: Annotated[
         str, typer.Option(help="Ray cluster to simulate on: HOST:PORT, or auto for this machine's")
     ] = "",
@@ -131,13 +134,27 @@ def _began(resume: str, connection: str, runs: str = "") -> tuple[dict[str, Any]
 def plan(
     settings: Settings = None,
     recipe: Recipe = None,
-    nodes: Annotated[int, typer.Option(min=1, help="simulated nodes")] = 10,
+    nodes: Annotated[int, typer.Option(min=1, help="simulated nodes")] = _NODES,
+    calibrate: Annotated[
+        bool, typer.Option(help="measure memory and time for some 20 seconds, too")
+    ] = True,
+    client_cpus: ClientCpus = 0,
+    client_gpus: ClientGpus = 0.0,
+    actors: Actors = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
-    """Say what a run would send, and what privacy it would guarantee, without running it."""
-    from fedpeft_app.cli.plan import print_plan
+    """Say what a run would send, take and guarantee, without running it."""
+    from fedpeft_app.cli.plan.outlook import resources_here
+    from fedpeft_app.cli.plan.printed import print_plan
     from fedpeft_app.cli.settings import read_settings
 
-    print_plan(read_settings(recipe, settings or []), nodes, Console())
+    config = read_settings(recipe, settings or [])
+    resources = None
+    if calibrate:
+        resources = resources_here(
+            config, nodes, client_cpus=client_cpus, client_gpus=client_gpus, actors=actors
+        )
+    print_plan(config, nodes, Console(), resources=resources, as_json=as_json)
 
 
 @app.command()
@@ -145,7 +162,12 @@ def study(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="study file, or the name of a shipped one")
     ],
-    dry_run: Annotated[bool, typer.Option(help="check it, say what is left, run nothing")] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="check it, say what is left and what it costs, run nothing")
+    ] = False,
+    calibrate: Annotated[
+        bool, typer.Option(help="with --dry-run, measure how long it takes, too")
+    ] = False,
     only: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="run only cells with this setting")
     ] = None,
@@ -168,6 +190,7 @@ def study(
         seeds=seeds,
         dry_run=dry_run,
         retry_failed=retry_failed,
+        calibrate=calibrate,
     )
 
 

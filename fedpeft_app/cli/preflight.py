@@ -346,7 +346,7 @@ def _try_privacy(config: RunConfig, nodes: int, *, sound: bool) -> None:
     """
     if config.privacy.mode == "none" or not sound:
         return
-    from fedpeft_app.forecast import forecast
+    from fedpeft_app.forecast.privacy import forecast
 
     forecast(config, 1, node_sizes(config, nodes))
     if config.privacy.mode == "sample":

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fedpeft_app.atomic import write_bytes, write_json
+from fedpeft_app.cli.ahead import forecast_cells, forecast_lines
 from fedpeft_app.cli.launch import interruptible
 from fedpeft_app.cli.rehearsal import require_startable
 from fedpeft_app.cli.report import study_report
@@ -49,6 +50,7 @@ def run_study(
     seeds: str,
     dry_run: bool,
     retry_failed: bool,
+    calibrate: bool = False,
 ) -> None:
     """Run what is left of a study, then write and print its table.
 
@@ -60,6 +62,7 @@ def run_study(
         seeds: Run only these seeds, separated by commas; empty = all.
         dry_run: Whether to say what would be run, and stop.
         retry_failed: Whether to run cells again that failed.
+        calibrate: Whether a dry run measures how long runs take, too.
 
     Raises:
         ConfigError: If the study is not sound, one of its runs could not start, or a filter
@@ -78,9 +81,7 @@ def run_study(
 
     if dry_run:
         now = standing(plan, archive)
-        require_unchanged(now)
-        require_startable(ahead(plan, now, wanted, retry_failed=retry_failed), tell)
-        _announce(plan, now, wanted, retry_failed=retry_failed, tell=tell)
+        _announce(plan, now, wanted, retry_failed=retry_failed, calibrate=calibrate, tell=tell)
         return
     with archive.held(), interruptible():
         now = standing(plan, archive)
@@ -194,9 +195,29 @@ def _announce(
     wanted: Callable[[Entry, int], bool],
     *,
     retry_failed: bool,
+    calibrate: bool,
     tell: Callable[[str], None],
 ) -> None:
-    """Say what would be run."""
+    """Say what would be run, and what it would cost; refuse what a study itself would."""
+    require_unchanged(now)
+    cells = ahead(plan, now, wanted, retry_failed=retry_failed)
+    require_startable(cells, tell)
+    _list(plan, now, wanted, retry_failed=retry_failed, tell=tell)
+    once = list({cell.name: cell for cell in reversed(cells)}.values())[::-1]  # not each candidate
+    if once:
+        for line in forecast_lines(forecast_cells(once, calibrated=calibrate, tell=tell)):
+            tell(line)
+
+
+def _list(
+    plan: Plan,
+    now: Standing,
+    wanted: Callable[[Entry, int], bool],
+    *,
+    retry_failed: bool,
+    tell: Callable[[str], None],
+) -> None:
+    """List the runs that are asked for, and which of them are left."""
     tuning = {cell.id for cell in plan.tuning_cells(asked_for(plan, wanted))}
     runs = [(cell.id, cell.name, record) for cell, record in now.trials if cell.id in tuning]
     for slot in now.slots:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,21 @@ from fedpeft_app.runs.initial import adapter_file, peft_key, require_fitting
 
 if TYPE_CHECKING:
     from fedpeft_app.methods.method import Adaptation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """What was found out on a model without weights.
+
+    Attributes:
+        spec: What travels; its backbone is not known yet.
+        parameters: Of the whole model, head included, without what the method adds.
+        personal: Whether nodes keep parameters of their own.
+    """
+
+    spec: AdapterSpec
+    parameters: int
+    personal: bool
 
 
 @contextlib.contextmanager
@@ -58,7 +74,7 @@ def try_method(config: RunConfig, located: LocatedModel | None) -> None:
 
     with contextlib.suppress(UnknownNameError):  # preflight says so already
         kind = make_task(config).model_kind
-        made = _adapted_empty(config, located, labels=2)[0].model
+        made = _adapted_empty(config, located, labels=2).adaptation.model
         if kind == "image-classification":
             require_whole_patches(config_of(located).to_dict(), config.data.image_size)
         else:
@@ -66,10 +82,23 @@ def try_method(config: RunConfig, located: LocatedModel | None) -> None:
             require_positions(settings, config.data.max_length, prompt_tokens(made))
 
 
-def _adapted_empty(
-    config: RunConfig, located: LocatedModel, labels: int
-) -> tuple["Adaptation", frozenset[str]]:
-    """Put the method on a model without weights; give the names of the head's parameters too."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Empty:
+    """A model without weights that has been adapted.
+
+    Attributes:
+        adaptation: What the method made of it.
+        head: Names of its head's parameters.
+        parameters: How many it had before.
+    """
+
+    adaptation: "Adaptation"
+    head: frozenset[str]
+    parameters: int
+
+
+def _adapted_empty(config: RunConfig, located: LocatedModel, labels: int) -> _Empty:
+    """Put the method on a model without weights."""
     from fedpeft_app.assembly import make_method, method_settings
     from fedpeft_app.backbone.empty import config_of, empty_model
     from fedpeft_app.methods.adapted import require_head
@@ -83,7 +112,9 @@ def _adapted_empty(
         gradient_checkpointing=config.train.gradient_checkpointing,
     )
     require_head(model, head, config.method.head)
-    return make_method(config).adapt(model, head, method_settings(config)), head
+    parameters = sum(value.numel() for value in model.parameters())
+    adaptation = make_method(config).adapt(model, head, method_settings(config))
+    return _Empty(adaptation=adaptation, head=head, parameters=parameters)
 
 
 def is_known_to_fit(config: RunConfig, settings: Mapping[str, Any]) -> bool:
@@ -131,14 +162,18 @@ def try_initial(config: RunConfig, located: LocatedModel | None) -> None:
 
     with contextlib.suppress(UnknownNameError):  # preflight says so already
         labels = open_data(config, config.data.name).label_names
-        adaptation, head = _adapted_empty(config, located, labels=len(labels))
-        spec = _spec_of(config, adaptation, head)
+        spec = _spec_of(config, _adapted_empty(config, located, labels=len(labels)))
         with blamed("method.init-from", config.method.init_from):
             require_fitting(folder, spec, labels)
 
 
 def tried_spec(config: RunConfig, located: LocatedModel, labels: int = 2) -> AdapterSpec:
-    """Describe what would travel.
+    """Describe what would travel; arguments as for `tried`."""
+    return tried(config, located, labels).spec
+
+
+def tried(config: RunConfig, located: LocatedModel, labels: int) -> Tried:
+    """Put the method on the model without weights, and look.
 
     Args:
         config: A checked configuration.
@@ -148,7 +183,13 @@ def tried_spec(config: RunConfig, located: LocatedModel, labels: int = 2) -> Ada
     Raises:
         FedPeftError: If the method does not fit the model.
     """
-    return _spec_of(config, *_adapted_empty(config, located, labels=labels))
+    empty = _adapted_empty(config, located, labels=labels)
+    own_head = config.method.head == "personal" and bool(empty.head)
+    return Tried(
+        spec=_spec_of(config, empty),
+        parameters=empty.parameters,
+        personal=own_head or bool(empty.adaptation.personal),
+    )
 
 
 def try_examples_apart(config: RunConfig, nodes: int) -> None:
@@ -170,9 +211,10 @@ def try_examples_apart(config: RunConfig, nodes: int) -> None:
         forget_models()  # Ray's actors are about to load models of their own
 
 
-def _spec_of(config: RunConfig, adaptation: "Adaptation", head: frozenset[str]) -> AdapterSpec:
+def _spec_of(config: RunConfig, empty: _Empty) -> AdapterSpec:
     """Describe what would travel of an adapted model without weights."""
-    stays = tuple(head) if config.method.head != "train" else ()
+    adaptation = empty.adaptation
+    stays = tuple(empty.head) if config.method.head != "train" else ()
     tensors = [
         TensorSpec(name=name, shape=tuple(value.shape), frozen=name in adaptation.carried)
         for name, value in adaptation.model.named_parameters()

@@ -42,22 +42,39 @@ class Courier:
         Raises:
             ValueError: If a strategy uses the name of an option that orders carry themselves.
         """
+        return {
+            member: Message(
+                content=content,
+                dst_node_id=member.node_id,
+                message_type=kind,
+                group_id=str(round_number),
+            )
+            for member, content in self.contents(round_number, assignments).items()
+        }
+
+    def contents(
+        self, round_number: int, assignments: Mapping[Member, Assignment]
+    ) -> dict[Member, RecordDict]:
+        """Write what the messages of a round carry; those that carry the same share it.
+
+        Args:
+            round_number: Round, from 1.
+            assignments: Who is to do what.
+
+        Raises:
+            ValueError: As `messages`.
+        """
         contents: dict[tuple[object, ...], RecordDict] = {}
         encoded: dict[tuple[str, int], Section] = {}
-        messages = {}
+        found = {}
         for member, assignment in assignments.items():
             order = self._order(member, assignment, round_number, encoded)
             same = tuple(id(section) for section in order.sections)
             key = (order.spec.fingerprint, same, tuple(sorted(order.options.items())))
             if key not in contents:
                 contents[key] = write_order(order)
-            messages[member] = Message(
-                content=contents[key],
-                dst_node_id=member.node_id,
-                message_type=kind,
-                group_id=str(round_number),
-            )
-        return messages
+            found[member] = contents[key]
+        return found
 
     def note_arrivals(self, answered: Mapping[Member, bool]) -> None:
         """Note what nodes hold now, as far as their answers tell.

@@ -111,7 +111,7 @@ def fit(
         What was done.
     """
     started = time.perf_counter()
-    groups = _step_groups(examples, settings, round_number, partition)
+    groups = step_groups(examples.lengths, settings, round_number, partition)
     optimizer = fresh_optimizer(adapted, settings)
     where = adapted.trainable[0].device
     precision = arithmetic(adapted.model, settings.precision)
@@ -184,20 +184,26 @@ def _mean_loss(losses: list[torch.Tensor], weights: list[float]) -> float:
     return float(torch.stack(losses).cpu().double() @ shares)
 
 
-def _step_groups(
-    examples: ExampleSet, settings: FitSettings, round_number: int, partition: int
+def step_groups(
+    lengths: Positions, settings: FitSettings, round_number: int, partition: int
 ) -> list[list[Positions]]:
-    """List the batches of the round, grouped by optimizer step."""
+    """List the batches of the round, grouped by optimizer step.
+
+    Args:
+        lengths: Tokens of each example of the node, at least one.
+        settings: The run's training settings.
+        round_number: Round, from 1.
+        partition: The node's partition, from 0.
+    """
     generator = numpy_generator(
         settings.seed, "batches", round_number=round_number, partition=partition
     )
-    lengths = examples.lengths
     batches: Iterator[Positions] = (
         batch
         for _ in range(settings.epochs)
         for batch in grouped_batches(lengths, settings.batch_size, generator)
     )
-    per_epoch = math.ceil(len(examples) / settings.batch_size)
+    per_epoch = math.ceil(len(lengths) / settings.batch_size)
     steps = math.ceil(settings.epochs * per_epoch / settings.accumulation)
     if settings.max_steps:
         steps = min(steps, settings.max_steps)

@@ -1,17 +1,23 @@
 """`fedpeft plan`: what it says is what a run does."""
 
 import io
+import json
 import math
+import re
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from fedpeft_app import node_privacy
-from fedpeft_app.cli.plan import cautions, print_plan
+from fedpeft_app.cli.plan.printed import print_plan
+from fedpeft_app.cli.plan.privacy import cautions
 from fedpeft_app.cli.preflight import preflight
 from fedpeft_app.config import parse
 from fedpeft_app.errors import ConfigError, PrivacyError
+from fedpeft_app.forecast import calibration
+from fedpeft_app.forecast.calibration import Calibration, Resources
+from fedpeft_app.forecast.rates import Timed
 from fedpeft_app.privacy.accountant import epsilon
 from fedpeft_app.privacy.budget import least_noise
 from fedpeft_app.privacy.events import Event
@@ -35,10 +41,73 @@ def test_without_privacy_it_says_so(tiny_settings: dict[str, Any]) -> None:
     assert "privacy: none (privacy.mode)" in text
 
 
+def a_message(settings: dict[str, Any]) -> list[int]:
+    """Read the row of a message: bytes up, down, and of full fine-tuning."""
+    lines = planned(settings).splitlines()
+    (row,) = (line.split() for line in lines if line.startswith("  a message"))
+    return [int(cell.replace(",", "")) for cell in row[2:]]
+
+
 def test_codecs_make_the_messages_smaller(tiny_settings: dict[str, Any]) -> None:
-    assert "a message is 3.2 KiB up and 3.2 KiB down" in planned(tiny_settings)
+    up, down, full = a_message(tiny_settings)
     lossy = {**tiny_settings, "wire.uplink": "int4", "wire.downlink": "int8"}
-    assert "3.2 KiB" not in planned(lossy)
+    less_up, less_down, same = a_message(lossy)
+    assert less_up < up
+    assert less_down < down
+    assert same == full == 4 * 21_379  # every parameter in float32
+
+
+def test_bytes_stand_beside_those_of_full_fine_tuning(tiny_settings: dict[str, Any]) -> None:
+    text = planned(tiny_settings)
+    assert "times fewer than full fine-tuning" in text
+    assert "3 bytes more or less" in text
+    assert "sizes depend on what is sent" in planned(
+        {**tiny_settings, "wire.uplink": "topk(0.1)+int8"}
+    )
+
+
+def test_a_plan_is_read_by_machines_too(tiny_settings: dict[str, Any]) -> None:
+    console = Console(file=io.StringIO(), width=80)
+    print_plan(parse({**tiny_settings, **SAMPLE}), 4, console, as_json=True)
+    found = json.loads(console.file.getvalue())  # type: ignore[attr-defined]
+    assert found["trainable"] == 611
+    assert found["examples"] == [27, 27, 27, 27]
+    assert [len(one["cohort"]) for one in found["bytes"]["rounds"]] == [2, 2]
+    rounds = sum(one["up"] for one in found["bytes"]["rounds"])
+    assert 0 < rounds < found["bytes"]["run"]["up"]  # which has the roll call, too
+    assert found["privacy"]["epsilon"] == pytest.approx(4.0, rel=0.01)
+    assert "time" not in found  # nothing was measured
+
+
+def test_what_was_measured_is_told(
+    tiny_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piece = Timed(batches=1, tokens=16, wall_s=30.0, cpu_s=30.0)
+    found = Calibration(
+        load_s=3.0,
+        training=[piece],
+        filling=[],
+        node_judging=[],
+        around_s=0.0,
+        judging_first=[piece],
+        judging=[piece],
+        judging_exactly=[piece],
+        fold_s=0.0,
+        client_grown=[(2, 2**30)],
+        server_bytes=2**50,
+        device_bytes=2**31,
+    )
+    monkeypatch.setattr(calibration, "calibrate", lambda *args, **more: found)
+    console = Console(file=io.StringIO(), width=200)
+    here = Resources(nodes=4, actors=2, threads=1)
+    print_plan(parse(tiny_settings), 4, console, resources=here)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "measuring memory and time" in text
+    assert "memory: 1.1 GiB a client" in text
+    assert "of a GPU 2.0 GiB a client" in text
+    assert "mind: that may not fit" in text
+    assert "2 clients at a time with 1 thread each" in text
+    assert re.search(r"training +\d", text)
 
 
 def test_one_is_not_many(tiny_settings: dict[str, Any]) -> None:

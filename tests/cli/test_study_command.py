@@ -1,8 +1,10 @@
 """`fedpeft study`: what it prints, what it leaves, and how it ends."""
 
 import json
+import math
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from fedpeft_app.cli import rehearsal
 from fedpeft_app.cli import study as command
+from fedpeft_app.cli.ahead import CellAhead
 from fedpeft_app.cli.main import app
 from fedpeft_app.cli.settings import check_settings, read_settings
 from fedpeft_app.config import RunConfig, flatten
@@ -67,6 +70,18 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     return configs
 
 
+@pytest.fixture(autouse=True)
+def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forecast the same of every run, without its model and its data."""
+
+    def pretend(cells: Sequence[Cell], **options: Any) -> list[CellAhead]:
+        return [
+            CellAhead(cell=cell, sent=1024, epsilon=math.inf, seconds=math.nan) for cell in cells
+        ]
+
+    monkeypatch.setattr(command, "forecast_cells", pretend)
+
+
 def fedpeft(*arguments: str) -> Result:
     """Run a command whose errors are looked at as they are."""
     done = CliRunner().invoke(app, ["study", *arguments])
@@ -85,7 +100,16 @@ def test_a_dry_run_lists_what_is_left_and_runs_nothing(small: Path, asked: list[
         "left      head, seed 0",
         "left      head, seed 1",
     ]
-    assert rows[4:] == ["4 runs left in 'small'"]
+    assert rows[4] == "4 runs left in 'small'"
+    assert [row.split("  ")[-1] for row in rows[5:9]] == [
+        "lora, seed 0",
+        "lora, seed 1",
+        "head, seed 0",
+        "head, seed 1",
+    ]
+    assert all(" 1.0 KiB " in row and " no privacy " in row for row in rows[5:9])
+    assert rows[9].startswith("4 runs ahead: ")
+    assert rows[9].endswith("sent in all; --calibrate measures how long they take")
     assert asked == []
     assert not Path("results").exists()
 
@@ -174,7 +198,8 @@ def test_a_dry_run_counts_only_the_tuning_of_what_is_asked_for(tuned: Path) -> N
         "left      head, seed 0, once tuned",
         "left      head, seed 1, once tuned",
     ]
-    assert rows[3:] == ["3 runs left in 'small'"]
+    assert rows[3] == "3 runs left in 'small'"
+    assert rows[-1].startswith("3 runs ahead: 3.0 KiB")  # each candidate costs the same
 
 
 def test_each_configuration_that_is_left_is_looked_at_once(

@@ -18,7 +18,7 @@ from fedpeft_app.privacy.events import Event
 from fedpeft_app.privacy.spent import Spent, spent_by
 from fedpeft_app.privacy.statement import counted
 from fedpeft_app.privacy_report import SampleReport, user_rows
-from fedpeft_app.strategies.sampling import cohort_size
+from fedpeft_app.round_plan import asked
 from fedpeft_app.training.fit import FitSettings
 from fedpeft_app.training.private import schedule
 
@@ -283,19 +283,6 @@ def _require_small(level: SampleLevel, sizes: Sequence[int]) -> None:
 
 
 # ------------------------------------------------------------------ both
-
-
-def asked(config: RunConfig, nodes: int) -> float:
-    """Count the nodes of a round; of a cohort drawn node by node, as many as are expected.
-
-    Args:
-        config: The run's configuration.
-        nodes: How many there are.
-    """
-    chosen = config.strategy
-    if config.privacy.mode == "user":
-        return chosen.fraction_train * nodes
-    return cohort_size(nodes, fraction=chosen.fraction_train, minimum=chosen.min_replies)
 
 
 def _allowed(config: RunConfig, event: Event, rounds: int) -> int:

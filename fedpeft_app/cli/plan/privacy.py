@@ -1,43 +1,22 @@
-"""`fedpeft plan`: what a run would send, and what it would guarantee, before anything runs."""
+"""What a plan says of privacy: the guarantee, its noise, and what would help."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from fedpeft_app.adapters import AdapterSpec
 from fedpeft_app.adapters.parts import trained_spec
 from fedpeft_app.backbone.locate import LocatedModel
-from fedpeft_app.cli.preflight import node_sizes, preflight
+from fedpeft_app.cli.preflight import node_sizes
 from fedpeft_app.cli.trial import tried_spec
 from fedpeft_app.config import RunConfig
-from fedpeft_app.observe.lines import human_bytes
 from fedpeft_app.privacy.statement import counted, shown
 
 if TYPE_CHECKING:
-    from fedpeft_app.forecast import Forecast, Noise
+    from fedpeft_app.forecast.privacy import Forecast, Noise
 
 _WEAK = 10.0  # ε above which guarantees are "weak to none": Ponomareva et al. 2023, section 5.2
 _LOUD = 1.0  # noise to signal from which most of what is sent is noise
 _STATED = ("against", "neighbouring", "also released", "not covered")
-
-
-def print_plan(config: RunConfig, nodes: int, console: Console) -> None:
-    """Check a configuration as a run would, and print what it comes to.
-
-    Args:
-        config: A checked configuration.
-        nodes: Simulated nodes.
-        console: Where to print.
-
-    Raises:
-        FedPeftError: As `preflight`.
-    """
-    located = preflight(config, nodes)
-    sizes = node_sizes(config, nodes)
-    spec = _spec(config, located)
-    for line in (*_training(config, spec, sizes), *_privacy(config, spec, sizes)):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def cautions(config: RunConfig, located: LocatedModel, nodes: int) -> list[str]:
@@ -53,53 +32,27 @@ def cautions(config: RunConfig, located: LocatedModel, nodes: int) -> list[str]:
     """
     if config.privacy.mode == "none":
         return []
-    from fedpeft_app.forecast import forecast
+    from fedpeft_app.forecast.privacy import forecast
+    from fedpeft_app.run_data import open_data
 
-    size = trained_spec(_spec(config, located)).size
+    labels = open_data(config, config.data.name).label_names
+    size = trained_spec(tried_spec(config, located, max(2, len(labels)))).size
     found = list(_against(config, forecast(config, size, node_sizes(config, nodes))))
     return [*found, "`fedpeft plan` with the same settings says more."] if found else []
 
 
-def _spec(config: RunConfig, located: LocatedModel) -> AdapterSpec:
-    """Describe what would travel."""
-    from fedpeft_app.run_data import open_data
+def privacy_lines(config: RunConfig, spec: AdapterSpec, sizes: Sequence[int]) -> Iterator[str]:
+    """Forecast guarantee and noise, and say what would help.
 
-    labels = open_data(config, config.data.name).label_names
-    return tried_spec(config, located, max(2, len(labels)))
-
-
-def _training(config: RunConfig, spec: AdapterSpec, sizes: Sequence[int]) -> Iterator[str]:
-    """Say who trains what, and what that sends."""
-    from fedpeft_app.assembly import codecs
-    from fedpeft_app.forecast import asked
-    from fedpeft_app.traffic import expected_traffic
-
-    whole = trained_spec(spec)
-    nodes, examples = counted(len(sizes), "node"), counted(sum(sizes), "example")
-    yield (
-        f"{config.method.name} on {config.model.name}: {whole.size:,} numbers train; {nodes} "
-        f"hold{'s' * (len(sizes) == 1)} {examples} ({min(sizes):,} to {max(sizes):,})"
-    )
-    if config.mode != "federated":
-        return
-    uplink, downlink = codecs(config)
-    cohort = asked(config, len(sizes))
-    traffic = expected_traffic(spec, uplink=uplink, downlink=downlink, clients=cohort)
-    total = traffic.rounds(config.rounds)
-    expected = "about " * (config.privacy.mode == "user")  # drawn node by node, in secret
-    yield (
-        f"a message is {human_bytes(traffic.up)} up and {human_bytes(traffic.down)} down; "
-        f"{expected}{counted(cohort, 'node')} a round in {counted(config.rounds, 'round')} make "
-        f"about {human_bytes(total['up'] + total['down'])}"
-    )
-
-
-def _privacy(config: RunConfig, spec: AdapterSpec, sizes: Sequence[int]) -> Iterator[str]:
-    """Forecast guarantee and noise, and say what would help."""
+    Args:
+        config: A configuration that passed `preflight`.
+        spec: What travels.
+        sizes: Training examples of each node.
+    """
     if config.privacy.mode == "none":
         yield "privacy: none (privacy.mode)"
         return
-    from fedpeft_app.forecast import forecast
+    from fedpeft_app.forecast.privacy import forecast
 
     found, once = forecast(config, trained_spec(spec).size, sizes), _once(config)
     whom = "node" if once == "round" else "training example"
