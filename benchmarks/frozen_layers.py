@@ -10,6 +10,7 @@ Seconds are CPU seconds of that thread, so that other work on the machine counts
 
 import argparse
 import os
+import shutil
 import statistics
 import tempfile
 import time
@@ -86,13 +87,15 @@ def main() -> None:
     torch.set_num_threads(1)
     rows: dict[str, list[dict[str, float]]] = {case: [] for case in CASES}
     home = cache_dir()
-    for _ in range(asked.repeats):
-        with tempfile.TemporaryDirectory() as scratch:
-            os.environ["FEDPEFT_HOME"] = scratch
-            (Path(scratch) / "cache").mkdir()
-            for known in ("mirrors", "examples"):
-                if (home / known).exists():
-                    (Path(scratch) / "cache" / known).symlink_to(home / known)
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["FEDPEFT_HOME"] = scratch  # nothing is known of frozen layers there
+        cache = Path(scratch) / "cache"
+        cache.mkdir()
+        for known in ("mirrors", "examples"):
+            if (home / known).exists():
+                (cache / known).symlink_to(home / known)
+        for _ in range(asked.repeats):
+            shutil.rmtree(cache / "activations", ignore_errors=True)
             for case in CASES:
                 rows[case].append(measured(case, asked.documents, asked.pooling))
     show(rows)
