@@ -38,8 +38,10 @@ from fedpeft_app.runs.checkpoint import Checkpoint, save_checkpoint
 from fedpeft_app.runs.directory import create_run
 from fedpeft_app.strategies.catalogue import make_strategy
 from fedpeft_app.strategies.strategy import Member, Reply
+from fedpeft_app.training.cut import find_cut
 from fedpeft_app.training.evaluate import evaluate
 from fedpeft_app.training.fit import FitSettings, step_groups
+from fedpeft_app.training.frozen import AT_ONCE
 from fedpeft_app.training.private import schedule
 from fedpeft_app.training.worker import Worker
 from fedpeft_app.wire.content import from_bytes, to_bytes
@@ -236,11 +238,12 @@ def _measured_server(config: RunConfig, request: Request) -> dict[str, Any]:
         test = test if len(test) else server_splits(config).validation
         precision = fit_settings(config).precision
         size = config.evaluate.batch_size
-        warm = _judged(config, adapted, _longest(test, size), "fp32")
+        warm = _judged(config, adapted, _longest(test, size), precision)
         times = max(1, min(_MOST_BATCHES, int(request.budget_s / 6 / max(warm.wall_s, 1e-3))))
-        for one in _pieces(test, size * times):
-            found["exact"].append(asdict(_judged(config, adapted, one, "fp32", cached=False)))
-            found["first"].append(asdict(_judged(config, adapted, one, precision)))
+        once = AT_ONCE if _starts_late(config, adapted, test) else 0  # what lies on the disk is
+        for one in _pieces(test, size * times):  # not used: runs may be the first of their kind
+            found["exact"].append(asdict(_judged(config, adapted, one, "fp32", once)))
+            found["first"].append(asdict(_judged(config, adapted, one, precision, once)))
             found["again"].append(asdict(_judged(config, adapted, one, precision)))
     found["fold_s"] = _folded(config, adapted.initial, request.cohort)
     return {**found, "peak_bytes": peak_bytes(), "device_bytes": _device_peak()}
@@ -283,19 +286,29 @@ def _folded(config: RunConfig, initial: AdapterState, cohort: int) -> float:
 
 
 def _judged(
-    config: RunConfig, adapted: Any, examples: ExampleSet, precision: str, *, cached: bool = True
+    config: RunConfig, adapted: Any, examples: ExampleSet, precision: str, once: int | None = None
 ) -> Timed:
-    """Judge the model on some examples."""
+    """Judge the model on some examples.
+
+    Args:
+        config: The run's configuration.
+        adapted: The model.
+        examples: The examples.
+        precision: The arithmetic.
+        once: None = as in a later round, with what frozen layers gave before; else as in the
+            first, so many examples at a time; 0 = as many as the run says.
+    """
     size = config.evaluate.batch_size
     work = judged(examples, size)
+    task = bound_task(config, open_data(config, config.data.name).label_names)
     began, cpu = time.perf_counter(), time.process_time()
     evaluate(
         adapted,
-        bound_task(config, open_data(config, config.data.name).label_names),
+        task,
         examples,
-        batch_size=size,
+        batch_size=once or size,
         precision=precision,
-        frozen_cache_bytes=fit_settings(config).frozen_cache_bytes if cached else 0,
+        frozen_cache_bytes=fit_settings(config).frozen_cache_bytes if once is None else 0,
     )
     return Timed(
         batches=work.batches,
@@ -303,6 +316,14 @@ def _judged(
         wall_s=time.perf_counter() - began,
         cpu_s=time.process_time() - cpu,
     )
+
+
+def _starts_late(config: RunConfig, adapted: Any, examples: ExampleSet) -> bool:
+    """Say whether frozen layers run once, by themselves."""
+    if not fit_settings(config).frozen_cache_bytes:
+        return False
+    task = bound_task(config, open_data(config, config.data.name).label_names)
+    return not isinstance(find_cut(adapted, task, examples), str)
 
 
 def _count(request: Request, step: Timed) -> int:

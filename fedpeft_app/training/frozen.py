@@ -29,7 +29,7 @@ from fedpeft_app.training.precision import arithmetic, autocast, placed
 
 Positions = npt.NDArray[np.int64]
 
-_AT_ONCE = 16  # examples per forward pass; part of what the last bits depend on, so it is fixed
+AT_ONCE = 16  # examples per forward pass; part of what the last bits depend on, so it is fixed
 _TOLD: set[str] = set()
 _log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def _fill(
     where = adapted.trainable[0].device
     adapted.model.eval()
     with torch.inference_mode(), autocast(precision, where):
-        for positions in sorted_batches(examples.lengths, _AT_ONCE):
+        for positions in sorted_batches(examples.lengths, AT_ONCE):
             batch = placed(task.collate(examples, positions), where)
             rows = cut.compute(adapted.model, task, batch).cpu()
             empty.put(positions, _stored(rows, str(empty.values.dtype)))
