@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from conftest import LocalGrid
 
-from fedpeft_app import assembly
 from fedpeft_app.adapters import AdapterState
 from fedpeft_app.config import RunConfig, defaults, flatten, parse
 from fedpeft_app.config.flat import fields
 from fedpeft_app.coordinator import coordinate
+from fedpeft_app.environment import software
 from fedpeft_app.errors import ConfigError
 from fedpeft_app.resume import (
     FREE,
@@ -139,7 +139,7 @@ def test_a_checkpoint_that_does_not_say_how_it_was_made_is_taken(checkpoint: Che
 
 def test_the_versions_are_those_that_the_roll_call_compares() -> None:
     told = made(parse({})).values["versions"]
-    assert set(told) == {"fedpeft", *assembly._AGREEING_PACKAGES}
+    assert set(told) == set(software())
 
 
 def test_the_server_goes_on_with_what_the_run_began_with(tiny_settings: dict[str, Any]) -> None:

@@ -38,7 +38,7 @@ def choose(
         probes: Batches of at least two examples, of different sizes and with padding. They are
             made up: what is refused must not depend on private examples.
         tolerance: Largest difference from the gradients of single examples, as a share of a
-            tensor's largest gradient; 1e-5 is allowed of all, as far as float32 goes.
+            tensor's largest gradient; an absolute 1e-5 is allowed of all.
 
     Returns:
         Its name.

@@ -15,7 +15,9 @@ from fedpeft_app.privacy.soundness import choose
 from fedpeft_app.training.made_up import probes
 from fedpeft_app.training.precision import arithmetic, autocast
 
-_TOLERANCE = {"fp32": 1e-5, "bf16": 0.05, "fp16": 0.05}  # frozen weights of half precision round
+# Shares of a tensor's largest gradient. By rounding alone float32 gave up to 1.2e-5, as the
+# processor has it; layers and losses that mix examples give 1e-3 at the least.
+_TOLERANCE = {"fp32": 1e-4, "bf16": 0.05, "fp16": 0.05}
 _CHOSEN: WeakKeyDictionary[torch.nn.Module, dict[tuple[object, ...], str]] = WeakKeyDictionary()
 
 
