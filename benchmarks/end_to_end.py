@@ -19,7 +19,6 @@ import argparse
 import csv
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -31,9 +30,10 @@ from pathlib import Path
 from ratios import Ratio, write
 from rich.console import Console
 from rich.table import Table
+from stock_run import run_stock
 
 from fedpeft_app.cli.launch import Simulation
-from fedpeft_app.cli.superlink import executable, own_superlink
+from fedpeft_app.cli.superlink import executable
 from fedpeft_app.config import parse
 from fedpeft_app.data.read import read
 from fedpeft_app.data.sources import find_source
@@ -41,7 +41,6 @@ from fedpeft_app.data_plan import columns, make_task
 from fedpeft_app.mirrors import cache_dir
 from fedpeft_app.run_data import find_model
 
-STOCK = Path(__file__).parent / "stock_app"
 ACTORS, PASSES, LENGTH = 2, 5, 128
 LEAST = {"all": 2.5, "last2": 6.0}  # times the documents per second of the stock app
 LABELS = ",".join(map(str, range(8)))
@@ -86,38 +85,22 @@ def fedpeft(tables: Path, clients: int, layers: str) -> dict[str, float]:
 
 def stock(tables: Path, clients: int, documents: int) -> dict[str, float]:
     """Run the stock app; give the same."""
-    simulation = Simulation(nodes=clients, client_cpus=1, client_gpus=0.0, actors=ACTORS)
-    with tempfile.TemporaryDirectory() as parent:
-        times = Path(parent) / "times.jsonl"
-        said = {
-            "rounds": 2,
-            "train": True,
-            "max-steps": 0,
-            "model": str(find_model(parse({}).model.name, "").path),
-            "data": str(tables),
-            "length": LENGTH,
-            "pad-to-length": True,
-            "times": str(times),
-        }
-        told = " ".join(f"{key}={json.dumps(value)}" for key, value in said.items())
-        began = time.monotonic()
-        with own_superlink(Path(parent), {**os.environ, "RAY_ADDRESS": "local"}) as superlink:
-            superlink.wait_until_up()
-            app = shutil.copytree(STOCK, Path(parent) / "stock")
-            command = [executable("flwr"), "run", str(app), superlink.connection, "-c", told]
-            command += ["--federation-config", simulation.federation_config(), "--stream"]
-            done = subprocess.run(
-                command, env=superlink.environment, capture_output=True, text=True, check=False
-            )
-            seconds = time.monotonic() - began
-        rows = times.read_text(encoding="utf-8").splitlines() if times.exists() else []
-    if len(rows) < 2:
-        sys.exit(f"the stock app failed:\n{done.stdout}{done.stderr}")
-    first, second = (json.loads(row)["seconds"] for row in rows)
+    settings = {
+        "rounds": 2,
+        "train": True,
+        "max-steps": 0,
+        "model": str(find_model(parse({}).model.name, "").path),
+        "data": str(tables),
+        "length": LENGTH,
+        "pad-to-length": True,
+    }
+    nodes = Simulation(nodes=clients, client_cpus=1, client_gpus=0.0, actors=ACTORS)
+    run = run_stock(settings, nodes)
+    first, second = (one["seconds"] for one in run.rounds)
     return {
-        "whole": PASSES * clients * documents / (seconds + (PASSES - 2) * second),
+        "whole": PASSES * clients * documents / (run.seconds + (PASSES - 2) * second),
         "later": clients * documents / second,
-        "start": seconds - first - second,
+        "start": run.seconds - first - second,
     }
 
 

@@ -14,15 +14,11 @@ serialised, sent or kept. It says how far the floor lies below all of them.
 """
 
 import argparse
-import contextlib
 import json
-import os
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,11 +26,13 @@ from typing import Any
 from peers import NVFLARE, PFL, PeerError, run_peer
 from ratios import Ratio, write
 from rich.console import Console
+from stock_run import run_stock
 
-from fedpeft_app.cli import app_folder, launch
 from fedpeft_app.cli.launch import Simulation, run_simulation
 from fedpeft_app.cli.settings import read_settings
-from fedpeft_app.cli.superlink import executable, own_superlink
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from swapped_client import lay_out, runs_of
 
 HERE = Path(__file__).parent
 CLIENTS, ACTORS, VALUES = 10, 2, 76_808  # the demo's adapter: 301 KiB
@@ -51,7 +49,7 @@ Times = Sequence[float]
 
 def fedpeft(rounds: int) -> Times:
     """Run fedpeft, with the demo's model, data and split among nodes."""
-    with tempfile.TemporaryDirectory() as parent, idle():
+    with tempfile.TemporaryDirectory() as parent, runs_of(idle):
         chosen = {**SETTINGS, "rounds": rounds, "output.dir": parent}
         config = read_settings(None, [f"{key}={value}" for key, value in chosen.items()])
         folder = run_simulation(config, SIMULATION, Console(quiet=True))
@@ -59,46 +57,15 @@ def fedpeft(rounds: int) -> Times:
     return [event["clock"] for event in events if event["event"] == "round_started"]
 
 
-@contextlib.contextmanager
-def idle() -> Iterator[None]:
-    """Let runs that are started meanwhile have clients that do not train."""
-    usual = launch.app_folder
-    launch.app_folder = lay_out
-    try:
-        yield
-    finally:
-        launch.app_folder = usual
-
-
-def lay_out(scratch: Path) -> Path:
-    """Lay out the app with `noop_client` in place of the ClientApp."""
-    folder = app_folder.app_folder(scratch)
-    shutil.copyfile(HERE / "noop_client.py", folder / "fedpeft_app" / "noop_client.py")
-    project = folder / "pyproject.toml"
-    text = project.read_text(encoding="utf-8")
-    changed = text.replace('"fedpeft_app.client_app:app"', '"fedpeft_app.noop_client:app"')
-    if changed == text:
-        raise ValueError(f"Expected a ClientApp to replace in {project}.")
-    project.write_text(changed, encoding="utf-8")
-    return folder
+def idle(scratch: Path) -> Path:
+    """Lay out the app with clients that do not train."""
+    return lay_out(scratch, HERE / "noop_client.py")
 
 
 def flower(rounds: int) -> Times:
     """Run bare Flower."""
-    with tempfile.TemporaryDirectory() as parent:
-        times = Path(parent) / "times.jsonl"
-        environment = {**os.environ, "RAY_ADDRESS": "local"}
-        with own_superlink(Path(parent), environment) as superlink:
-            superlink.wait_until_up()
-            app = shutil.copytree(HERE / "stock_app", Path(parent) / "stock")
-            said = f"rounds={rounds} train=false times={json.dumps(str(times))}"
-            command = [executable("flwr"), "run", str(app), superlink.connection, "-c", said]
-            command += ["--federation-config", SIMULATION.federation_config(), "--stream"]
-            subprocess.run(command, env=superlink.environment, capture_output=True, check=False)
-            if not times.exists():
-                raise RuntimeError(superlink.log.read_text(encoding="utf-8"))
-        rows = [json.loads(line) for line in times.read_text(encoding="utf-8").splitlines()]
-    return [row["began"] for row in rows]
+    run = run_stock({"rounds": rounds, "train": False}, SIMULATION)
+    return [one["began"] for one in run.rounds]
 
 
 def nvflare(rounds: int) -> Times:

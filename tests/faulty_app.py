@@ -1,14 +1,13 @@
 """An app bundle with nodes that misbehave, and runs of it through Flower and Ray."""
 
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from fedpeft_app.cli import app_folder, launch
+import swapped_client
 
-_HERE = Path(__file__).parent
+_CLIENT = Path(__file__).with_name("faulty_client.py")
 
 
 def lay_out(scratch: Path, plan: Mapping[str, Any]) -> Path:
@@ -18,25 +17,12 @@ def lay_out(scratch: Path, plan: Mapping[str, Any]) -> Path:
         scratch: Where to.
         plan: What goes wrong; see `faulty_client`.
     """
-    folder = app_folder.app_folder(scratch)
-    package = folder / "fedpeft_app"
-    shutil.copyfile(_HERE / "faulty_client.py", package / "faulty_client.py")
-    (package / "fault_plan.py").write_text(f"PLAN = {dict(plan)!r}\n", encoding="utf-8")
-    project = folder / "pyproject.toml"
-    text = project.read_text(encoding="utf-8")
-    faulty = text.replace('"fedpeft_app.client_app:app"', '"fedpeft_app.faulty_client:app"')
-    if faulty == text:
-        raise ValueError(f"Expected a ClientApp to replace in {project}.")
-    project.write_text(faulty, encoding="utf-8")
+    folder = swapped_client.lay_out(scratch, _CLIENT)
+    plans = folder / "fedpeft_app" / "fault_plan.py"
+    plans.write_text(f"PLAN = {dict(plan)!r}\n", encoding="utf-8")
     return folder
 
 
-@contextmanager
-def misbehaving(plan: Mapping[str, Any]) -> Iterator[None]:
+def misbehaving(plan: Mapping[str, Any]) -> AbstractContextManager[None]:
     """Let runs that are started meanwhile have such nodes."""
-    usual = launch.app_folder
-    launch.app_folder = lambda scratch: lay_out(scratch, plan)
-    try:
-        yield
-    finally:
-        launch.app_folder = usual
+    return swapped_client.runs_of(lambda scratch: lay_out(scratch, plan))

@@ -30,7 +30,7 @@ from fedpeft_app.data.encoded import ExampleSet
 from fedpeft_app.forecast.calibration import SIGN
 from fedpeft_app.forecast.memory import peak_bytes
 from fedpeft_app.forecast.rates import Timed
-from fedpeft_app.forecast.work import Work, judged
+from fedpeft_app.forecast.work import judged, trained
 from fedpeft_app.privacy.events import Event
 from fedpeft_app.privacy.mechanism import Mechanism
 from fedpeft_app.run_data import bound_task, open_data, server_splits
@@ -40,7 +40,7 @@ from fedpeft_app.strategies.catalogue import make_strategy
 from fedpeft_app.strategies.strategy import Member, Reply
 from fedpeft_app.training.cut import find_cut
 from fedpeft_app.training.evaluate import evaluate
-from fedpeft_app.training.fit import FitSettings, step_groups
+from fedpeft_app.training.fit import FitSettings, examples_come_again
 from fedpeft_app.training.frozen import AT_ONCE
 from fedpeft_app.training.private import schedule
 from fedpeft_app.training.worker import Worker
@@ -108,11 +108,10 @@ def _client(config: RunConfig, request: Request) -> Callable[[], dict[str, Any]]
     """Load what a client needs."""
     count = 1 if config.mode == "central" else request.nodes
     worker = make_worker(config, {"partition-id": request.node, "num-partitions": count})
-    again = worker.settings.epochs * worker.settings.rounds > 1 and not worker.settings.max_steps
-    cached = worker.settings.frozen_cache_bytes if again else 0
-    worker = replace(
-        worker, settings=replace(worker.settings, max_steps=0, frozen_cache_bytes=cached)
-    )
+    settings = worker.settings
+    cached = settings.frozen_cache_bytes if examples_come_again(settings) else 0
+    settings = replace(settings, max_steps=0, frozen_cache_bytes=cached)
+    worker = replace(worker, settings=settings)
     return lambda: _measured_client(config, request, worker)
 
 
@@ -186,24 +185,11 @@ def _trained(config: RunConfig, worker: Worker, examples: ExampleSet) -> _Piece:
     answer = Update(spec=spec, sections=[section], round_number=1, metrics={"num-examples": 1.0})
     to_bytes(write_update(answer))
     whole = time.perf_counter() - began
-    work = _work(examples, settings, private=config.privacy.mode == "sample")
+    private = config.privacy.mode == "sample"
+    work = trained(examples.lengths, settings, round_number=1, partition=0, private=private)
     seconds = fitted.report.seconds
     timed = Timed(batches=work.batches, tokens=work.tokens, wall_s=seconds, cpu_s=cpu)
     return _Piece(timed=timed, around_s=whole - seconds, skipped=fitted.report.layers_skipped)
-
-
-def _work(examples: ExampleSet, settings: FitSettings, *, private: bool) -> Work:
-    """Count batches and tokens of a pass over examples."""
-    lengths = examples.lengths
-    if private:  # draws about as many; each length is a batch of its own
-        sampling, steps = schedule(len(lengths), settings)
-        drawn = sampling * len(lengths) * steps
-        batches = max(1, round(drawn / settings.batch_size))
-        return Work(batches=batches, tokens=round(drawn * lengths.mean()), examples=round(drawn))
-    groups = step_groups(lengths, settings, 1, 0)
-    cut = [batch for group in groups for batch in group]
-    tokens = sum(len(batch) * int(lengths[batch].max()) for batch in cut)
-    return Work(batches=len(cut), tokens=tokens, examples=sum(map(len, cut)), steps=len(groups))
 
 
 def _mechanism(config: RunConfig, examples: int, settings: FitSettings) -> Mechanism | None:

@@ -11,7 +11,7 @@ from fedpeft_app.config.readings import planned_ranks
 from fedpeft_app.data.encoded import ExampleSet
 from fedpeft_app.run_data import NodeData, node_data
 from fedpeft_app.strategies.strategy import Member
-from fedpeft_app.training.fit import FitSettings, step_groups
+from fedpeft_app.training.fit import FitSettings, Positions, step_groups
 from fedpeft_app.training.private import schedule
 
 
@@ -95,33 +95,48 @@ class Crew:
         settings = replace(self.settings, epochs=epochs) if epochs else self.settings
         key = (node, settings.epochs, round_number if settings.max_steps else 0)
         if key not in self._trained:
-            self._trained[key] = self._work(node, round_number, settings)
+            self._trained[key] = trained(
+                self.data[node].train.lengths,
+                settings,
+                round_number=round_number,
+                partition=node,
+                private=self.config.privacy.mode == "sample",
+            )
         return self._trained[key]
 
-    def _work(self, node: int, round_number: int, settings: FitSettings) -> Work:
-        """Cut a node's examples into the batches of a round, as training does."""
-        train = self.data[node].train
-        lengths = train.lengths
-        groups = step_groups(lengths, settings, round_number, node)
-        batches = [batch for group in groups for batch in group]
-        examples = sum(len(batch) for batch in batches)
-        if self.config.privacy.mode == "sample":  # draws each example by itself instead
-            sampling, steps = schedule(len(lengths), settings)
-            drawn = sampling * len(lengths)
-            return Work(
-                batches=steps * math.ceil(drawn / settings.batch_size),
-                tokens=round(steps * drawn * lengths.mean()),
-                examples=round(steps * drawn),
-                steps=steps,
-                passes=settings.epochs,
-            )
+
+def trained(
+    lengths: Positions, settings: FitSettings, *, round_number: int, partition: int, private: bool
+) -> Work:
+    """Say what it takes to train on examples, as training cuts them into batches.
+
+    Args:
+        lengths: Tokens of each example, at least one.
+        settings: How they are trained on.
+        round_number: Round, from 1.
+        partition: The node's partition.
+        private: Whether each example is drawn by itself; then the work is the expected one.
+    """
+    if private:
+        sampling, steps = schedule(len(lengths), settings)
+        drawn = sampling * len(lengths)
         return Work(
-            batches=len(batches),
-            tokens=sum(len(batch) * int(lengths[batch].max()) for batch in batches),
-            examples=examples,
-            steps=len(groups),
-            passes=examples / len(lengths),
+            batches=steps * math.ceil(drawn / settings.batch_size),
+            tokens=round(steps * drawn * lengths.mean()),
+            examples=round(steps * drawn),
+            steps=steps,
+            passes=settings.epochs,
         )
+    groups = step_groups(lengths, settings, round_number, partition)
+    batches = [batch for group in groups for batch in group]
+    examples = sum(len(batch) for batch in batches)
+    return Work(
+        batches=len(batches),
+        tokens=sum(len(batch) * int(lengths[batch].max()) for batch in batches),
+        examples=examples,
+        steps=len(groups),
+        passes=examples / len(lengths),
+    )
 
 
 def judged(examples: ExampleSet, batch_size: int) -> Work:

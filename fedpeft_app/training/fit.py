@@ -148,16 +148,24 @@ def fit(
 def _frozen_skipped(
     adapted: AdaptedModel, task: Task, examples: ExampleSet, settings: FitSettings, precision: str
 ) -> AbstractContextManager[Start]:
-    """Start behind frozen layers, where all examples come more than once in a run."""
-    again = settings.epochs * settings.rounds > 1 and not settings.max_steps
+    """Start behind frozen layers, where it pays to keep what they give."""
     return frozen_skipped(
         adapted,
         task,
         examples,
         precision=precision,
-        limit_bytes=settings.frozen_cache_bytes if again else 0,
+        limit_bytes=settings.frozen_cache_bytes if examples_come_again(settings) else 0,
         augmented=True,
     )
+
+
+def examples_come_again(settings: FitSettings) -> bool:
+    """Say whether all of a node's examples come more than once in a run, if it always takes part.
+
+    Args:
+        settings: The run's training settings.
+    """
+    return settings.epochs * settings.rounds > 1 and not settings.max_steps
 
 
 def rate_factor(settings: FitSettings, round_number: int, step: int, steps: int) -> float:

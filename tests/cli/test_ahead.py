@@ -4,13 +4,13 @@ import math
 from typing import Any
 
 import pytest
+from calibrations import calibrated
 
 from fedpeft_app.cli import ahead
 from fedpeft_app.cli.ahead import CellAhead, forecast_cells, forecast_lines
 from fedpeft_app.cli.plan.outlook import Outlook, look_ahead
 from fedpeft_app.config import flatten, parse
 from fedpeft_app.forecast.calibration import Calibration
-from fedpeft_app.forecast.rates import Timed
 from fedpeft_app.studies.plan import Cell
 
 
@@ -40,25 +40,11 @@ def test_a_run_of_a_study_is_forecast_as_by_its_plan(tiny_settings: dict[str, An
 def test_runs_that_are_alike_share_a_calibration(
     tiny_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    piece = Timed(batches=1, tokens=16, wall_s=1.0, cpu_s=1.0)
     measured = []
 
     def pretend(outlook: Outlook, resources: Any) -> Calibration:
         measured.append(outlook.config.method.name)
-        return Calibration(
-            load_s=0.0,
-            training=[piece],
-            filling=[],
-            node_judging=[],
-            around_s=0.0,
-            judging_first=[piece],
-            judging=[piece],
-            judging_exactly=[piece],
-            fold_s=0.0,
-            client_grown=[(1, 1)],
-            server_bytes=1,
-            device_bytes=0,
-        )
+        return calibrated(1.0)
 
     monkeypatch.setattr(ahead.Outlook, "calibrate", pretend)
     cells = [

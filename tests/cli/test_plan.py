@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import pytest
+from calibrations import calibrated
 from rich.console import Console
 
 from fedpeft_app import node_privacy
@@ -16,8 +17,7 @@ from fedpeft_app.cli.preflight import preflight
 from fedpeft_app.config import parse
 from fedpeft_app.errors import ConfigError, PrivacyError
 from fedpeft_app.forecast import calibration
-from fedpeft_app.forecast.calibration import Calibration, Resources
-from fedpeft_app.forecast.rates import Timed
+from fedpeft_app.forecast.calibration import Resources
 from fedpeft_app.privacy.accountant import epsilon
 from fedpeft_app.privacy.budget import least_noise
 from fedpeft_app.privacy.events import Event
@@ -82,17 +82,9 @@ def test_a_plan_is_read_by_machines_too(tiny_settings: dict[str, Any]) -> None:
 def test_what_was_measured_is_told(
     tiny_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    piece = Timed(batches=1, tokens=16, wall_s=30.0, cpu_s=30.0)
-    found = Calibration(
+    found = calibrated(
+        30.0,
         load_s=3.0,
-        training=[piece],
-        filling=[],
-        node_judging=[],
-        around_s=0.0,
-        judging_first=[piece],
-        judging=[piece],
-        judging_exactly=[piece],
-        fold_s=0.0,
         client_grown=[(2, 2**30)],
         server_bytes=2**50,
         device_bytes=2**31,
