@@ -21,7 +21,8 @@ from fedpeft_app.runs.directory import RunFolder, list_runs, runs_parent
 NODES = 3
 _BACK = 0.7  # probability that a node comes back
 _MOST_AWAY_S = 30.0  # for so long at most, then
-_STARTING_S = 30.0  # a SuperNode that was started so long ago takes part again
+_LAPSE_S = 60.0  # so long the SuperLink holds a silent node to be online, and refuses it again
+_STARTING_S = 30.0  # a SuperNode that is let in takes part again after so long at most
 _SETTINGS = {
     "strategy.fraction-train": 1.0,
     "strategy.min-nodes": NODES,
@@ -32,7 +33,8 @@ _SETTINGS = {
 class Deployments:
     """Runs on one federation with TLS and known nodes, of which one process is killed each.
 
-    All nodes share a home, and so one warm worker.
+    All nodes share a home, and so one warm worker. A SuperNode that ends by itself is started
+    again, as systemd does it: one that comes back too soon is refused.
 
     Args:
         scratch: For all folders.
@@ -93,11 +95,15 @@ class Deployments:
         node, away_s = draw.randrange(NODES), draw.uniform(0.0, _MOST_AWAY_S)
         returns = draw.random() < _BACK
         self._federation.kill(_name(node), alone=True)
+        killed = time.monotonic()
         if returns:
             time.sleep(away_s)
             self._start_node(node)
-        back_at = time.monotonic() if returns else None
-        status = process.wait()
+        back_at = max(time.monotonic(), killed + _LAPSE_S)
+        while process.poll() is None:
+            self._restart_nodes(spared=None if returns else node)
+            time.sleep(2)
+        status = process.returncode
         if not returns:
             self._start_node(node)
         missed = lost(folder)
@@ -105,7 +111,7 @@ class Deployments:
         problems += gaps(folder, self._rounds) + _unnamed(folder, node)
         if others := [one for one in missed if one[1] != node]:
             problems.append(f"others failed too: {others}")
-        if back_at is not None and not _is_back(folder, node, back_at + _STARTING_S):
+        if returns and not _is_back(folder, node, back_at + _STARTING_S):
             problems.append(f"node {node} was back, and took no part")
         if not problems and not told(folder, "nodes_left") and not missed:
             problems += self._differences(folder)
@@ -162,8 +168,18 @@ class Deployments:
 
     def _wait_for_nodes(self) -> None:
         """Wait until all nodes are connected."""
-        nodes = self._federation.nodes
-        loopback.wait_for(lambda: list(nodes().values()).count("online") == NODES, "the nodes")
+
+        def connected() -> bool:
+            self._restart_nodes()
+            return list(self._federation.nodes().values()).count("online") == NODES
+
+        loopback.wait_for(connected, "the nodes")
+
+    def _restart_nodes(self, spared: int | None = None) -> None:
+        """Start SuperNodes again that have ended by themselves, but for one that is to be away."""
+        for node in range(NODES):
+            if node != spared and self._federation.ended(_name(node)):
+                self._start_node(node)
 
     def _worker(self, *command: str) -> None:
         """Do something with the worker of the nodes."""

@@ -8,6 +8,7 @@ from flwr.clientapp import ClientApp
 
 from fedpeft_app.admission import require_allowed
 from fedpeft_app.config import RunConfig, parse
+from fedpeft_app.uncollected import uncollected
 from fedpeft_app.warm.door import NodeError, find_door
 from fedpeft_app.warm.words import said_of
 from fedpeft_app.wire.content import from_bytes, to_bytes
@@ -64,8 +65,8 @@ def _content(kind: str, message: Message, context: Context, config: RunConfig) -
         )
         if done is not None:
             return from_bytes(done)
-    from fedpeft_app.answers import answer
-
+    with uncollected("fedpeft_app.answers"):
+        from fedpeft_app.answers import answer
     return answer(kind, message.content, config, context.node_config)
 
 

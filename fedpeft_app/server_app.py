@@ -11,7 +11,10 @@ def main(grid: Grid, context: Context) -> None:
     """Run one federation from roll call to exported adapter."""
     from fedpeft_app.actors import replace_dead_actors
     from fedpeft_app.config import parse
-    from fedpeft_app.coordinator import coordinate
+    from fedpeft_app.uncollected import uncollected
+
+    with uncollected("fedpeft_app.coordinator"):
+        from fedpeft_app.coordinator import coordinate
     from fedpeft_app.mailboxes import sort_mail
     from fedpeft_app.names import NAME_CHECKS
     from fedpeft_app.watchdog import follow_launcher

@@ -15,7 +15,7 @@ ROOT = "fedpeft_app"
 
 # A room is a sub-package or a module of the package itself. Imports lead to lower layers.
 LAYERS: dict[int, tuple[str, ...]] = {
-    0: ("errors", "registry", "seeds", "atomic", "criterion", "snapshot"),
+    0: ("errors", "registry", "seeds", "atomic", "criterion", "snapshot", "uncollected"),
     1: ("config", "adapters", "portable", "mirrors"),  # backbone and data both fetch
     2: ("wire", "backbone", "methods", "data", "privacy", "node", "keys"),
     3: ("training", "strategies", "runs", "observe"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from fedpeft_app.uncollected import uncollected
 from fedpeft_app.warm.code import Code, own_code
 from fedpeft_app.warm.door import DONE, FAILED, REFUSED
 from fedpeft_app.warm.words import said_of
@@ -51,7 +52,8 @@ class Trainer:
 
 def _answer(header: Mapping[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
     """Do what a message asks."""
-    from fedpeft_app.answers import answer
+    with uncollected("fedpeft_app.answers"):
+        from fedpeft_app.answers import answer
     from fedpeft_app.wire.content import from_bytes, to_bytes
 
     discreet = True  # until it is known
