@@ -16,7 +16,6 @@ from fedpeft_app.cli.rehearsal import require_startable
 from fedpeft_app.cli.report import study_report
 from fedpeft_app.cli.settings import check_settings, read_arguments, shipped, to_toml
 from fedpeft_app.cli.superlink import DIE_WITH_PARENT, executable
-from fedpeft_app.config import defaults
 from fedpeft_app.config.flat import Scalar
 from fedpeft_app.errors import ConfigError, Fault, LaunchError
 from fedpeft_app.registry import near_miss
@@ -36,6 +35,7 @@ from fedpeft_app.studies.plan import Cell, Plan, load_plan
 from fedpeft_app.studies.plot import to_svg
 from fedpeft_app.studies.provenance import provenance
 from fedpeft_app.studies.record import KEPT_STUDY, Archive, Ending
+from fedpeft_app.studies.study import usual
 from fedpeft_app.studies.table import lines, to_csv
 
 _PATIENCE_S = 60.0  # a run that is stopped ends Flower and Ray in order
@@ -165,8 +165,8 @@ def _last_words(log: str) -> str:
 def _filter(plan: Plan, only: Sequence[str], seeds: str) -> Callable[[Entry, int], bool]:
     """Make a filter of entries and seeds; refuse what fits nothing."""
     settings, faults = read_arguments(only)
-    for key in settings.keys() - defaults().keys():
-        hint = near_miss(key, defaults())
+    for key in settings.keys() - usual().keys():
+        hint = near_miss(key, usual())
         faults.append(
             Fault(key=f"--only {key}", value=settings[key], problem=f"unknown key.{hint}")
         )
@@ -179,7 +179,7 @@ def _filter(plan: Plan, only: Sequence[str], seeds: str) -> Callable[[Entry, int
         raise ConfigError(faults, where="the filter")
 
     def wanted(entry: Entry, seed: int) -> bool:
-        full: Mapping[str, Scalar] = {**defaults(), **entry.settings}
+        full: Mapping[str, Scalar] = {**usual(), **entry.settings}
         fits = all(full[key] == value for key, value in settings.items())
         return fits and (not chosen or seed in chosen)
 

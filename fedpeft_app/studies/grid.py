@@ -5,11 +5,10 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from fedpeft_app.config import defaults
 from fedpeft_app.config.flat import Scalar
 from fedpeft_app.errors import Fault
 from fedpeft_app.registry import near_miss
-from fedpeft_app.studies.study import Condition, Search, Settings, Study
+from fedpeft_app.studies.study import Condition, Search, Settings, Study, usual
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +44,7 @@ def expand(study: Study) -> tuple[Entry, ...]:
     """
     inside = (
         _entry(study, point, _name(point, study.layout.rows), study.seeds)
-        for point in _points(study.grid)
+        for point in _points(study)
         if not any(condition.fits(_full(study, point)) for condition in study.excludes)
     )
     beside = (
@@ -117,9 +116,19 @@ def grid_faults(study: Study, entries: Sequence[Entry]) -> list[Fault]:
     ]
 
 
-def _points(grid: Mapping[str, tuple[Scalar, ...]]) -> Iterator[dict[str, Scalar]]:
-    """Walk over the grid; no grid has no points."""
-    return combinations(grid) if grid else iter(())
+def _points(study: Study) -> Iterator[dict[str, Scalar]]:
+    """Walk over the grid, keys that go together at once; no grid has no points."""
+    together = {key: keys for keys in study.zips for key in keys}
+    groups = dict.fromkeys(together.get(key, (key,)) for key in study.grid)
+    steps = [
+        [
+            dict(zip(keys, values, strict=True))
+            for values in zip(*(study.grid[key] for key in keys), strict=True)
+        ]
+        for keys in groups
+    ]
+    for chosen in itertools.product(*steps) if steps else ():
+        yield _merged(chosen)
 
 
 def _entry(study: Study, given: Settings, row: str, seeds: tuple[int, ...]) -> Entry:
@@ -127,7 +136,7 @@ def _entry(study: Study, given: Settings, row: str, seeds: tuple[int, ...]) -> E
     settings = with_overrides(study, given)
     return Entry(
         row=row,
-        column=_name({**defaults(), **settings}, study.layout.columns),
+        column=_name({**usual(), **settings}, study.layout.columns),
         settings=settings,
         seeds=seeds,
         search=find_search(study, given),
@@ -136,7 +145,7 @@ def _entry(study: Study, given: Settings, row: str, seeds: tuple[int, ...]) -> E
 
 def _full(study: Study, given: Settings) -> dict[str, Scalar]:
     """Give every key that conditions look at."""
-    return {**defaults(), **study.config, **given}
+    return {**usual(), **study.config, **given}
 
 
 def _name(settings: Settings, keys: Iterable[str]) -> str:
@@ -173,7 +182,7 @@ def _overlaps(study: Study) -> Iterator[Fault]:
 
 def _idle_conditions(study: Study) -> Iterator[Fault]:
     """A condition that nothing fits is a slip of the pen."""
-    grid = [_full(study, point) for point in _points(study.grid)]
+    grid = [_full(study, point) for point in _points(study)]
     given = [_full(study, extra.settings) for extra in study.extras]
     searches = study.tuning.searches if study.tuning else ()
     placed: list[tuple[str, Condition, list[dict[str, Scalar]]]] = [
@@ -189,7 +198,7 @@ def _idle_conditions(study: Study) -> Iterator[Fault]:
 
 def _rival_searches(study: Study) -> Iterator[Fault]:
     """What is tuned must be plain."""
-    given = [*_points(study.grid), *(extra.settings for extra in study.extras)]
+    given = [*_points(study), *(extra.settings for extra in study.extras)]
     for settings in given:
         searches = study.tuning.searches if study.tuning else ()
         if sum(search.when.fits(_full(study, settings)) for search in searches) > 1:
@@ -205,7 +214,11 @@ def _nothing(entries: Sequence[Entry]) -> Iterator[Fault]:
 
 def _unplaced_keys(study: Study) -> Iterator[Fault]:
     """Cells that differ only in a key that the table does not show would be averaged."""
-    placed = (*study.layout.rows, *study.layout.columns)
+    placed = {*study.layout.rows, *study.layout.columns}
+    for keys in study.zips:
+        shown = [study.grid[key] for key in keys if key in placed]
+        if len(set(zip(*shown, strict=True))) == len(study.grid[keys[0]]):
+            placed |= {*keys}  # what is shown of them tells them apart
     for key, values in study.grid.items():
         if key not in placed and len(values) > 1:
             yield Fault(

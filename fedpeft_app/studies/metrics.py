@@ -39,7 +39,10 @@ def with_metrics(
     """
     metric = study.layout.metric or _usual(configs)
     judge = _common(_criterion, filter(_judged_by_nodes, configs))
-    study = replace(study, layout=replace(study.layout, metric=metric, node_metric=judge))
+    shown = judge if metric in CLIENT_METRICS else metric
+    less = any(shown in make_task(config).lower_is_better for config in configs)
+    layout = replace(study.layout, metric=metric, node_metric=judge, lower_is_better=less)
+    study = replace(study, layout=layout)
     if study.tuning is None:
         return study
     by = study.tuning.metric or _common(_criterion, tuning_configs)

@@ -16,12 +16,19 @@ _READING = (
     "mean ± half-width of the 95 % interval over seeds (Student's t); one run alone has no "
     f"interval; {_ABSENT} was not measured; bytes as Flower serialises them"
 )
+_BEST = "in bold: better than every other row, by the 95 % intervals of differences paired by seed"
 _ON_TEST = "measured on the server's test set; with mode = local, the mean over nodes of that"
 _OVER_NODES = {  # metric of nodes → what it is
     "clients.mean": "mean over nodes",
     "clients.worst-decile": "worst tenth of nodes",
     "clients.worst": "worst node",
 }
+
+
+class _Bold(str):
+    """Text that stands out."""
+
+    __slots__ = ()
 
 
 def to_markdown(study: Study, standing: Standing) -> str:
@@ -53,7 +60,7 @@ def _pivot(study: Study, table: Sequence[Line]) -> str:
     """Write the metric alone by row and column."""
     columns = list(dict.fromkeys(line.column for line in table))
     rows = list(dict.fromkeys(line.row for line in table))
-    shown = {(line.row, line.column): _plus_minus(line.mean, line.half_width) for line in table}
+    shown = {(line.row, line.column): _level(line) for line in table}
     keys = ", ".join(study.layout.columns)
     head = [metric_title(study), *(f"{keys} = {column}" for column in columns)]
     body = [[row, *(shown.get((row, column), "") for column in columns)] for row in rows]
@@ -72,7 +79,7 @@ def _details(study: Study, table: Sequence[Line]) -> str:
     body = []
     for line in table:
         row = [line.row] + [line.column] * by_column
-        row += [_plus_minus(line.mean, line.half_width), f"{line.runs} of {line.planned}"]
+        row += [_level(line), f"{line.runs} of {line.planned}"]
         row += [_plus_minus(line.difference, line.difference_half_width, sign="+")] * compared
         row += [
             _shown(line.trainable, ","),
@@ -104,6 +111,8 @@ def notes(study: Study, standing: Standing) -> list[str]:
         standing: How the study stands.
     """
     said = [_READING, *_metric_notes(study, standing)]
+    if any(line.best for line in lines(study, standing)):
+        said.append(_BEST)
     if study.layout.baseline:
         said.append(f"differences to {study.layout.baseline} are paired by seed")
     said += [_choice_note(study, choice) for choice in standing.choices]
@@ -206,6 +215,12 @@ def _runs(count: int) -> str:
     return f"{count} run" + "s" * (count != 1)
 
 
+def _level(line: Line) -> str:
+    """Write a field's mean with its interval; the best in bold."""
+    text = _plus_minus(line.mean, line.half_width)
+    return _Bold(text) if line.best else text
+
+
 def _plus_minus(mean: float | None, half_width: float | None, *, sign: str = "") -> str:
     """Write a mean with its half-width."""
     if mean is None:
@@ -221,8 +236,14 @@ def _shown(value: float | None, form: str) -> str:
 def _markdown(head: Sequence[str], body: Sequence[Sequence[str]], *, names: int) -> str:
     """Write a table: names to the left, numbers to the right."""
     rule = ["---"] * names + ["--:"] * (len(head) - names)
-    rows = [[_plain(value).replace("|", "\\|") for value in row] for row in (head, *body)]
+    rows = [[_cell(value) for value in row] for row in (head, *body)]
     return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:]))
+
+
+def _cell(value: str) -> str:
+    """Write a field of a table."""
+    text = _plain(value).replace("|", "\\|")
+    return f"**{text}**" if isinstance(value, _Bold) else text
 
 
 def _group(title: str, items: Sequence[str]) -> list[str]:

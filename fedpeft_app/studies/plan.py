@@ -13,7 +13,7 @@ from fedpeft_app.errors import ConfigError, Fault
 from fedpeft_app.studies.grid import Entry, expand, grid_faults
 from fedpeft_app.studies.metrics import choice_faults, table_faults, with_metrics
 from fedpeft_app.studies.read import read_study
-from fedpeft_app.studies.study import Settings, Study
+from fedpeft_app.studies.study import NODES, USUAL_NODES, Settings, Study
 from fedpeft_app.studies.tuning import Trial, trials, tuning_faults
 
 Check = Callable[[Settings], RunConfig]
@@ -95,13 +95,27 @@ class Plan:
 
     def _cell(self, name: str, settings: Settings, seed: int) -> Cell:
         """Complete settings."""
-        config = flatten(self.check({**settings, "seed": seed}))
+        config, nodes = complete({**settings, "seed": seed}, self.check)
         return Cell(
             study=self.study.name,
             name=f"{name}, seed {seed}",
-            config=config,
-            nodes=self.study.nodes,
+            config=flatten(config),
+            nodes=nodes,
         )
+
+
+def complete(settings: Settings, check: Check) -> tuple[RunConfig, int]:
+    """Complete what a study sets.
+
+    Args:
+        settings: Keys of the configuration, and `NODES`.
+        check: Completes those of the configuration.
+
+    Returns:
+        The configuration, and how many nodes there are.
+    """
+    nodes = int(settings.get(NODES, USUAL_NODES))
+    return check({key: value for key, value in settings.items() if key != NODES}), nodes
 
 
 def load_plan(path: Path, check: Check) -> Plan:
@@ -143,7 +157,7 @@ def _configurations(
     found: list[tuple[str, Sequence[Fault]]] = []
     for name, settings in named:
         try:
-            configs.append(check(settings))
+            configs.append(complete(settings, check)[0])
             make_task(configs[-1])  # which refuses wrong `task.options`
         except ConfigError as error:
             found.append((name, error.faults))

@@ -2,15 +2,16 @@
 
 import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedpeft_app.config.flat import Scalar, fields, join
+from fedpeft_app.config.flat import Scalar, join
 from fedpeft_app.errors import Fault, SourceError
 from fedpeft_app.registry import near_miss
 from fedpeft_app.studies.study import (
+    NODES,
     Condition,
     Extra,
     Layout,
@@ -19,12 +20,14 @@ from fedpeft_app.studies.study import (
     Settings,
     Study,
     Tuning,
+    usual,
 )
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,49}")  # leaves room for an id in output.name
 _SECTIONS = {  # table → the keys it may have; None = configuration keys
     "config": None,
     "grid": None,
+    "zip": None,
     "override": ("when", "set"),
     "exclude": ("when",),
     "cell": ("row", "set", "seeds"),
@@ -67,15 +70,25 @@ class _Reader:
 
     def study(self, raw: Mapping[str, Any]) -> Study:
         """Read the whole file."""
-        self._known(raw, ("name", "nodes", "seeds", *_SECTIONS), "")
+        self._known(raw, ("name", NODES, "seeds", *_SECTIONS), "")
         grid = self._choices(raw.get("grid", {}), "grid")
-        layout = self._layout(self._table(raw, "table"), grid)
+        zipped = [self._zip(place, item) for place, item in self._tables(raw, "zip")]
+        for number, choices in enumerate(zipped, 1):
+            for key in grid.keys() & choices.keys():
+                self._fault(f"zip[{number}].{key}", choices[key], "is in [grid] or [[zip]] twice.")
+            grid |= choices
+        zips = tuple(tuple(choices) for choices in zipped if choices)
+        layout = self._layout(self._table(raw, "table"), grid, zips)
+        every = {NODES: raw[NODES]} if NODES in raw else {}
         return Study(
             name=self._name(raw.get("name")),
-            nodes=self._positive(raw, "nodes", 10),
             seeds=self._seeds(raw.get("seeds", [0]), "seeds"),
-            config=self._settings(raw.get("config", {}), "config"),
+            config={
+                **self._settings(raw.get("config", {}), "config"),
+                **{key: item for key, item in every.items() if self._counts(item, key)},
+            },
             grid=grid,
+            zips=zips,
             overrides=tuple(
                 Override(
                     when=self._condition(item.get("when", {}), f"{place}.when"),
@@ -91,6 +104,18 @@ class _Reader:
             tuning=self._tuning(raw, (*layout.rows, *layout.columns)) if "tune" in raw else None,
             layout=layout,
         )
+
+    def _zip(self, place: str, item: Mapping[str, Any]) -> dict[str, tuple[Scalar, ...]]:
+        """Read a [[zip]]: keys whose first values go together, and their second ones, …."""
+        choices = self._choices(item, place, twice=True)
+        if len({len(values) for values in choices.values()}) > 1:
+            lengths = ", ".join(f"{key} {len(values)}" for key, values in choices.items())
+            self._fault(place, lengths, "needs as many values of each key.")
+            return {}
+        rows = list(zip(*choices.values(), strict=True))
+        if len(set(rows)) < len(rows):
+            self._fault(place, dict(item), "has a combination twice.")
+        return choices
 
     def _extra(self, place: str, item: Mapping[str, Any]) -> Extra:
         """Read a [[cell]]."""
@@ -123,10 +148,14 @@ class _Reader:
             searches=tuple(searches),
         )
 
-    def _layout(self, table: Mapping[str, Any], grid: Mapping[str, Any]) -> Layout:
-        """Read [table]; rows are all keys of the grid that are no columns."""
+    def _layout(
+        self, table: Mapping[str, Any], grid: Mapping[str, Any], zips: Sequence[Sequence[str]]
+    ) -> Layout:
+        """Read [table]; rows are all keys of the grid that are no columns, of a zip the first."""
         columns = self._keys(table.get("columns", []), "table.columns")
-        rows = [key for key in grid if key not in columns]
+        hidden = {key for keys in zips for key in keys[1:]}
+        hidden |= {key for keys in zips if {*keys} & {*columns} for key in keys}
+        rows = [key for key in grid if key not in {*columns, *hidden}]
         return Layout(
             rows=self._keys(table.get("rows", rows), "table.rows"),
             columns=columns,
@@ -144,16 +173,18 @@ class _Reader:
             if self._scalar(item, f"{place}.{key}")
         }
 
-    def _choices(self, value: Any, place: str) -> dict[str, tuple[Scalar, ...]]:
-        """Read keys with a list of different values each."""
+    def _choices(
+        self, value: Any, place: str, *, twice: bool = False
+    ) -> dict[str, tuple[Scalar, ...]]:
+        """Read keys with a list of values each, different ones unless they may come twice."""
         choices: dict[str, tuple[Scalar, ...]] = {}
         for key, items in self._configuration(value, place).items():
             if not isinstance(items, list) or not items:
                 self._fault(f"{place}.{key}", items, "must be a list of values, not empty.")
             elif all(self._scalar(item, f"{place}.{key}") for item in items):
-                if len(set(items)) < len(items):
+                if len(set(items)) < len(items) and not twice:
                     self._fault(f"{place}.{key}", items, "has a value twice.")
-                choices[key] = tuple(dict.fromkeys(items))
+                choices[key] = tuple(items if twice else dict.fromkeys(items))
         return choices
 
     def _condition(self, value: Any, place: str) -> Condition:
@@ -173,10 +204,10 @@ class _Reader:
             self._fault(place, value, "must be a table of configuration keys.")
             return {}
         flat = join(value)
-        self._known(flat, fields(), f"{place}.")
+        self._known(flat, usual(), f"{place}.")
         for key in _OWN.keys() & flat.keys():
             self._fault(f"{place}.{key}", flat[key], _OWN[key])
-        return {key: item for key, item in flat.items() if key in fields() and key not in _OWN}
+        return {key: item for key, item in flat.items() if key in usual() and key not in _OWN}
 
     def _keys(self, value: Any, place: str) -> tuple[str, ...]:
         """Read a configuration key, or a list of them."""
@@ -185,9 +216,9 @@ class _Reader:
             self._fault(place, value, "must be a configuration key or a list of them.")
             return ()
         for key in keys:
-            if key not in fields():
-                self._fault(place, key, f"unknown key.{near_miss(key, fields())}")
-        return tuple(key for key in keys if key in fields())
+            if key not in usual():
+                self._fault(place, key, f"unknown key.{near_miss(key, usual())}")
+        return tuple(key for key in keys if key in usual())
 
     def _table(self, raw: Mapping[str, Any], name: str) -> dict[str, Any]:
         """Take a table with keys of a study's own."""
@@ -228,13 +259,12 @@ class _Reader:
             return default
         return value
 
-    def _positive(self, raw: Mapping[str, Any], key: str, default: int) -> int:
-        """Read a count."""
-        value = raw.get(key, default)
-        if type(value) is not int or value < 1:
-            self._fault(key, value, "must be a whole number from 1.")
-            return default
-        return value
+    def _counts(self, value: Any, place: str) -> bool:
+        """Say whether a value is a number of nodes."""
+        if type(value) is int and value > 0:
+            return True
+        self._fault(place, value, "must be a whole number from 1.")
+        return False
 
     def _seeds(self, value: Any, place: str) -> tuple[int, ...]:
         """Read seeds."""
@@ -247,7 +277,9 @@ class _Reader:
         return tuple(value)
 
     def _scalar(self, value: Any, place: str) -> bool:
-        """Say whether a value is one that a configuration key can have."""
+        """Say whether a value is one that a key can have."""
+        if place.endswith(f".{NODES}"):
+            return self._counts(value, place)
         if isinstance(value, str | int | float | bool):
             return True
         self._fault(place, value, "must be text, a number, true or false.")

@@ -12,6 +12,7 @@ from fedpeft_app.studies.conduct import Slot, Standing
 from fedpeft_app.studies.page import gaps, made_with, metric_title, notes
 from fedpeft_app.studies.plan import Plan
 from fedpeft_app.studies.record import Record
+from fedpeft_app.studies.study import NODES, USUAL_NODES
 from fedpeft_app.studies.table import Line, lines
 
 
@@ -36,7 +37,7 @@ def study_story(plan: Plan, now: Standing, *, command: str) -> StudyStory:
         row_title=", ".join(layout.rows) or "cell",
         column_title=", ".join(layout.columns),
         baseline=layout.baseline,
-        nodes=study.nodes,
+        nodes=sorted({int(slot.entry.settings.get(NODES, USUAL_NODES)) for slot in now.slots}),
         seeds=study.seeds,
         rows=[_row(line, placed[line.row, line.column], split, layout.metric) for line in table],
         runs=[
@@ -44,7 +45,7 @@ def study_story(plan: Plan, now: Standing, *, command: str) -> StudyStory:
             *(_of_trial(cell.name, record) for cell, record in now.trials),
         ],
         notes=[*((one, ()) for one in notes(study, now)), *gaps(study, now, table)],
-        settings=study.config,
+        settings={key: value for key, value in study.config.items() if key != NODES},
         varied=study.grid,
         environment=made_with(now),
         command=command,

@@ -3,9 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fedpeft_app.config import defaults
 from fedpeft_app.config.flat import Scalar
 
-Settings = Mapping[str, Scalar]  # dotted configuration key → value
+NODES = "nodes"  # simulated nodes of a run: a key of studies, not of configurations
+USUAL_NODES = 10
+Settings = Mapping[str, Scalar]  # dotted configuration key, or NODES → value
+
+
+def usual() -> dict[str, Scalar]:
+    """Give every key that a study may vary, with its default."""
+    return {**defaults(), NODES: USUAL_NODES}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +104,7 @@ class Layout:
             empty = what all runs measure, settled when the study is planned.
         baseline: Row that the others are compared with; empty = none.
         node_metric: The metric of the task that `CLIENT_METRICS` are of; settled like `metric`.
+        lower_is_better: Whether less of the metric is better; settled with it.
     """
 
     rows: tuple[str, ...] = ()
@@ -103,6 +112,7 @@ class Layout:
     metric: str = ""
     baseline: str = ""
     node_metric: str = "accuracy"
+    lower_is_better: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,10 +121,10 @@ class Study:
 
     Attributes:
         name: Part of the names of folders and runs.
-        nodes: Simulated nodes of every run.
         seeds: Seeds of every entry of the grid.
         config: Settings of every run.
-        grid: Key → values; all combinations are run.
+        grid: Key → values; all combinations are run, but for keys that go together.
+        zips: Keys of the grid that go together: the first value of each, the second, ….
         overrides: Settings of only some runs; later ones win.
         excludes: Combinations that are left out.
         extras: Runs beside the grid.
@@ -123,10 +133,10 @@ class Study:
     """
 
     name: str
-    nodes: int
     seeds: tuple[int, ...]
     config: Settings = field(default_factory=dict)
     grid: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
+    zips: tuple[tuple[str, ...], ...] = ()
     overrides: tuple[Override, ...] = ()
     excludes: tuple[Condition, ...] = ()
     extras: tuple[Extra, ...] = ()

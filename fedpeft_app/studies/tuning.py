@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from fedpeft_app.config import defaults
 from fedpeft_app.errors import Fault
 from fedpeft_app.studies.grid import Entry, combinations, describe, with_overrides
-from fedpeft_app.studies.study import Search, Settings, Study, Tuning
+from fedpeft_app.studies.study import Search, Settings, Study, Tuning, usual
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +69,7 @@ def group_of(tuning: Tuning, entry: Entry) -> Settings:
         tuning: The study's tuning.
         entry: An entry.
     """
-    full = {**defaults(), **entry.settings}
+    full = {**usual(), **entry.settings}
     return {key: full[key] for key in tuning.per}
 
 

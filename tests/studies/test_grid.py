@@ -28,6 +28,7 @@ def test_the_grid_is_a_product_in_the_order_written(tmp_path: Path) -> None:
     ]
     assert entries[1].settings == {
         "rounds": 3,
+        "nodes": 4,
         "method.name": "full",
         "data.dirichlet-alpha": 1.0,
     }
@@ -140,3 +141,55 @@ def test_every_fault_is_named_at_once_with_its_cells(tmp_path: Path) -> None:
 def test_a_file_that_is_none_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="is not valid TOML"):
         plan_of(tmp_path, "name = ")
+
+
+ZIPPED = """
+name = "zipped"
+seeds = [0]
+[grid]
+method.name = ["lora", "bias"]
+[[zip]]
+nodes = [10, 20]
+strategy.fraction-train = [0.4, 0.2]
+"""
+
+
+def test_zipped_keys_go_together(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, ZIPPED)
+    assert [entry.row for entry in plan.entries] == ["lora, 10", "lora, 20", "bias, 10", "bias, 20"]
+    cells = [plan.cell(entry, 0, {}) for entry in plan.entries[:2]]
+    assert [(cell.nodes, cell.config["strategy.fraction-train"]) for cell in cells] == [
+        (10, 0.4),
+        (20, 0.2),
+    ]
+
+
+def test_a_zip_is_told_apart_by_what_is_shown_of_it(tmp_path: Path) -> None:
+    by_share = ZIPPED + '[table]\ncolumns = "strategy.fraction-train"\n'
+    assert {entry.column for entry in plan_of(tmp_path, by_share).entries} == {"0.4", "0.2"}
+    alike = by_share.replace("[0.4, 0.2]", "[0.4, 0.4]")
+    (fault,) = faults(tmp_path, alike)
+    assert fault.startswith("grid.nodes = [10, 20]: is in neither table.rows nor table.columns")
+
+
+@pytest.mark.parametrize(
+    ("zipped", "problem"),
+    [
+        ("nodes = [10, 20, 30]", "needs as many values of each key"),
+        ('method.name = ["head", "full"]', "is in [grid] or [[zip]] twice"),
+        ("nodes = [0, 20]", "must be a whole number from 1"),
+    ],
+)
+def test_zips_that_do_not_fit_are_refused(zipped: str, problem: str, tmp_path: Path) -> None:
+    text = ZIPPED.replace("nodes = [10, 20]", zipped)
+    assert any(problem in fault for fault in faults(tmp_path, text))
+
+
+def test_nodes_vary_like_any_key(tmp_path: Path) -> None:
+    text = (
+        'name = "n"\n[grid]\nnodes = [4, 8]\n[[exclude]]\nwhen = {nodes = 8}\n[[cell]]\nrow = "x"\n'
+    )
+    plan = plan_of(tmp_path, text + "set = {nodes = 6}\n")
+    cells = [plan.cell(entry, 0, {}) for entry in plan.entries]
+    assert [(cell.name, cell.nodes) for cell in cells] == [("4, seed 0", 4), ("x, seed 0", 6)]
+    assert "nodes" not in cells[0].config

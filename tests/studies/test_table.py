@@ -242,3 +242,37 @@ def test_what_nodes_hold_out_to_report_comes_first(
     assert "holds out only to report on, and counts the same (4 runs)" in to_markdown(
         plan.study, now
     )
+
+
+def test_the_best_is_marked_only_where_all_others_are_surely_behind(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, TWO_BY_TWO)
+
+    def judged(cell: Cell) -> float:
+        """With 0.1 lora always lags by .05 and a little; with 1.0 by as much as by chance."""
+        seed, is_lora = int(cell.config["seed"]), cell.config["method.name"] == "lora"
+        lags = (
+            (0.05, 0.051, 0.052) if cell.config["data.dirichlet-alpha"] == 0.1 else (0.1, 0, -0.06)
+        )
+        return 0.5 + 0.1 * seed - is_lora * lags[seed]
+
+    now = conducted(plan, tmp_path, Pretence(tmp_path / "runs", judged))
+    assert [(line.row, line.column) for line in lines(plan.study, now) if line.best] == [
+        ("full", "0.1")
+    ]
+    text = to_markdown(plan.study, now)
+    assert "| full | **0.6000 ± 0.2484** | 0.6000 ± 0.2484 |" in text
+    assert "in bold: better than every other row" in text
+
+
+def test_of_a_loss_the_least_is_best(tmp_path: Path) -> None:
+    text = TWO_BY_TWO.replace("[table]", '[table]\nmetric = "loss"')
+    plan = plan_of(tmp_path, text)
+    now = conducted(plan, tmp_path, Pretence(tmp_path / "runs", accuracy))
+    assert plan.study.layout.lower_is_better
+    assert {line.row for line in lines(plan.study, now) if line.best} <= {"full"}
+
+
+def test_one_seed_marks_nothing(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, TWO_BY_TWO.replace("[0, 1, 2]", "[0]"))
+    now = conducted(plan, tmp_path, Pretence(tmp_path / "runs", accuracy))
+    assert not any(line.best for line in lines(plan.study, now))

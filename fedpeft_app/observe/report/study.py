@@ -39,6 +39,7 @@ class Row:
         run_bytes: Of all messages of a run, mean over the runs.
         examples: Training examples processed, mean over the runs.
         seconds: Mean over the runs.
+        best: Whether it is surely better than every other field of its column.
         moments: What its runs measured round by round.
     """
 
@@ -56,6 +57,7 @@ class Row:
     run_bytes: float | None
     examples: float | None
     seconds: float | None
+    best: bool = False
     moments: Sequence[Moment] = ()
 
 
@@ -95,7 +97,7 @@ class StudyStory:
         row_title: What tells rows apart.
         column_title: What tells columns apart; empty where there is one.
         baseline: The row that others are compared with; empty = none.
-        nodes: Simulated nodes of every run.
+        nodes: Simulated nodes of its runs, rising.
         seeds: Its seeds.
         rows: The fields of its table.
         runs: Its runs, those of tuning too.
@@ -112,7 +114,7 @@ class StudyStory:
     row_title: str
     column_title: str
     baseline: str
-    nodes: int
+    nodes: Sequence[int]
     seeds: Sequence[int]
     rows: Sequence[Row]
     runs: Sequence[StudyRun]

@@ -44,7 +44,9 @@ def _header(story: StudyStory) -> Html:
     is_whole = ended["finished"] == len(own)
     standing = "finished" if is_whole else f"{ended['finished']} of {len(own)} runs finished"
     seeds = ", ".join(map(str, story.seeds))
-    lead = f"{story.metric} · {counted(story.nodes, 'simulated node')} · seeds {seeds}"
+    others = "".join(f"{number}, " for number in story.nodes[:-1])
+    nodes = f"{others}{counted(story.nodes[-1], 'simulated node')}"
+    lead = f"{story.metric} · {nodes} · seeds {seeds}"
     seconds = [run.seconds for run in story.runs if run.seconds is not None]
     rows: dict[str, Child] = {
         name: element("b", f"{count:,}")
@@ -86,16 +88,17 @@ def _tables(story: StudyStory) -> list[Html]:
     return [element("p", f"{story.metric}:"), pivot, folded("All numbers", details)]
 
 
-def _level(row: Row | None) -> str:
+def _level(row: Row | None) -> Child:
     """Write a field's mean with its interval."""
-    return figures.plus_minus(row.mean, row.half_width) if row else ""
+    text = figures.plus_minus(row.mean, row.half_width) if row else ""
+    return element("strong", text) if row and row.best else text
 
 
 def _details(story: StudyStory) -> Html:
     """Write all numbers, a line each; columns in which there is nothing are left out."""
     head = [story.row_title, *([story.column_title] * bool(story.column_title))]
     names = len(head)
-    columns: dict[str, list[str]] = {
+    columns: dict[str, list[Child]] = {
         story.metric: [_level(row) for row in story.rows],
         "runs": [f"{row.runs} of {row.planned}" for row in story.rows],
         f"difference to {story.baseline}": [
