@@ -106,7 +106,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {  # third-party library → rooms and m
     "tokenizers": ("backbone.scratch",),
     "safetensors": ("runs", "node"),
     "scipy": ("studies.intervals",),
-    "matplotlib": ("studies.plot",),
+    "matplotlib": ("studies.pictures",),
     "threadpoolctl": ("strategies.low_rank", "strategies.residual_lora"),
     "huggingface_hub": ("backbone.locate", "cli.doctor"),
     "pydantic": ("config",),

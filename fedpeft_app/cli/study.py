@@ -30,11 +30,14 @@ from fedpeft_app.studies.conduct import (
     standing,
 )
 from fedpeft_app.studies.grid import Entry
+from fedpeft_app.studies.latex import to_latex
 from fedpeft_app.studies.page import to_markdown
+from fedpeft_app.studies.pictures import pictures
 from fedpeft_app.studies.plan import Cell, Plan, load_plan
-from fedpeft_app.studies.plot import to_svg
+from fedpeft_app.studies.portrayal import portray
 from fedpeft_app.studies.provenance import provenance
 from fedpeft_app.studies.record import KEPT_STUDY, Archive, Ending
+from fedpeft_app.studies.story import study_story
 from fedpeft_app.studies.study import usual
 from fedpeft_app.studies.table import lines, to_csv
 
@@ -242,8 +245,11 @@ def _publish(plan: Plan, now: Standing, folder: Path, tell: Callable[[str], None
     write_bytes(folder / "table.md", text.encode())
     table = lines(plan.study, now)
     write_bytes(folder / "table.csv", to_csv(table).encode())
-    if picture := to_svg(table, plan.study.layout.metric):
-        write_bytes(folder / "plot.svg", picture)
+    write_bytes(folder / "table.tex", to_latex(plan.study, table).encode())
+    story = study_story(plan, now, command="")
+    (folder / "plots").mkdir(exist_ok=True)
+    for name, picture in pictures(portray(plan.study, now, story)).items():
+        write_bytes(folder / "plots" / f"{name}.svg", picture)
     if plan.study.tuning:
         choices = [
             {"for": choice.group, "chosen": choice.chosen, "scores": choice.scores}

@@ -95,7 +95,16 @@ def describe(settings: Settings) -> str:
     Args:
         settings: Key → value.
     """
-    return ", ".join(f"{key} = {_shown(value)}" for key, value in settings.items())
+    return ", ".join(f"{key} = {shown(value)}" for key, value in settings.items())
+
+
+def shown(value: Scalar) -> str:
+    """Write a value, text without its quotes.
+
+    Args:
+        value: Of a key.
+    """
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def grid_faults(study: Study, entries: Sequence[Entry]) -> list[Fault]:
@@ -150,12 +159,7 @@ def _full(study: Study, given: Settings) -> dict[str, Scalar]:
 
 def _name(settings: Settings, keys: Iterable[str]) -> str:
     """Join the values of keys."""
-    return ", ".join(_shown(settings[key]) for key in keys if key in settings)
-
-
-def _shown(value: Scalar) -> str:
-    """Write a value, text without its quotes."""
-    return value if isinstance(value, str) else json.dumps(value)
+    return ", ".join(shown(settings[key]) for key in keys if key in settings)
 
 
 def _merged(parts: Iterable[Settings]) -> dict[str, Scalar]:

@@ -49,6 +49,7 @@ def study_story(plan: Plan, now: Standing, *, command: str) -> StudyStory:
         varied=study.grid,
         environment=made_with(now),
         command=command,
+        lower_is_better=layout.lower_is_better,
     )
 
 

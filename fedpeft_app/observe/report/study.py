@@ -93,6 +93,7 @@ class StudyStory:
     Attributes:
         name: Its name.
         metric: What its table shows.
+        lower_is_better: Whether less of it is better.
         curve_metric: What its rows measured round by round; empty if nothing.
         row_title: What tells rows apart.
         column_title: What tells columns apart; empty where there is one.
@@ -123,3 +124,4 @@ class StudyStory:
     varied: Mapping[str, Sequence[Any]]
     environment: Mapping[str, int] = field(default_factory=dict)
     command: str = ""
+    lower_is_better: bool = False

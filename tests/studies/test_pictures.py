@@ -1,0 +1,94 @@
+"""The pictures of a study: all that was measured is in them, and the same records give the same."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from study_samples import TWO_BY_TWO, Pretence, conducted, plan_of
+
+from fedpeft_app.observe.report.study import Moment, Row
+from fedpeft_app.studies.pictures import pictures
+from fedpeft_app.studies.pictures.canvas import Portrayal
+from fedpeft_app.studies.pictures.columns import is_wide, placed
+from fedpeft_app.studies.pictures.traffic import pareto_front
+from fedpeft_app.studies.portrayal import portray
+from fedpeft_app.studies.story import study_story
+
+TWO_KEYS = TWO_BY_TWO.replace(
+    '[table]\ncolumns = "data.dirichlet-alpha"',
+    "train.local-epochs = [1, 2]\n[table]\n"
+    'columns = ["data.dirichlet-alpha", "train.local-epochs"]',
+)
+
+
+def portrayal_of(folder: Path, text: str = TWO_BY_TWO) -> Portrayal:
+    """Portray a study that was run in full."""
+    plan = plan_of(folder, text)
+    now = conducted(plan, folder, Pretence(folder / "runs", lambda cell: 0.8))
+    return portray(plan.study, now, study_story(plan, now, command=""))
+
+
+def test_every_row_and_column_is_named(tmp_path: Path) -> None:
+    drawn = {name: picture.decode() for name, picture in pictures(portrayal_of(tmp_path)).items()}
+    assert set(drawn) == {"bytes", "columns"}
+    for text in drawn.values():
+        assert all(f">{word}<" in text for word in ("full", "lora"))
+    assert ">data.dirichlet-alpha = 0.1<" in drawn["bytes"]
+    assert ">data.dirichlet-alpha<" in drawn["columns"]
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
+    portrayal = portrayal_of(tmp_path)
+    assert pictures(portrayal) == pictures(portrayal)
+
+
+def test_two_keys_of_columns_make_a_grid_with_its_numbers(tmp_path: Path) -> None:
+    drawn = pictures(portrayal_of(tmp_path, TWO_KEYS))
+    assert set(drawn) == {"bytes", "grid"}
+    text = drawn["grid"].decode()
+    assert text.count(">0.800<") == 8  # of two rows
+    assert all(f">{word}<" in text for word in ("train.local-epochs", "0.1", "2"))
+
+
+def test_rounds_and_nodes_are_drawn_where_they_were_measured(tmp_path: Path) -> None:
+    portrayal = portrayal_of(tmp_path)
+    moments = [Moment(round=1, value=0.5, sent=1e6), Moment(round=2, value=0.7, sent=None)]
+    rows: list[Row] = [replace(row, moments=moments) for row in portrayal.story.rows]
+    story = replace(portrayal.story, rows=rows, curve_metric="validation accuracy")
+    drawn = pictures(
+        replace(portrayal, story=story, nodes={("lora", "0.1"): [0.1, 0.9]}, node_metric="macro-f1")
+    )
+    assert set(drawn) == {"bytes", "columns", "rounds", "nodes"}  # bytes of a round are missing
+    assert b"validation accuracy, mean over seeds" in drawn["rounds"]
+    assert b"macro-f1 of single nodes" in drawn["nodes"]
+
+
+def test_a_row_looks_the_same_in_all_pictures(tmp_path: Path) -> None:
+    portrayal = portrayal_of(tmp_path)
+    fewer = [replace(row, mean=None) if row.row == "full" else row for row in portrayal.story.rows]
+    drawn = pictures(replace(portrayal, story=replace(portrayal.story, rows=fewer)))
+    assert b"#d55e00" in drawn["columns"]  # the second colour, though the first row has no point
+    assert b"#0072b2" not in drawn["columns"]
+
+
+def test_less_than_two_points_of_a_column_are_no_picture_of_bytes(tmp_path: Path) -> None:
+    portrayal = portrayal_of(tmp_path)
+    local = [
+        replace(row, run_bytes=None) if row.row == "full" else row for row in portrayal.story.rows
+    ]
+    assert "bytes" not in pictures(replace(portrayal, story=replace(portrayal.story, rows=local)))
+
+
+def test_the_front_is_what_nothing_beats() -> None:
+    points = [(4, 0.8), (2, 0.7), (1, 0.5), (2, 0.6), (3, 0.4), (5, 0.8)]
+    assert pareto_front(points) == [(1, 0.5), (2, 0.7), (4, 0.8)]
+    assert pareto_front(points, lower_is_better=True) == [(1, 0.5), (3, 0.4)]
+
+
+def test_columns_are_placed_by_number_or_in_order() -> None:
+    assert placed(["1.0", "0.1"]) == {"0.1": 0.1, "1.0": 1.0}
+    assert placed(["iid", "0.1"]) == {"iid": 0.0, "0.1": 1.0}
+    assert [*placed(["0.0", "3.0", "8.0"], zero_is_no_limit=True)] == ["3.0", "8.0", "0.0"]
+    assert [*placed(["0", "50", "2000"], zero_is_no_limit=True)] == ["50", "2000", "0"]
+    assert [*placed(["0", "50"], zero_is_no_limit=True)] == ["50", "0"]
+    assert is_wide([0.01, 1.0])
+    assert not is_wide([0.0, 100.0])
