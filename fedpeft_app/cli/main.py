@@ -178,8 +178,13 @@ def study(
     to: Annotated[
         Path | None, typer.Option(help="folder of results [default: results/NAME]")
     ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="runs at the same time")] = 1,
+    client_cpus: ClientCpus = 0,
+    client_gpus: ClientGpus = 0.0,
+    actors: Actors = 0,
 ) -> None:
     """Run what is left of a grid of runs, then print its table."""
+    from fedpeft_app.cli.cells import Share
     from fedpeft_app.cli.study import run_study
 
     run_study(
@@ -191,6 +196,7 @@ def study(
         dry_run=dry_run,
         retry_failed=retry_failed,
         calibrate=calibrate,
+        share=Share(jobs=jobs, client_cpus=client_cpus, client_gpus=client_gpus, actors=actors),
     )
 
 

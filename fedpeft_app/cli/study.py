@@ -1,25 +1,22 @@
 """`fedpeft study`: run a study's cells, each as a command of its own, and print its table."""
 
-import contextlib
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from fedpeft_app.atomic import write_bytes, write_json
 from fedpeft_app.cli.ahead import forecast_cells, forecast_lines
+from fedpeft_app.cli.cells import Processes, Share, require_shares
 from fedpeft_app.cli.launch import interruptible
 from fedpeft_app.cli.rehearsal import require_startable
 from fedpeft_app.cli.report import study_report
-from fedpeft_app.cli.settings import check_settings, read_arguments, shipped, to_toml
-from fedpeft_app.cli.superlink import DIE_WITH_PARENT, executable
+from fedpeft_app.cli.settings import check_settings, read_arguments, shipped
 from fedpeft_app.config.flat import Scalar
 from fedpeft_app.errors import ConfigError, Fault, LaunchError
 from fedpeft_app.registry import near_miss
-from fedpeft_app.runs.directory import RunFolder, list_runs, runs_parent
 from fedpeft_app.studies.conduct import (
     Standing,
     ahead,
@@ -33,15 +30,13 @@ from fedpeft_app.studies.grid import Entry
 from fedpeft_app.studies.latex import to_latex
 from fedpeft_app.studies.page import to_markdown
 from fedpeft_app.studies.pictures import pictures
-from fedpeft_app.studies.plan import Cell, Plan, load_plan
+from fedpeft_app.studies.plan import Plan, load_plan
 from fedpeft_app.studies.portrayal import portray
 from fedpeft_app.studies.provenance import provenance
-from fedpeft_app.studies.record import KEPT_STUDY, Archive, Ending
+from fedpeft_app.studies.record import KEPT_STUDY, Archive
 from fedpeft_app.studies.story import study_story
 from fedpeft_app.studies.study import usual
 from fedpeft_app.studies.table import lines, to_csv
-
-_PATIENCE_S = 60.0  # a run that is stopped ends Flower and Ray in order
 
 
 def run_study(
@@ -54,6 +49,7 @@ def run_study(
     dry_run: bool,
     retry_failed: bool,
     calibrate: bool = False,
+    share: Share = Share(),  # noqa: B008 - frozen
 ) -> None:
     """Run what is left of a study, then write and print its table.
 
@@ -66,22 +62,21 @@ def run_study(
         dry_run: Whether to say what would be run, and stop.
         retry_failed: Whether to run cells again that failed.
         calibrate: Whether a dry run measures how long runs take, too.
+        share: What each run gets of this machine, and how many go on at the same time.
 
     Raises:
-        ConfigError: If the study is not sound, one of its runs could not start, or a filter
-            fits nothing.
+        ConfigError: If the study is not sound, one of its runs could not start, a filter fits
+            nothing, or there are not as many shares of this machine.
         LaunchError: If another study is at work in the folder, if files that finished runs
             were made of have changed, or if runs that were asked for have not finished.
     """
+    require_shares(share)
     source = shipped(file)
     plan = load_plan(source, check_settings)
     wanted = _filter(plan, only, seeds)
     folder = (to or Path("results") / plan.study.name).expanduser().absolute()
     archive = Archive(folder)
-
-    def tell(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-
+    tell = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     if dry_run:
         now = standing(plan, archive)
         _announce(plan, now, wanted, retry_failed=retry_failed, calibrate=calibrate, tell=tell)
@@ -93,76 +88,17 @@ def run_study(
         now = conduct(
             plan,
             archive,
-            run_cell,
+            (processes := Processes(share)),
             wanted=wanted,
             retry_failed=retry_failed,
             made_with=lambda cell: provenance(cell.config),
             tell=tell,
+            jobs=share.jobs,
+            stop=processes.stop,
         )
         _publish(plan, now, folder, tell)
         study_report(plan, now, folder, str(file))
     _require_finished(now, wanted)
-
-
-def run_cell(cell: Cell, archive: Archive) -> Ending:
-    """Run a cell by `fedpeft run`, as a process that ends when this one does.
-
-    Args:
-        cell: The cell.
-        archive: Where its recipe and log are kept.
-
-    Returns:
-        How it ended.
-    """
-    name = cell.run_name
-    recipe, log = archive.path(cell.id, "toml"), archive.path(cell.id, "log")
-    settings = to_toml({**cell.config, "output.name": name})
-    recipe.write_text(f"# {cell.name}\n{settings}", encoding="utf-8")
-    parent = runs_parent(str(cell.config["output.dir"]))
-    before = {run.path for run in _runs(parent, name)}
-    command = [sys.executable, "-c", DIE_WITH_PARENT, executable("fedpeft"), "run"]
-    command += ["--recipe", str(recipe), "--nodes", str(cell.nodes)]
-    status = _run(command, log)
-    made = [run for run in _runs(parent, name) if run.path not in before]
-    return Ending(
-        exit_status=status,
-        run=made[0] if made else None,
-        message=_last_words(log.read_text(encoding="utf-8", errors="replace")),
-    )
-
-
-def _run(command: Sequence[str], log: Path) -> int:
-    """Run a command to its end; if we are interrupted, end it in order first."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches us alone
-        )
-    try:
-        return process.wait()
-    except BaseException:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_PATIENCE_S)
-        process.kill()
-        raise
-
-
-def _runs(parent: Path, name: str) -> list[RunFolder]:
-    """List the runs of a name, newest first."""
-    return [run for run in list_runs(parent) if f"-{name}-" in run.path.name]
-
-
-def _last_words(log: str) -> str:
-    """Take the error from a log; its last line where it names none."""
-    said = log.rstrip().splitlines()
-    errors = [number for number, line in enumerate(said) if line.startswith("error: ")]
-    if errors:
-        return "\n".join(said[errors[-1] :]).removeprefix("error: ")
-    return said[-1] if said else ""
 
 
 def _filter(plan: Plan, only: Sequence[str], seeds: str) -> Callable[[Entry, int], bool]:

@@ -1,6 +1,8 @@
 """Run what is left of a study, one cell after the other, and see how it stands."""
 
+import itertools
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,6 +12,7 @@ from fedpeft_app.studies.grid import Entry, combinations
 from fedpeft_app.studies.plan import Cell, Plan
 from fedpeft_app.studies.provenance import contents, spanning
 from fedpeft_app.studies.record import Archive, Ending, Record, make_record
+from fedpeft_app.studies.side_by_side import side_by_side
 from fedpeft_app.studies.study import Settings, Study
 from fedpeft_app.studies.tuning import Choice, choose, group_of, trials
 
@@ -71,6 +74,8 @@ def conduct(
     retry_failed: bool,
     made_with: MadeWith,
     tell: Tell,
+    jobs: int = 1,
+    stop: Callable[[], None] = lambda: None,
 ) -> Standing:
     """Run what has not ended yet: first the tuning, then the study's own cells.
 
@@ -84,6 +89,8 @@ def conduct(
         made_with: Says what a run is made with at this moment; asked before and after each,
             since the code may change while a study runs.
         tell: Told what happens.
+        jobs: Cells that are run at the same time, each from a thread.
+        stop: Called when those that go on are to end, since something ended the study.
 
     Returns:
         How the study stands then. A cell that fails does not stop the others.
@@ -101,18 +108,30 @@ def conduct(
             for cell in cells
             if is_left(archive.get(cell.id), retry_failed=retry_failed)
         }
-        for number, cell in enumerate(left.values(), 1):
-            tell(f"[{number}/{len(left)}] {cell.name}")
+        began, ended = time.monotonic(), itertools.count(1)
+
+        def one(cell: Cell) -> None:
+            tell(cell.name)
             before = made_with(cell)
-            ending = runner(cell, archive)
-            record = make_record(cell, ending, spanning(before, made_with(cell)))
+            record = make_record(cell, runner(cell, archive), spanning(before, made_with(cell)))
             archive.put(record)
-            tell(f"    {summary(record)}")
+            name = f"{cell.name}: " if jobs > 1 else ""
+            tell(f"    {name}{summary(record)}{_ahead(next(ended), len(left), began)}")
+
+        side_by_side(one, left.values(), jobs=jobs, stop=stop)
 
     run(plan.tuning_cells(asked_for(plan, wanted)))
     before = standing(plan, archive)
     run(slot.cell for slot in before.slots if slot.cell and wanted(slot.entry, slot.seed))
     return standing(plan, archive)
+
+
+def _ahead(done: int, of: int, began: float) -> str:
+    """Say how far this is, and for how long it will go on at this pace."""
+    if done == of:
+        return ""
+    left = (time.monotonic() - began) / done * (of - done)
+    return f" · {done} of {of}, {left / 60:.0f} minutes left at this pace"
 
 
 def standing(plan: Plan, archive: Archive) -> Standing:

@@ -4,6 +4,8 @@ import json
 import math
 import re
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from fedpeft_app.cli import cells as cells_of_a_study
 from fedpeft_app.cli import rehearsal
 from fedpeft_app.cli import study as command
 from fedpeft_app.cli.ahead import CellAhead
+from fedpeft_app.cli.cells import Share, require_shares
 from fedpeft_app.cli.main import app
 from fedpeft_app.cli.settings import check_settings, read_settings
 from fedpeft_app.config import RunConfig, flatten
@@ -49,11 +53,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Cell]:
     """Remember the cells that would have been run, and refuse all but LoRA's."""
     cells: list[Cell] = []
 
-    def pretend(cell: Cell, archive: Archive) -> Ending:
+    def pretend(cell: Cell, archive: Archive, **_: object) -> Ending:
         cells.append(cell)
         return REFUSED
 
-    monkeypatch.setattr(command, "run_cell", pretend)
+    monkeypatch.setattr(cells_of_a_study, "run_cell", pretend)
     return cells
 
 
@@ -170,13 +174,13 @@ def tuned(small: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A study that is tuned, with runs made up: the high rate diverges, and so does the head."""
     small.write_text(TUNED, encoding="utf-8")
 
-    def pretend(cell: Cell, archive: Archive) -> Ending:
+    def pretend(cell: Cell, archive: Archive, **_: object) -> Ending:
         diverging = cell.config["train.learning-rate"] == 1e-2
         if diverging or cell.config["method.name"] == "head":
             return Ending(exit_status=1, run=None, message="not finite")
         return Ending(exit_status=0, run=made_up_run(small.parent / "runs", cell), message="")
 
-    monkeypatch.setattr(command, "run_cell", pretend)
+    monkeypatch.setattr(cells_of_a_study, "run_cell", pretend)
     return small
 
 
@@ -272,7 +276,7 @@ def test_the_documented_study_is_sound(tmp_path: Path) -> None:
     path = tmp_path / "skew.toml"
     path.write_text("".join(blocks), encoding="utf-8")
     plan = load_plan(path, check_settings)
-    assert len(plan.entries) == 2 * 3 - 1 + 1
+    assert len(plan.entries) == 2 * 2 * 3 - 2 + 1
 
 
 # ------------------------------------------------------------------ the process
@@ -289,13 +293,13 @@ def pretend_fedpeft(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) ->
     program = folder / "fedpeft"
     program.write_text(f"#!{sys.executable}\nimport sys, os, time\n{code}\n", encoding="utf-8")
     program.chmod(0o755)
-    monkeypatch.setattr(command, "executable", lambda name: str(folder / name))
+    monkeypatch.setattr(cells_of_a_study, "executable", lambda name: str(folder / name))
 
 
 def test_a_cell_is_run_by_its_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_fedpeft(tmp_path, monkeypatch, "print(sys.argv[1:]); print('error: a\\nb'); exit(1)")
     cell, archive = a_cell(rounds=3), Archive(tmp_path)
-    ending = command.run_cell(cell, archive)
+    ending = cells_of_a_study.run_cell(cell, archive)
     recipe = archive.path(cell.id, "toml")
     assert (ending.exit_status, ending.run, ending.message) == (1, None, "a\nb")
     log = archive.path(cell.id, "log").read_text(encoding="utf-8")
@@ -310,12 +314,12 @@ def test_only_a_new_run_folder_is_the_cells_own(
     cell, archive = a_cell(), Archive(tmp_path)
     create_run(own_home / "runs", cell.run_name, 1, {})
     pretend_fedpeft(tmp_path, monkeypatch, "exit(1)")
-    assert command.run_cell(cell, archive).run is None
+    assert cells_of_a_study.run_cell(cell, archive).run is None
     new = own_home / "runs" / f"20990101T000000Z-{cell.run_name}-00000002"
     code = f"os.makedirs({str(new / 'checkpoints')!r})\n"
     code += f"open({str(new / 'config.json')!r}, 'w').write('{{}}')"
     pretend_fedpeft(tmp_path, monkeypatch, code)
-    ending = command.run_cell(cell, archive)
+    ending = cells_of_a_study.run_cell(cell, archive)
     assert ending.run is not None
     assert ending.run.path == new
 
@@ -324,7 +328,7 @@ def test_a_killed_run_is_told_by_its_signal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend_fedpeft(tmp_path, monkeypatch, "print('working', flush=True); os.kill(os.getpid(), 9)")
-    ending = command.run_cell(a_cell(), Archive(tmp_path))
+    ending = cells_of_a_study.run_cell(a_cell(), Archive(tmp_path))
     assert (ending.exit_status, ending.message) == (-9, "working")
 
 
@@ -337,5 +341,56 @@ def test_an_interrupt_ends_the_run_in_order_first(
     code += "os.kill(os.getppid(), 2); time.sleep(60)"
     pretend_fedpeft(tmp_path, monkeypatch, code)
     with pytest.raises(KeyboardInterrupt):
-        command.run_cell(a_cell(), Archive(tmp_path))
+        cells_of_a_study.run_cell(a_cell(), Archive(tmp_path))
     assert done.exists()
+
+
+def test_a_run_that_is_to_stop_ends_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, done = tmp_path / "begun", tmp_path / "done"
+    code = "import signal, pathlib\n"
+    code += f"signal.signal(15, lambda *_: (pathlib.Path({str(done)!r}).touch(), exit(130)))\n"
+    code += f"pathlib.Path({str(begun)!r}).touch(); time.sleep(60)"
+    pretend_fedpeft(tmp_path, monkeypatch, code)
+    processes = cells_of_a_study.Processes(Share())
+
+    def stop() -> None:
+        while not begun.exists():
+            time.sleep(0.01)
+        processes.stop()
+
+    threading.Thread(target=stop).start()
+    with pytest.raises(LaunchError, match="stopped"):
+        processes(a_cell(), Archive(tmp_path))
+    assert done.exists()
+
+
+def test_runs_side_by_side_share_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cells_of_a_study.os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(cells_of_a_study, "gpus_here", lambda: 5)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    asked_for = "print(os.environ['CUDA_VISIBLE_DEVICES'], sys.argv[6:])"
+    pretend_fedpeft(tmp_path, monkeypatch, asked_for)
+    share = Share(jobs=2, client_cpus=2, client_gpus=0.5)
+    require_shares(share)
+    processes, cell, archive = cells_of_a_study.Processes(share), a_cell(), Archive(tmp_path)
+    said = {processes(cell, archive).message for _ in range(2)}
+    options = "['--client-cpus', '2', '--client-gpus', '0.5', '--actors', '4']"
+    assert said == {f"0,2,4 {options}", f"1,3 {options}"}
+
+
+def test_every_run_with_gpus_needs_one_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cells_of_a_study, "gpus_here", lambda: 1)
+    require_shares(Share(jobs=4))
+    with pytest.raises(ConfigError, match="need one of their own each, and there are 1"):
+        require_shares(Share(jobs=2, client_gpus=0.5))
+
+
+def test_runs_side_by_side_are_all_recorded(small: Path, asked: list[Cell]) -> None:
+    with pytest.raises(LaunchError, match="have not finished"):
+        fedpeft(str(small), "--jobs", "2")
+    records = list(small.parent.glob("results/*/cells/*.json"))
+    assert len(records) == len({cell.id for cell in asked}) == len(asked)
