@@ -159,8 +159,8 @@ def _metric(progress: Progress, room: int, glyphs: Glyphs) -> list[Text]:
     if best is None:
         return []
     values = progress.values[-min(_LONGEST_SPARK, room) :]
-    line = Text(sparkline([value for _, value in values], glyphs.blocks), style="cyan")
-    at = next((at for at, (number, _) in enumerate(values) if number == best[0]), None)
+    line = Text(sparkline([value for _, value, _ in values], glyphs.blocks), style="cyan")
+    at = next((at for at, (number, *_) in enumerate(values) if number == best[0]), None)
     if at is not None:
         line.stylize("bold green", at, at + 1)
     return [
@@ -180,7 +180,7 @@ def _costs(progress: Progress, elapsed: float, clock: float) -> list[str]:
         *(sent if progress.down or progress.up else ()),
         *([epsilon] if epsilon else ()),
         f"{duration(elapsed)} elapsed",
-        *([f"about {duration(left)} left"] if left else ()),
+        *([f"about {duration(left)} left"] if left and left >= 0.5 else ()),
     ]
 
 

@@ -1,10 +1,12 @@
 """How far a run is: folded over its events, one by one."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fedpeft_app.criterion import Criterion
 from fedpeft_app.wire.record import SITS_OUT
 
 _LAST = 5  # rounds whose duration the next ones are expected to have
@@ -24,7 +26,8 @@ class Progress:
         asked: Clients asked in this round; 0 = none, or that is secret.
         done, failed: Clients that answered well, or sit out; and those that did not.
         metric: What rounds are rated by; empty = nothing was measured.
-        values: Its value on validation data, in every round where it was measured; round → value.
+        values: Round, its value on validation data, and the loss there, of every round where it
+            was measured.
         down, up: Bytes of all rounds in each direction.
         traffic_expected: Whether these are not counted, since that would tell who was drawn.
         epsilon: ε spent; None = privacy is not accounted for, or not told.
@@ -41,7 +44,7 @@ class Progress:
     done: int = 0
     failed: int = 0
     metric: str = ""
-    values: tuple[tuple[int, float], ...] = ()
+    values: tuple[tuple[int, float, float], ...] = ()
     down: float = 0
     up: float = 0
     traffic_expected: bool = False
@@ -55,9 +58,14 @@ class Progress:
 
     @property
     def best(self) -> tuple[int, float] | None:
-        """The best round so far and its value, of equals the first; None = none was measured."""
-        sign = -1.0 if self.metric in _LOWER_IS_BETTER else 1.0
-        return max(self.values, key=lambda value: sign * value[1], default=None)
+        """The best round so far and its value, as the run chooses; None = none was measured."""
+        rule = Criterion(metric=self.metric, lower_is_better=self.metric in _LOWER_IS_BETTER)
+        best = max(
+            self.values,
+            key=lambda one: rule.rate({"loss": one[2], self.metric: one[1]}),
+            default=None,
+        )
+        return best[:2] if best else None
 
     def left_s(self, clock: float) -> float | None:
         """Estimate how many seconds the rounds will still take.
@@ -185,7 +193,7 @@ def _round_finished(progress: Progress, event: Mapping[str, Any]) -> Progress:
         finished=int(event["round"]),
         began=None,
         metric=value[0] if value else progress.metric,
-        values=(*progress.values, (int(event["round"]), value[1])) if value else progress.values,
+        values=(*progress.values, (int(event["round"]), *value[1:])) if value else progress.values,
         down=progress.down + traffic.get("down", 0),
         up=progress.up + traffic.get("up", 0),
         traffic_expected=traffic is not event,
@@ -194,14 +202,21 @@ def _round_finished(progress: Progress, event: Mapping[str, Any]) -> Progress:
     )
 
 
-def _measured(event: Mapping[str, Any]) -> tuple[str, float] | None:
+def _run_finished(progress: Progress, event: Mapping[str, Any]) -> Progress:
+    return entered(progress, "stopping Flower and Ray", event.get("clock"))
+
+
+def _measured(event: Mapping[str, Any]) -> tuple[str, float, float] | None:
     """Give what rates a round: the server's validation data, or the mean over nodes."""
     metric = str(event.get("metric", "accuracy"))
-    value = (event.get("validation") or {}).get(metric)
+    judged = event.get("validation") or {}
+    value, loss = judged.get(metric), judged.get("loss")
     over_nodes = event.get("clients") or {}
     if value is None and over_nodes.get("metric", "accuracy") == metric:
         value = over_nodes.get("mean")
-    return None if value is None else (metric, float(value))
+    if value is None:
+        return None
+    return metric, float(value), math.inf if loss is None else float(loss)
 
 
 _FOLDS = {
@@ -214,4 +229,5 @@ _FOLDS = {
     "evaluating": _evaluating,
     "node_finished": _judged_one,
     "round_finished": _round_finished,
+    "run_finished": _run_finished,
 }

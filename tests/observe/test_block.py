@@ -20,7 +20,7 @@ _RUN = Progress(
     done=5,
     failed=1,
     metric="accuracy",
-    values=((1, 0.25), (2, 0.75), (3, 0.5)),
+    values=((1, 0.25, 1.0), (2, 0.75, 0.5), (3, 0.5, 0.7)),
     down=4 * 2**20,
     up=2**20,
     epsilon=1.25,
@@ -60,7 +60,7 @@ def test_a_narrow_terminal_has_more_lines_with_the_same_words() -> None:
 @pytest.mark.parametrize("width", [10, 20, 40, 41, 60, 80, 200])
 @pytest.mark.parametrize("glyphs", [BLOCKS, ASCII])
 def test_no_line_is_as_wide_as_the_terminal(width: int, glyphs: Glyphs) -> None:
-    many = tuple((number, math.sin(number)) for number in range(1, 300))
+    many = tuple((number, math.sin(number), 1.0) for number in range(1, 300))
     for values in (_RUN.values, many):
         progress = Progress(**{**fields_of(_RUN), "values": values})
         assert all(len(line) < width for line in drawn(progress, width, glyphs))

@@ -1,5 +1,6 @@
 """How far a run is: folded over events, with what is left of it."""
 
+import math
 from typing import Any
 
 import pytest
@@ -56,6 +57,15 @@ def test_bytes_add_up_and_epsilon_is_the_last() -> None:
     assert not progress.traffic_expected
 
 
+def test_of_equal_rounds_the_one_with_the_lowest_loss_is_the_best() -> None:
+    losses = [0.9, 0.7, 0.8]
+    rounds = [
+        finished(at, metric="accuracy", validation={"accuracy": 0.5, "loss": loss})
+        for at, loss in enumerate(losses, 1)
+    ]
+    assert folded(*rounds).best == (2, 0.5)
+
+
 @pytest.mark.parametrize(("metric", "best"), [("accuracy", (2, 0.75)), ("loss", (1, 0.5))])
 def test_the_best_round_is_the_first_of_the_best(metric: str, best: tuple[int, float]) -> None:
     values = [0.5, 0.75, 0.75, 0.5]
@@ -65,7 +75,7 @@ def test_the_best_round_is_the_first_of_the_best(metric: str, best: tuple[int, f
 
 def test_nodes_rate_rounds_where_the_server_holds_no_data() -> None:
     clients = {"metric": "auroc", "mean": 0.6}
-    assert folded(finished(1, metric="auroc", clients=clients)).values == ((1, 0.6),)
+    assert folded(finished(1, metric="auroc", clients=clients)).values == ((1, 0.6, math.inf),)
     assert folded(finished(1, metric="loss", clients=clients)).values == ()
     assert folded(finished(1, metric="auroc", validation={"auroc": None})).best is None
 
@@ -91,7 +101,7 @@ def test_a_run_that_goes_on_has_its_history_and_no_round_going_on() -> None:
     resumed = {"event": "run_resumed", "round": 1, "rounds": 3, "clock": 5.0}
     progress = folded(*old, reply(), resumed)
     assert (progress.finished, progress.rounds, progress.began) == (1, 3, None)
-    assert (progress.asked, progress.values) == (0, ((1, 0.5),))
+    assert (progress.asked, progress.values) == (0, ((1, 0.5, math.inf),))
     assert progress.left_s(6.0) == 8.0
 
 
