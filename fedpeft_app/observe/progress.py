@@ -203,7 +203,9 @@ def _round_finished(progress: Progress, event: Mapping[str, Any]) -> Progress:
 
 
 def _run_finished(progress: Progress, event: Mapping[str, Any]) -> Progress:
-    return entered(progress, "stopping Flower and Ray", event.get("clock"))
+    """End all rounds; those of nodes that train for themselves have no end of their own."""
+    told = entered(progress, "stopping Flower and Ray", event.get("clock"))
+    return replace(told, finished=max(progress.finished, progress.round_number), began=None)
 
 
 def _measured(event: Mapping[str, Any]) -> tuple[str, float, float] | None:

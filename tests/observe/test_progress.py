@@ -105,6 +105,12 @@ def test_a_run_that_goes_on_has_its_history_and_no_round_going_on() -> None:
     assert progress.left_s(6.0) == 8.0
 
 
+def test_nodes_that_train_for_themselves_are_done_when_the_run_is() -> None:
+    alone = {"event": "node_finished", "node": 3, "clock": 2.0}
+    progress = folded(started(1, rounds=1), *[reply()] * 4, alone, {"event": "run_finished"})
+    assert (progress.finished, progress.left_s(9.0)) == (1, None)
+
+
 def test_other_events_change_nothing() -> None:
     progress = folded(started(1))
     assert follow(progress, {"event": "late_reply", "round": 1, "node": 3}) is progress
