@@ -13,8 +13,10 @@ from fedpeft_app.config import RunConfig, flatten
 from fedpeft_app.errors import BudgetSpentError, FedPeftError, RunFolderError
 from fedpeft_app.facts import run_facts
 from fedpeft_app.node.memory import forget
-from fedpeft_app.observe.journal import Journal
 from fedpeft_app.observe.lines import describe
+from fedpeft_app.observe.observers.audience import Audience
+from fedpeft_app.observe.observers.observer import Observer
+from fedpeft_app.observing import make_observers, watched
 from fedpeft_app.opening import open_door, open_session
 from fedpeft_app.recorder import Recorder, Secrecy, secrecy
 from fedpeft_app.resume import made, reopen, require_made, take_up
@@ -50,19 +52,28 @@ def coordinate(grid: Grid, config: RunConfig, run_id: int) -> RunFolder:
     """
     if config.resume:
         folder, config = take_up(config)
+        observers = make_observers(config)
     else:
+        observers = make_observers(config)  # what is wrong with them leaves no folder
         parent = runs_parent(config.output.dir)
         folder = create_run(parent, config.output.name, run_id, flatten(config))
     with writing(folder):
-        _coordinate(grid, config, folder, run_id)
+        _coordinate(grid, config, folder, run_id, observers)
     return folder
 
 
-def _coordinate(grid: Grid, config: RunConfig, folder: RunFolder, run_id: int) -> None:
+def _coordinate(
+    grid: Grid,
+    config: RunConfig,
+    folder: RunFolder,
+    run_id: int,
+    observers: Mapping[str, Observer],
+) -> None:
     """Run one federation in a folder, or go on with it."""
     reopened = reopen(folder, config) if config.resume else None
     versions = require_made(reopened.checkpoint, config) if reopened else {}
-    journal = Journal(folder.journal, _log_line)
+    audience = Audience(folder.journal, watched(config, folder, reopened), observers, _log_line)
+    journal = audience.journal
     session: Session | None = None
     if reopened:
         journal.note(
@@ -90,7 +101,7 @@ def _coordinate(grid: Grid, config: RunConfig, folder: RunFolder, run_id: int) -
             journal.note("run_failed", problem=problem, folder=str(folder.path))
         raise
     finally:
-        journal.close()
+        audience.close()
 
 
 def _run_together(grid: Grid, session: Session) -> None:

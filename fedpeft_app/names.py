@@ -6,6 +6,7 @@ from fedpeft_app.config.flat import NameCheck
 from fedpeft_app.data.catalogue import PARTITIONERS
 from fedpeft_app.data.tasks.catalogue import TASKS
 from fedpeft_app.methods.catalogue import METHODS, check_method
+from fedpeft_app.observe.observers.catalogue import check_observers
 from fedpeft_app.registry import Registry
 from fedpeft_app.strategies.catalogue import STRATEGIES
 from fedpeft_app.strategies.sampling import COHORTS
@@ -24,4 +25,5 @@ NAME_CHECKS: Mapping[str, NameCheck] = {
     "method.name": check_method,
     "wire.uplink": parse_codec,
     "wire.downlink": parse_codec,
+    "observe.to": check_observers,
 }

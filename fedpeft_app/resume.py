@@ -32,6 +32,8 @@ FREE = frozenset(
         "strategy.retries",
         "strategy.quarantine-after",
         "evaluate.batch-size",
+        "observe.to",
+        "observe.options",
         "output.keep",
         "output.dir",
         "output.name",

@@ -34,8 +34,11 @@ from fedpeft_app.config import RunConfig, flatten
 from fedpeft_app.errors import ConfigError, Fault, LaunchError, RunFolderError
 from fedpeft_app.mirrors import home
 from fedpeft_app.names import REGISTRIES
+from fedpeft_app.observe.journal import wait_until_written
 from fedpeft_app.observe.lines import last_statement
 from fedpeft_app.observe.live import LiveView
+from fedpeft_app.observe.observers.audience import PATIENCE_S
+from fedpeft_app.observe.observers.catalogue import listed
 from fedpeft_app.resume import require_resumable
 from fedpeft_app.runs.directory import RunFolder, find_run, runs_parent, short_id
 
@@ -243,6 +246,7 @@ def _names_a_path(config: RunConfig) -> bool:
     """Say whether a plug-in is named by its path, in a key of its own or among options."""
     flat = flatten(config)
     texts = [json.dumps(flat[key]) for key in REGISTRIES]
+    texts += map(json.dumps, listed(config.observe.to))
     texts += [str(value) for key, value in flat.items() if key.endswith(".options")]
     return any(_PATH.search(text) for text in texts)
 
@@ -309,6 +313,8 @@ def _follow(config: RunConfig, superlink: SuperLink, run_id: int, view: LiveView
             if folder is not None:
                 position, events = _new_events(folder.journal, position)
                 for event in events:
+                    if config.observe.to and event["event"] in ("run_finished", "run_failed"):
+                        wait_until_written(folder.journal, PATIENCE_S)  # observers may be sending
                     if event["event"] == "run_failed":
                         raise LaunchError(f"{event['problem']}\nThe run's folder: {folder.path}")
                     view.feed(event)

@@ -45,6 +45,7 @@ from fedpeft_app.errors import (
 from fedpeft_app.methods.catalogue import find_method
 from fedpeft_app.mirrors import cache_dir
 from fedpeft_app.names import REGISTRIES
+from fedpeft_app.observing import make_observers
 from fedpeft_app.runs.directory import runs_parent
 from fedpeft_app.strategies.catalogue import STRATEGIES, make_strategy, require_one_mean
 from fedpeft_app.strategies.composition import Composition
@@ -172,6 +173,7 @@ def _look(
     steps: tuple[tuple[str, Callable[[], object]], ...] = (
         ("output.dir", lambda: require_writable(runs_parent(config.output.dir), "output.dir")),
         ("task", lambda: _import_plugins(config)),
+        ("observe.to", lambda: make_observers(config)),
         ("train.precision", lambda: _require_gpu_for_fp16(config)),
         ("model.quantization", lambda: _require_gpu_for_quantization(config)),
         ("model.name", lambda: located.append(_fitting_model(config))),

@@ -333,6 +333,19 @@ class BudgetSection(Section):
     )
 
 
+class ObserveSection(Section):
+    """Who looks on while the run goes by, beside its journal."""
+
+    to: str = Field(
+        "",
+        description="observers between commas: tensorboard, mlflow, wandb, or paths to others; "
+        "empty = none",
+    )
+    options: JsonObject = Field(
+        "{}", description="arguments of observers, as JSON, under their names; no passwords"
+    )
+
+
 class OutputSection(Section):
     """Where the run goes."""
 
@@ -373,4 +386,5 @@ class RunConfig(Section):
     wire: WireSection = Field(default_factory=WireSection)
     privacy: PrivacySection = Field(default_factory=PrivacySection)
     budget: BudgetSection = Field(default_factory=BudgetSection)
+    observe: ObserveSection = Field(default_factory=ObserveSection)
     output: OutputSection = Field(default_factory=OutputSection)

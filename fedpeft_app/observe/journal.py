@@ -14,6 +14,8 @@ from typing import Any
 
 from fedpeft_app.errors import RunFolderError
 
+_POLL_S = 0.1
+
 
 class Journal:
     """Append-only log of a run's events.
@@ -104,6 +106,18 @@ def is_being_written(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return not _lock(file.fileno(), shared=False)
+
+
+def wait_until_written(path: Path, patience_s: float) -> None:
+    """Wait until no process has a journal open.
+
+    Args:
+        path: The journal. Where the file system has no locks, nobody waits.
+        patience_s: Seconds at most.
+    """
+    deadline = time.monotonic() + patience_s
+    while is_being_written(path) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
 
 
 def _finite(value: Any) -> Any:

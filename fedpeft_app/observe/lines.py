@@ -321,6 +321,10 @@ def _run_resumed(event: Mapping[str, Any]) -> str:
     return f"run goes on after round {event['round']}/{event['rounds']}{with_what}{found}"
 
 
+def _observer_failed(event: Mapping[str, Any]) -> str:
+    return f"observer {event['observer']} is left out from now on: {event['problem']}"
+
+
 def _checkpoint_damaged(event: Mapping[str, Any]) -> str:
     return f"round {event['round']} may not be exported: {event['problem']}"
 
@@ -332,6 +336,7 @@ def _run_failed(event: Mapping[str, Any]) -> str:
 _WRITERS = {
     "run_started": _run_started,
     "run_resumed": _run_resumed,
+    "observer_failed": _observer_failed,
     "checkpoint_damaged": _checkpoint_damaged,
     "roll_call": _roll_call,
     "reply": _reply_failed,

@@ -24,6 +24,7 @@ FROM_PACKAGE = {
     "method.name": "last-biases",
     "data.partitioner": "dealt",
     "wire.uplink": "sign",
+    "observe.to": "milestones",
 }
 PARTS = {"folded_by": "geometric-median", "optimizer": {"name": "lion", "lr": 0.05}}
 RUNS: Mapping[str, Mapping[str, Any]] = {
@@ -82,6 +83,7 @@ TYPING_ERRORS = {  # settings → what exists, and what is nearest to what was w
     ("wire.uplink", "topk(0.1)+sing"): ("float32", "int4, sign, zstd", "mean 'sign'?"),
     ("method.name", "last-bias"): ("full, head", "last-biases", "mean 'last-biases'?"),
     ("task", "tgas"): ("text-classification", "tags", "mean 'tags'?"),
+    ("observe.to", "tensorboard,milestnes"): ("mlflow, wandb", "mean 'milestones'?"),
     ("data.partitioner", "delt"): ("iid, dirichlet", "dealt", "mean 'dealt'?"),
 }
 
@@ -193,5 +195,6 @@ def test_flower_and_ray_find_a_package_and_a_file_of_the_working_folder(
     (journal,) = (tmp_path / "runs").glob("*/journal.jsonl")
     events = read_events(journal)
     assert events[-1]["test"]["accuracy"] > 0.6  # 0.47 untrained
+    assert (journal.parent / "milestones.txt").read_text().startswith("round_finished 1: ")
     cohorts = [event["cohort"] for event in events if event["event"] == "round_started"]
     assert cohorts == settings["rounds"] * [[0, 1]]

@@ -1,8 +1,11 @@
-"""The live view: plain lines in a pipe, one moving line on a terminal."""
+"""The live view: plain lines in a pipe, a few moving ones on a terminal."""
 
+import logging
+import sys
 from io import StringIO
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from fedpeft_app.observe.live import LiveView
@@ -17,14 +20,14 @@ _EVENTS: list[dict[str, Any]] = [
 ]
 
 
-def watch(console: Console, events: list[dict[str, Any]] = _EVENTS) -> list[str]:
-    """Feed all events; give what the moving line said after each."""
+def watch(console: Console, events: list[dict[str, Any]] = _EVENTS) -> list[list[str]]:
+    """Feed all events; give what the moving lines said after each."""
     said = []
     with LiveView(console) as view:
         view.stage("checking model and data")
         for event in events:
             view.feed(event)
-            said.append(view._render().renderables[0].text.plain)
+            said.append([line.plain for line in view._render().renderables])
     return said
 
 
@@ -50,21 +53,49 @@ def test_a_terminal_wraps_the_statement_and_nothing_else() -> None:
         assert f"no file {_PATH}" in console.file.getvalue()
 
 
-def test_the_moving_line_says_what_goes_on() -> None:
-    said = watch(Console(file=StringIO()))
-    assert [text.rpartition(" (")[0] for text in said] == [
-        "round 1/2: training 0/2 clients",
-        "round 1/2: training 1/2 clients",
-        "round 1: aggregating",
+def test_the_moving_lines_say_what_goes_on() -> None:
+    said = watch(Console(file=StringIO(), width=80))
+    assert [" ".join(lines).partition("─ ")[2].partition(" (")[0].strip() for lines in said] == [
+        "training",
+        "training",
+        "aggregating",
         "evaluating on the test set: 50%",
         "evaluating on the test set: 50%",
     ]
+    assert [lines[1] for lines in said[:2]] == [
+        "clients: 0/2 done · 2 in flight",
+        "clients: 1/2 done · 1 in flight",
+    ]
 
 
-def test_a_secret_cohort_is_not_counted() -> None:
-    events = [{"event": "round_started", "round": 1, "rounds": 2}]
-    (said,) = watch(Console(file=StringIO()), events)
-    assert said.startswith("round 1/2: training (")
+def test_what_is_logged_meanwhile_goes_above_the_moving_lines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = StringIO()
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(sys, "__stderr__", terminal)
+    logger = logging.getLogger("somebody")
+    logger.addHandler(handler := logging.StreamHandler())  # as Flower does at import
+    console = Console(file=StringIO(), width=80, force_terminal=True)
+    try:
+        with LiveView(console):
+            logger.warning("mind the gap")
+        logger.warning("afterwards")
+    finally:
+        logger.removeHandler(handler)
+    assert "mind the gap\n" in console.file.getvalue()
+    assert terminal.getvalue() == "afterwards\n"
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    console = Console(file=StringIO(), width=200, force_terminal=True)
+    watch(console)
+    assert "\x1b" not in console.file.getvalue()
+    assert console.file.getvalue().startswith("round 1: node 2 failed")
 
 
 def test_a_terminal_shows_the_same_lines_and_is_left_clean() -> None:

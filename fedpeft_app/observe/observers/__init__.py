@@ -1,0 +1,1 @@
+"""What may look on while a run goes by: TensorBoard, MLflow, W&B, and a user's own."""
