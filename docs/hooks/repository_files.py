@@ -22,7 +22,8 @@ LANGUAGES = {"Dockerfile": "docker", ".conf": "nginx", ".service": "ini", ".py":
 LANGUAGES |= {".toml": "toml", ".yaml": "yaml", ".json": "json", ".sh": "bash"}
 # Code (left alone), or the target of a link and its anchor.
 _LINK = re.compile(
-    r"(?P<code>^ *```.*?^ *```|`[^`\n]+`)|(?<=\]\()(?P<target>[^)\s#:]+)(?P<anchor>#[^)\s]*)?(?=\))",
+    r"(?P<code>^ *```.*?^ *```|`[^`\n]+`)"
+    r"|(?<=\]\()(?P<target>[^)\s#:]+)(?P<anchor>#[^)\s]*)?(?=\))",
     re.DOTALL | re.MULTILINE,
 )
 _log = logging.getLogger("mkdocs.hooks.repository_files")
@@ -32,8 +33,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add a page for everything around `docs/` that a page links to, directly or not."""
     root = Path(config.config_file_path).parent
     awaited = set(config.extra.get("awaited", ()))
-    asked = {(DOCS + page.src_uri, path) for page in files.documentation_pages() for path in
-             _targets(page.content_string, DOCS + page.src_uri)}
+    asked = {
+        (DOCS + page.src_uri, path)
+        for page in files.documentation_pages()
+        for path in _targets(page.content_string, DOCS + page.src_uri)
+    }
     asked |= {("mkdocs.yml", name) for name in ("README.md", "CHANGELOG.md")}
     made: set[str] = set()
     while asked:
@@ -44,12 +48,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if not (root / path).exists() and path not in awaited:
             _log.warning(
                 "%s links to '%s': expected a file or folder of the repository, got none. Mend "
-                "the link, or name the file in mkdocs.yml (extra, awaited).", source, path
+                "the link, or name the file in mkdocs.yml (extra, awaited).",
+                source,
+                path,
             )
             continue
         files.append(file := _file(config, root / path, path))
         if file.is_documentation_page():
-            asked |= {(path, found) for found in _targets(file.content_string, _lies_at(file.src_uri))}
+            asked |= {
+                (path, found) for found in _targets(file.content_string, _lies_at(file.src_uri))
+            }
     _require_awaited(root, awaited, made)
     return files
 
@@ -79,7 +87,9 @@ def _targets(markdown: str, lies_at: str) -> Iterator[str]:
 def _replaced(markdown: str, lead: Callable[[str], str]) -> str:
     """Replace the targets of links, outside of code."""
     return _LINK.sub(
-        lambda match: match[0] if match["code"] else lead(match["target"]) + (match["anchor"] or ""),
+        lambda match: (
+            match[0] if match["code"] else lead(match["target"]) + (match["anchor"] or "")
+        ),
         markdown,
     )
 
@@ -98,7 +108,7 @@ def _place(path: str, root: Path) -> str:
     """Say where the site has a file of the repository."""
     if path.startswith(DOCS):
         return path.removeprefix(DOCS)
-    if (root / path).is_dir() or not (root / path).suffix and not (root / path).exists():
+    if (root / path).is_dir() or not ((root / path).suffix or (root / path).exists()):
         return f"{AROUND}{path}/index.md"
     return AROUND + (path if path.endswith((".md", *PICTURES)) else f"{path}.md")
 

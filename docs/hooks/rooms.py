@@ -22,7 +22,9 @@ _PAPER = re.compile(
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add a page for every room, and one of all papers that docstrings name."""
     package = Path(config.config_file_path).parent / PACKAGE
-    pages = {room.name: list(_modules(room)) for room in sorted(package.iterdir()) if _is_room(room)}
+    pages = {
+        room.name: list(_modules(room)) for room in sorted(package.iterdir()) if _is_room(room)
+    }
     pages["app"] = [file for file in sorted(package.glob("*.py")) if file.stem != "__init__"]
     for name, modules in pages.items():
         files.append(_page(config, name, _reference(name, modules, package.parent)))
@@ -69,7 +71,9 @@ def _papers(package: Path) -> str:
         module = ".".join(file.relative_to(package.parent).with_suffix("").parts)
         for match in _PAPER.finditer(" ".join(_docstrings(file))):
             name = f"{match['authors']} {match['year']}"
-            found.setdefault(match["number"], (name, {}))[1][module.removesuffix(".__init__")] = None
+            found.setdefault(match["number"], (name, {}))[1][module.removesuffix(".__init__")] = (
+                None
+            )
     rows = [
         f"| {name} | [{number}](https://arxiv.org/abs/{number}) | "
         + ", ".join(f"[`{one.removeprefix(PACKAGE + '.')}`][{one}]" for one in modules)
@@ -79,8 +83,7 @@ def _papers(package: Path) -> str:
     head = (
         "# Papers",
         "",
-        "What is implemented after which paper. The module's page says which section or "
-        "equation, and where it differs.",
+        "What follows which paper. The module's page has section, equation and differences.",
         "",
         "| paper | arXiv | module |",
         "|---|---|---|",
