@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check test-slow test-deployment test-gpu bench clean
+.PHONY: help install demo test check test-slow test-deployment test-gpu bench docs clean
 
 help:
 	@echo "make demo       install, then federated LoRA of MiniLM on Reuters R8 (the main job)"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-slow  the tests that start Flower and Ray, on the real model and data"
 	@echo "make test-deployment  of those, the ones of the deployment guide, keys and faults"
 	@echo "make test-gpu   the tests that need an NVIDIA GPU"
+	@echo "make docs       the documentation site, into build/site (opens no connection)"
 	@echo "make bench      side-by-side measurements (20 minutes; writes benchmarks/results/)"
 	@echo "make clean      remove the environment and what tools left behind"
 
@@ -49,6 +50,10 @@ test-gpu: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/bench.py
+
+# The variable is Material's: it ends a notice about the next major version of MkDocs.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist
