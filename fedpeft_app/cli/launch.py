@@ -16,12 +16,11 @@ from typing import Any
 
 from rich.console import Console
 
-from fedpeft_app.cli.app_folder import app_folder
 from fedpeft_app.cli.cluster import find_cluster, require_usable
 from fedpeft_app.cli.plan.privacy import cautions
 from fedpeft_app.cli.preflight import preflight, require_writable
-from fedpeft_app.cli.settings import to_toml
 from fedpeft_app.cli.shares import gpus_here, require_share, share_caution
+from fedpeft_app.cli.submit import flwr_run, read_id, waiting
 from fedpeft_app.cli.superlink import (
     SuperLink,
     executable,
@@ -110,10 +109,13 @@ def run_simulation(config: RunConfig, simulation: Simulation, console: Console) 
         ):
             environment = {**_environment(config), **_ray(simulation, Path(scratch), view)}
             with own_superlink(Path(scratch), environment) as superlink:
-                _check(config, simulation, view, console)  # while it starts
-                view.stage("starting Flower and Ray")
-                superlink.wait_until_up()
-                run_id = _submit(config, superlink, simulation.federation_config())
+                asked = simulation.federation_config()
+                command = flwr_run(config, Path(scratch), superlink.connection, asked)
+                with waiting(command, superlink.environment) as submit:
+                    _check(config, simulation, view, console)  # while both start
+                    view.stage("starting Flower and Ray")
+                    superlink.wait_until_up()
+                    run_id = submit()
                 ended.enter_context(_stating_privacy(config, run_id, view))
                 return _follow(config, superlink, run_id, view)
 
@@ -166,11 +168,11 @@ def run_on_connection(config: RunConfig, connection: str, console: Console) -> N
     environment = {**os.environ, "FLWR_TELEMETRY_ENABLED": "0"}
     with interruptible():
         with tempfile.TemporaryDirectory() as scratch:
-            command = _flwr_run(config, Path(scratch), connection)
+            command = flwr_run(config, Path(scratch), connection)
             done = subprocess.run(
                 command, capture_output=True, env=environment, text=True, check=False
             )
-            run_id = _run_id(done)
+            run_id = read_id(done.stdout, done.stderr)
         console.print(f"run {run_id} submitted to '{connection}'", highlight=False)
         try:
             status = _follow_log(connection, run_id, environment, console)
@@ -249,39 +251,6 @@ def _names_a_path(config: RunConfig) -> bool:
     texts += map(json.dumps, listed(config.observe.to))
     texts += [str(value) for key, value in flat.items() if key.endswith(".options")]
     return any(_PATH.search(text) for text in texts)
-
-
-def _flwr_run(
-    config: RunConfig, scratch: Path, connection: str, federation_config: str = ""
-) -> list[str]:
-    """Write the command that submits a run."""
-    settings = scratch / "run-config.toml"
-    settings.write_text(to_toml(flatten(config)), encoding="utf-8")
-    command = [executable("flwr"), "run", str(app_folder(scratch)), connection]
-    command += ["--run-config", str(settings), "--format", "json"]
-    if federation_config:
-        command += ["--federation-config", federation_config]
-    return command
-
-
-def _submit(config: RunConfig, superlink: SuperLink, federation_config: str) -> int:
-    """Submit a run and give its id."""
-    scratch = superlink.log.parent
-    command = _flwr_run(config, scratch, superlink.connection, federation_config)
-    done = subprocess.run(
-        command, capture_output=True, env=superlink.environment, text=True, check=False
-    )
-    return _run_id(done)
-
-
-def _run_id(done: "subprocess.CompletedProcess[str]") -> int:
-    """Read the run's id from what `flwr run --format json` printed."""
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        start = done.stdout.index("{")
-        answer = json.loads(done.stdout[start : done.stdout.rindex("}") + 1])
-        if answer["success"]:
-            return int(answer["run-id"])
-    raise LaunchError(f"Flower did not take the run:\n{done.stdout}{done.stderr}".rstrip())
 
 
 def _status(connection: str, run_id: int, environment: Mapping[str, str]) -> str:
