@@ -7,6 +7,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedpeft_app.admission import require_allowed
+from fedpeft_app.backbone.one_scan import scan_models_once
 from fedpeft_app.config import RunConfig, parse
 from fedpeft_app.uncollected import uncollected
 from fedpeft_app.warm.door import NodeError, find_door
@@ -66,6 +67,7 @@ def _content(kind: str, message: Message, context: Context, config: RunConfig) -
         if done is not None:
             return from_bytes(done)
     with uncollected("fedpeft_app.answers"):
+        scan_models_once()
         from fedpeft_app.answers import answer
     return answer(kind, message.content, config, context.node_config)
 

@@ -10,10 +10,12 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run one federation from roll call to exported adapter."""
     from fedpeft_app.actors import replace_dead_actors
+    from fedpeft_app.backbone.one_scan import scan_models_once
     from fedpeft_app.config import parse
     from fedpeft_app.uncollected import uncollected
 
     with uncollected("fedpeft_app.coordinator"):
+        scan_models_once()
         from fedpeft_app.coordinator import coordinate
     from fedpeft_app.mailboxes import sort_mail
     from fedpeft_app.names import NAME_CHECKS

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from fedpeft_app.backbone.one_scan import scan_models_once
 from fedpeft_app.uncollected import uncollected
 from fedpeft_app.warm.code import Code, own_code
 from fedpeft_app.warm.door import DONE, FAILED, REFUSED
@@ -53,6 +54,7 @@ class Trainer:
 def _answer(header: Mapping[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
     """Do what a message asks."""
     with uncollected("fedpeft_app.answers"):
+        scan_models_once()
         from fedpeft_app.answers import answer
     from fedpeft_app.wire.content import from_bytes, to_bytes
 

@@ -80,6 +80,8 @@ def test_what_speaks_against_a_private_run_is_said_before_it_starts(
     class NotUp:
         """A SuperLink that does not come up."""
 
+        connection, environment = "own", os.environ
+
         def wait_until_up(self) -> None:
             raise LaunchError("not in this test")
 
