@@ -38,13 +38,20 @@ class Share:
     client_gpus: float = 0.0
     actors: int = 0
 
-    def options(self) -> list[str]:
-        """Write it for `fedpeft run`."""
-        actors = self.actors
-        if self.jobs > 1 and not actors:
-            actors = max(1, (os.cpu_count() or 1) // self.jobs // (self.client_cpus or 1))
+    def options(self, *, pooled: bool = False) -> list[str]:
+        """Write it for `fedpeft run`.
+
+        Args:
+            pooled: Whether the run has one client, with all data, which takes all of the share.
+        """
+        actors, cpus = self.actors, self.client_cpus
+        cores = max(1, (os.cpu_count() or 1) // self.jobs)
+        if self.jobs > 1 and pooled:
+            cpus = cpus or cores
+        elif self.jobs > 1 and not actors:
+            actors = max(1, cores // (cpus or 1))
         told = {
-            "--client-cpus": self.client_cpus,
+            "--client-cpus": cpus,
             "--client-gpus": self.client_gpus,
             "--actors": actors,
         }
@@ -92,7 +99,7 @@ class Processes:
             return run_cell(
                 cell,
                 archive,
-                options=self.share.options(),
+                options=self.share.options(pooled=cell.config["mode"] == "central"),
                 environment=_gpus_of(number, self.share),
                 stopping=self._stopping,
             )
@@ -133,7 +140,7 @@ def run_cell(
     recipe.write_text(f"# {cell.name}\n{settings}", encoding="utf-8")
     parent = runs_parent(str(cell.config["output.dir"]))
     before = {run.path for run in _runs(parent, name)}
-    command = [sys.executable, "-c", DIE_WITH_PARENT, executable("fedpeft"), "run"]
+    command = [sys.executable, "-P", "-c", DIE_WITH_PARENT, executable("fedpeft"), "run"]
     command += ["--recipe", str(recipe), "--nodes", str(cell.nodes), *options]
     status = _run(command, log, {**os.environ, **(environment or {})}, stopping)
     made = [run for run in _runs(parent, name) if run.path not in before]
@@ -174,8 +181,8 @@ def _run(
 
 
 def _gpus_of(number: int, share: Share) -> dict[str, str]:
-    """Give a run every so manieth GPU, where clients have some and several runs go on."""
-    if not share.client_gpus or share.jobs == 1:
+    """Give a run every so manieth GPU, where several runs go on."""
+    if share.jobs == 1 or not gpus_here():
         return {}
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     every = visible.split(",") if visible else [str(at) for at in range(gpus_here())]

@@ -17,6 +17,7 @@ from fedpeft_app.errors import LaunchError
 _WAITING = """
 import sys
 from flwr.cli.app import app
+sys.argv[0] = "flwr"
 if sys.stdin.readline():
     sys.exit(app())
 """
@@ -57,7 +58,7 @@ def waiting(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[
         Lets it submit the run, and gives the run's id.
     """
     process = subprocess.Popen(
-        [sys.executable, "-c", _WAITING, *command[1:]],
+        [sys.executable, "-P", "-c", _WAITING, *command[1:]],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -129,7 +129,7 @@ def own_superlink(scratch: Path, environment: Mapping[str, str]) -> Iterator[Sup
     env = {**environment, **QUIET, "FLWR_HOME": str(scratch)}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', '')}"
     log = scratch / "flower.log"
-    command = [sys.executable, "-c", DIE_WITH_PARENT, executable("flower-superlink")]
+    command = [sys.executable, "-P", "-c", DIE_WITH_PARENT, executable("flower-superlink")]
     command += ["--insecure", "--simulation"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     command += ["--disable-runtime-dependency-installation"]

@@ -59,7 +59,7 @@ class LiveView:
         if text != self._progress.stage:
             self._stage_began = time.monotonic()
         self._progress = entered(self._progress, text)
-        if not self._console.is_terminal:
+        if not self._moves:
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def say(self, text: str, *, wrap: bool = False) -> None:

@@ -16,7 +16,10 @@ _READING = (
     "mean ± half-width of the 95 % interval over seeds (Student's t); one run alone has no "
     f"interval; {_ABSENT} was not measured; bytes as Flower serialises them"
 )
-_BEST = "in bold: better than every other row, by the 95 % intervals of differences paired by seed"
+_BEST = (
+    "in bold: better than every other row with the same seeds, by the 95 % intervals of "
+    "differences paired by seed"
+)
 _ON_TEST = "measured on the server's test set; with mode = local, the mean over nodes of that"
 _OVER_NODES = {  # metric of nodes → what it is
     "clients.mean": "mean over nodes",

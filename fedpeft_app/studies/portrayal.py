@@ -1,5 +1,7 @@
 """A study as it stands → what its pictures are drawn of."""
 
+from math import isfinite
+
 from fedpeft_app.observe.report.study import StudyStory
 from fedpeft_app.studies.conduct import Standing
 from fedpeft_app.studies.grid import shown
@@ -24,7 +26,8 @@ def portray(study: Study, now: Standing, story: StudyStory) -> Portrayal:
         measured = slot.record.measured if slot.record else None
         over_nodes = (measured.clients_test or measured.clients) if measured else {}
         values = over_nodes.get("nodes", {}).values()
-        nodes.setdefault((slot.entry.row, slot.entry.column), []).extend(values)
+        told = [value for value in values if value is not None and isfinite(value)]
+        nodes.setdefault((slot.entry.row, slot.entry.column), []).extend(told)
     return Portrayal(
         story=story,
         columns=keys,

@@ -24,6 +24,7 @@ from fedpeft_app.studies.study import (
 )
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,49}")  # leaves room for an id in output.name
+_FEWEST_ZIPPED = 2  # keys of a [[zip]]
 _SECTIONS = {  # table → the keys it may have; None = configuration keys
     "config": None,
     "grid": None,
@@ -73,11 +74,14 @@ class _Reader:
         self._known(raw, ("name", NODES, "seeds", *_SECTIONS), "")
         grid = self._choices(raw.get("grid", {}), "grid")
         zipped = [self._zip(place, item) for place, item in self._tables(raw, "zip")]
+        zips = []
         for number, choices in enumerate(zipped, 1):
-            for key in grid.keys() & choices.keys():
+            doubled = grid.keys() & choices.keys()
+            for key in doubled:
                 self._fault(f"zip[{number}].{key}", choices[key], "is in [grid] or [[zip]] twice.")
-            grid |= choices
-        zips = tuple(tuple(choices) for choices in zipped if choices)
+            if choices and not doubled:
+                grid |= choices
+                zips.append(tuple(choices))
         layout = self._layout(self._table(raw, "table"), grid, zips)
         every = {NODES: raw[NODES]} if NODES in raw else {}
         return Study(
@@ -88,7 +92,7 @@ class _Reader:
                 **{key: item for key, item in every.items() if self._counts(item, key)},
             },
             grid=grid,
-            zips=zips,
+            zips=tuple(zips),
             overrides=tuple(
                 Override(
                     when=self._condition(item.get("when", {}), f"{place}.when"),
@@ -108,6 +112,8 @@ class _Reader:
     def _zip(self, place: str, item: Mapping[str, Any]) -> dict[str, tuple[Scalar, ...]]:
         """Read a [[zip]]: keys whose first values go together, and their second ones, …."""
         choices = self._choices(item, place, twice=True)
+        if len(join(item)) < _FEWEST_ZIPPED:
+            self._fault(place, item, "needs at least two keys, which go together.")
         if len({len(values) for values in choices.values()}) > 1:
             lengths = ", ".join(f"{key} {len(values)}" for key, values in choices.items())
             self._fault(place, lengths, "needs as many values of each key.")

@@ -12,6 +12,9 @@ from fedpeft_app.studies.metrics import CLIENT_METRICS
 from fedpeft_app.studies.record import Record
 from fedpeft_app.studies.study import Study
 
+_FEWEST_SEEDS = 3  # for a row to be called the best
+_ROUNDING = 1e-9  # of means; intervals below it have no width
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
@@ -34,8 +37,8 @@ class Line:
         times_fewer: Bytes of a message of full fine-tuning, as this study measured them, over
             these.
         seconds: Mean over the runs.
-        best: Whether it is better than every other field of its column: by the 95 % intervals
-            of the differences, seed by seed.
+        best: Whether it is better than every other field of its column with the same seeds: by
+            the 95 % intervals of the differences, seed by seed.
     """
 
     row: str
@@ -65,7 +68,8 @@ def lines(study: Study, standing: Standing) -> list[Line]:
     placed: dict[tuple[str, str], list[Slot]] = {}
     for slot in standing.slots:
         placed.setdefault((slot.entry.row, slot.entry.column), []).append(slot)
-    values = {place: _values(study, slots) for place, slots in placed.items()}
+    found = {place: _values(study, slots) for place, slots in placed.items()}
+    seeds = {place: {slot.seed for slot in slots} for place, slots in placed.items()}
     return [
         _line(
             study,
@@ -73,9 +77,9 @@ def lines(study: Study, standing: Standing) -> list[Line]:
             baseline=placed.get((study.layout.baseline, column), []),
             full=[slot for slot in standing.slots if slot.entry.column == column],
             others=[
-                found
-                for (other, where), found in values.items()
-                if where == column and other != row
+                values
+                for place, values in found.items()
+                if place[1] == column and place[0] != row and seeds[place] == seeds[row, column]
             ],
         )
         for (row, column), slots in placed.items()
@@ -156,11 +160,15 @@ def _is_best(
     """Say whether values are better than all others, and surely so.
 
     Each comparison stands at 95 %; as all of them must hold, their number needs no correction.
+    Nothing is sure that was not measured on all seeds, on fewer than three, or that differs by the
+    same on each, as small test sets have it.
     """
+    if len(values) < _FEWEST_SEEDS or any(other.keys() != values.keys() for other in others):
+        return False
     sign = -1 if lower_is_better else 1
-    gaps = [paired(values, other) for other in others if other]
+    gaps = [paired(values, other) for other in others]
     return bool(gaps) and all(
-        gap is not None and gap.half_width is not None and sign * gap.mean > gap.half_width
+        gap is not None and gap.half_width and sign * gap.mean > gap.half_width > _ROUNDING
         for gap in gaps
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fedpeft_app.cli import launch
+from fedpeft_app.cli import launch, submit
 from fedpeft_app.config import parse
 from fedpeft_app.errors import LaunchError
 
@@ -39,7 +39,8 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
         (tmp_path / "flwr").write_text(_FLWR.format(folder=tmp_path, log=log))
         (tmp_path / "flwr").chmod(0o755)
 
-    monkeypatch.setattr(launch, "executable", lambda name: str(tmp_path / name))
+    for module in (launch, submit):
+        monkeypatch.setattr(module, "executable", lambda name: str(tmp_path / name))
     monkeypatch.setattr(launch, "_AGAIN_S", 0.0)
     return put
 

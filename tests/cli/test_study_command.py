@@ -382,6 +382,12 @@ def test_runs_side_by_side_share_the_machine(
     assert said == {f"0,2,4 {options}", f"1,3 {options}"}
 
 
+def test_a_pooled_run_takes_all_of_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cells_of_a_study.os, "cpu_count", lambda: 16)
+    assert Share(jobs=4).options(pooled=True) == ["--client-cpus", "4"]
+    assert Share(jobs=1).options(pooled=True) == []
+
+
 def test_every_run_with_gpus_needs_one_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cells_of_a_study, "gpus_here", lambda: 1)
     require_shares(Share(jobs=4))

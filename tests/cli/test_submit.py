@@ -32,6 +32,18 @@ def test_nothing_is_submitted_before_it_is_told_to(flwr: Path) -> None:
     assert flwr.read_text() == "run app"
 
 
+def test_modules_in_the_working_directory_are_none_of_flowers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "queue.py").write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
+    with (
+        waiting(["flwr", "--help"], os.environ) as go,
+        pytest.raises(LaunchError, match="Usage: flwr"),
+    ):
+        go()
+
+
 def test_what_is_not_told_to_submits_nothing_and_ends(flwr: Path) -> None:
     with pytest.raises(KeyError), waiting(["flwr", "run", "app"], os.environ):
         raise KeyError

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from fedpeft_app.observe.lines import describe
 from fedpeft_app.observe.observers.audience import Audience
 from fedpeft_app.observe.observers.observer import Outcome, Watched
@@ -102,6 +104,29 @@ def test_who_fails_at_the_end_leaves_the_journal_its_last_line(tmp_path: Path) -
         "run failed",
         "observer bad is left out from now on",
     ]
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        ("no way to https://me:se/cr@et@server/api", "no way to https://…@server/api"),
+        ("401 for Bearer abc.def", "401 for Bearer …"),
+    ],
+)
+def test_what_an_observer_ends_with_names_no_credentials(
+    words: str, kept: str, tmp_path: Path
+) -> None:
+    class Ends(Heard):
+        def tell(self, event: Mapping[str, Any]) -> None:
+            event.clear()  # type: ignore[attr-defined]  # which is nobody else's
+            raise SystemExit(words)
+
+    other = Heard()
+    audience, lines = listen(tmp_path, ends=Ends(), other=other)
+    audience.journal.note("x")
+    audience.close()
+    assert any(line.endswith(f"SystemExit: {kept}") for line in lines)
+    assert other.told[1:] == ["x", "end stopped"]
 
 
 def test_nobody_waits_for_an_observer_that_hangs(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Event files: whole records with true checksums, as TensorBoard reads them."""
 
+import math
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from fedpeft_app.observe.observers.event_file import EventFile, crc32c
+from fedpeft_app.observe.observers.event_file import _FIXED32, EventFile, _field, crc32c
 from fedpeft_app.observe.observers.observer import Watched
 from fedpeft_app.observe.observers.tensorboard import TensorBoard
 
@@ -106,6 +107,11 @@ def test_what_is_written_is_what_protocol_buffers_read(tmp_path: Path, event_cla
     told = {value.tag: value.simple_value for value in events[3].summary.value}
     assert told == {"replies/good": 2.0, "seconds/round": 20.0, "validation/accuracy": 0.25}
     assert all(event.wall_time > 1.7e9 for event in events)
+
+
+def test_numbers_beyond_float32_are_infinite() -> None:
+    assert _field(2, _FIXED32, 1e40)[-4:] == struct.pack("<f", math.inf)
+    assert _field(2, _FIXED32, -1e40)[-4:] == struct.pack("<f", -math.inf)
 
 
 def test_a_reader_beside_the_run_has_every_round_that_was_told(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_a_round_is_told_in_sums_and_means() -> None:
 
 
 def test_no_number_is_of_a_single_node() -> None:
-    for count, told in ((10, {"mean"}), (11, {"mean", "worst-decile"})):
+    for count, told in ((1, set()), (2, {"mean"}), (10, {"mean"}), (11, {"mean", "worst-decile"})):
         nodes = {str(node): 0.5 for node in range(count)}
         event = {"event": "round_finished", "clients": {**_SPREAD, "nodes": nodes}}
         assert set(scalars(event)) == {f"nodes-validation/auroc-{name}" for name in told}
@@ -58,7 +58,7 @@ def test_where_traffic_is_secret_what_was_expected_is_told() -> None:
 
 def test_what_a_run_comes_to_has_names_of_its_own() -> None:
     event = {"event": "run_finished", "round": 2, "seconds": 9.5, "test": {"accuracy": 0.5}}
-    event |= {"down": 4, "up": 3, "nodes": {**_SPREAD, "nodes": {"0": 0.5}}}
+    event |= {"down": 4, "up": 3, "nodes": {**_SPREAD, "nodes": {"0": 0.5, "1": 0.5}}}
     assert scalars(event) == {
         "run/seconds": 9.5,
         "run/round": 2.0,

@@ -178,11 +178,18 @@ def test_a_zip_is_told_apart_by_what_is_shown_of_it(tmp_path: Path) -> None:
         ("nodes = [10, 20, 30]", "needs as many values of each key"),
         ('method.name = ["head", "full"]', "is in [grid] or [[zip]] twice"),
         ("nodes = [0, 20]", "must be a whole number from 1"),
+        ("", "needs at least two keys"),
     ],
 )
 def test_zips_that_do_not_fit_are_refused(zipped: str, problem: str, tmp_path: Path) -> None:
     text = ZIPPED.replace("nodes = [10, 20]", zipped)
     assert any(problem in fault for fault in faults(tmp_path, text))
+
+
+def test_a_key_in_two_zips_is_a_fault_among_the_others(tmp_path: Path) -> None:
+    again = "[[zip]]\nnodes = [1, 2, 3]\nmethod.rank = [1, 2, 3]\n"
+    (fault,) = faults(tmp_path, ZIPPED + again)
+    assert fault.startswith("zip[2].nodes")
 
 
 def test_nodes_vary_like_any_key(tmp_path: Path) -> None:

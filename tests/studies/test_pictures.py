@@ -84,9 +84,26 @@ def test_the_front_is_what_nothing_beats() -> None:
     assert pareto_front(points, lower_is_better=True) == [(1, 0.5), (3, 0.4)]
 
 
+def test_rows_without_a_name_or_with_an_odd_one_are_in_the_legend(tmp_path: Path) -> None:
+    portrayal = portrayal_of(tmp_path)
+    odd = {"full": "", "lora": "_$x^2$"}
+    rows = [replace(row, row=odd[row.row]) for row in portrayal.story.rows]
+    drawn = pictures(replace(portrayal, story=replace(portrayal.story, rows=rows)))
+    for name in ("bytes", "columns"):
+        assert all(word in drawn[name].decode() for word in (">all<", "_$x^2$<"))
+
+
+def test_a_table_of_columns_alone_is_drawn(tmp_path: Path) -> None:
+    text = TWO_BY_TWO.replace('method.name = ["full", "lora"]\n', "").replace(
+        'baseline = "full"', ""
+    )
+    assert set(pictures(portrayal_of(tmp_path, text))) == {"columns"}
+
+
 def test_columns_are_placed_by_number_or_in_order() -> None:
     assert placed(["1.0", "0.1"]) == {"0.1": 0.1, "1.0": 1.0}
     assert placed(["iid", "0.1"]) == {"iid": 0.0, "0.1": 1.0}
+    assert placed(["Infinity", "0.1"]) == {"Infinity": 0.0, "0.1": 1.0}
     assert [*placed(["0.0", "3.0", "8.0"], zero_is_no_limit=True)] == ["3.0", "8.0", "0.0"]
     assert [*placed(["0", "50", "2000"], zero_is_no_limit=True)] == ["50", "2000", "0"]
     assert [*placed(["0", "50"], zero_is_no_limit=True)] == ["50", "0"]

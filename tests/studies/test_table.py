@@ -272,6 +272,19 @@ def test_of_a_loss_the_least_is_best(tmp_path: Path) -> None:
     assert {line.row for line in lines(plan.study, now) if line.best} <= {"full"}
 
 
+@pytest.mark.parametrize("lags", [(0.25, 0.25, 0.25), (0.25, 0.25, None)])
+def test_nothing_is_best_without_spread_or_with_seeds_missing(
+    lags: tuple[float | None, ...], tmp_path: Path
+) -> None:
+    def judged(cell: Cell) -> float | Ending:
+        lag = lags[int(cell.config["seed"])] if cell.config["method.name"] == "lora" else 0.0
+        return Ending(exit_status=1, run=None, message="no") if lag is None else 0.75 - lag
+
+    plan = plan_of(tmp_path, TWO_BY_TWO)
+    now = conducted(plan, tmp_path, Pretence(tmp_path / "runs", judged))
+    assert not any(line.best for line in lines(plan.study, now))
+
+
 def test_one_seed_marks_nothing(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, TWO_BY_TWO.replace("[0, 1, 2]", "[0]"))
     now = conducted(plan, tmp_path, Pretence(tmp_path / "runs", accuracy))

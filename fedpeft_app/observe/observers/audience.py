@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from fedpeft_app.observe.observers.observer import Observer, Outcome, Watched
 
 PATIENCE_S = 30.0  # of a run that has ended, for those who are still sending
 _ENDS: dict[str, Outcome] = {"run_finished": "finished", "run_failed": "failed"}
-_CREDENTIALS = re.compile(r"//[^/\s@]+@")  # in an address that an error names
+_CREDENTIALS = re.compile(r"(?<=//)\S+(?=@)|(?i:(?<=bearer )|(?<=basic ))\S+")  # that errors name
 _LONGEST = 500  # characters of what went wrong
 
 Listener = Callable[[Mapping[str, Any]], None]
@@ -64,9 +65,9 @@ class Audience:
     def _heard(self, event: Mapping[str, Any]) -> None:
         """Pass an event on, and note who has failed since the last."""
         self._listener(event)
-        for seat in self._seats:
-            seat.tell(event)
         self._outcome = _ENDS.get(event["event"], self._outcome)
+        for seat in self._seats:
+            seat.tell(deepcopy(event))  # whatever one does with it
         if self._outcome == "stopped":  # else the journal has its last line
             for failure in self._new_failures():
                 self.journal.note(**failure)
@@ -111,7 +112,7 @@ class _Seat:
         while call := self._calls.get():
             try:
                 call()
-            except Exception as error:  # noqa: BLE001  whatever it is, it must not end the run
-                problem = f"{type(error).__name__}: {error}"[:_LONGEST]
-                self.problem = _CREDENTIALS.sub("//…@", problem)
+            except BaseException as error:  # noqa: BLE001  sys.exit, too, must not end the run
+                problem = _CREDENTIALS.sub("…", f"{type(error).__name__}: {error}")
+                self.problem = problem[:_LONGEST]
                 return

@@ -9,6 +9,7 @@ Reference:
     `framework/summary.proto`, `framework/tensor.proto` (field numbers).
 """
 
+import math
 import struct
 import time
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ _VERSION = b"brain.Event:2"
 _POLYNOMIAL = 0x82F63B78  # CRC-32C (Castagnoli), bits reversed
 _MASK = 0xA282EAD8  # record_writer.h: checksums of what holds checksums
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types of protocol buffers
+_LARGEST = 3.4028234663852886e38  # of float32
 _STRING = 7  # tensor.proto: DT_STRING
 _START = 1  # event.proto: SessionLog.START
 
@@ -90,6 +92,8 @@ def _field(number: int, kind: int, value: bytes | float) -> bytes:
         return key + _varint(len(value)) + value
     if kind == _VARINT:
         return key + _varint(int(value))
+    if kind == _FIXED32 and _LARGEST < abs(value) < math.inf:
+        value = math.copysign(math.inf, value)  # float32 goes no further
     return key + struct.pack("<d" if kind == _FIXED64 else "<f", value)
 
 

@@ -68,11 +68,11 @@ def _over_nodes(event: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """Give means over nodes, and over the worst tenth where that is more than one."""
     for key, name in _SPREADS.items():
         spread = event.get(key) or {}
-        if "mean" in spread:
-            metric = spread.get("metric", "accuracy")
-            yield f"{name}/{metric}-mean", spread["mean"]
-            if len(spread["nodes"]) >= _FEWEST:
-                yield f"{name}/{metric}-worst-decile", spread["worst_decile"]
+        count = len(spread.get("nodes") or ())
+        if count > 1:  # else the mean is a node's own
+            told = {"mean": spread.get("mean")}
+            told |= {"worst-decile": spread.get("worst_decile")} if count >= _FEWEST else {}
+            yield from _numbers(told, f"{name}/{spread.get('metric', 'accuracy')}-")
 
 
 def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -20,11 +20,12 @@ _GREY = "#888888"
 _PANEL_INCHES = (4.6, 3.4)
 _ABREAST = 3  # panels at most
 _DECADES = 100.0  # less than two: two and five are named, too
-_LETTER_INCHES = 0.08  # of a legend, more or less
+_LETTER_INCHES, _LINE_INCHES = 0.08, 0.17  # of a legend, more or less
 _STYLE = {
     "svg.hashsalt": "fedpeft",
     "svg.fonttype": "none",
     "font.size": 9.0,
+    "text.parse_math": False,  # names of rows are no formulas
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": 9.0,
@@ -102,6 +103,15 @@ def look(portrayal: Portrayal, row: str) -> Look:
     )
 
 
+def name_of(row: str) -> str:
+    """Name a row in a legend: matplotlib leaves out names that are empty, or begin with "_".
+
+    Args:
+        row: The row's name.
+    """
+    return f" {row}" if row.startswith("_") else row or "all"
+
+
 def logarithmic(axes: "Axes") -> None:
     """Make the horizontal axis logarithmic, with plain numbers.
 
@@ -157,15 +167,15 @@ def panels(
             axes.set_visible(False)
         figure.supxlabel(x_name, fontsize=9)
         figure.supylabel(y_name, fontsize=9)
-        if legend:
+        if legend:  # of at least one row that is drawn
             shown: dict[str, Artist] = {}
             for axes in every[: len(titles)]:
                 handles, names = axes.get_legend_handles_labels()
                 shown |= dict(zip(names, handles, strict=True))
             across = figure.get_figwidth() / (_LETTER_INCHES * (max(map(len, shown)) + 7))
-            figure.legend(
-                [*shown.values()], [*shown], loc="outside upper center", ncols=max(1, int(across))
-            )
+            abreast = max(1, int(across))
+            figure.set_figheight(figure.get_figheight() + len(shown) // abreast * _LINE_INCHES)
+            figure.legend([*shown.values()], [*shown], loc="outside upper center", ncols=abreast)
         text = io.BytesIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()

@@ -1,9 +1,10 @@
 """How rows fare as one key varies: skew, privacy, the number of examples."""
 
+import math
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from fedpeft_app.studies.pictures.canvas import Portrayal, look, panels
+from fedpeft_app.studies.pictures.canvas import Portrayal, look, name_of, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +44,7 @@ def across_columns(portrayal: Portrayal) -> bytes | None:
                 [place for place, _, _ in fields],
                 [mean for _, mean, _ in fields],
                 yerr=[width for _, _, width in fields],
-                label=name,
+                label=name_of(name),
                 color=own.colour,
                 marker=own.mark,
                 linestyle=own.dash,
@@ -76,6 +77,8 @@ def placed(columns: Sequence[str], *, zero_is_no_limit: bool = False) -> dict[st
     try:
         numbers = {name: float(name) for name in columns}
     except ValueError:
+        numbers = {}
+    if not all(map(math.isfinite, numbers.values())) or not numbers:
         return {name: float(at) for at, name in enumerate(columns)}
     limits = [number for number in numbers.values() if number or not zero_is_no_limit]
     least, most = min(limits), max(limits)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from fedpeft_app.studies.pictures.canvas import Portrayal, look, panels
+from fedpeft_app.studies.pictures.canvas import Portrayal, look, name_of, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +28,7 @@ def across_nodes(portrayal: Portrayal) -> bytes | None:
         }
         drawn = axes.boxplot(
             [*fields.values()],
-            tick_labels=[*fields],
+            tick_labels=[*map(name_of, fields)],
             whis=(5, 95),
             widths=0.5,
             patch_artist=True,

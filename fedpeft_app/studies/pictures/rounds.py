@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from fedpeft_app.studies.pictures.canvas import Portrayal, logarithmic, look, panels
+from fedpeft_app.studies.pictures.canvas import Portrayal, logarithmic, look, name_of, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +52,7 @@ def _curves(portrayal: Portrayal, *, by_bytes: bool) -> bytes | None:
             axes.plot(
                 places,
                 values,
-                label=row.row,
+                label=name_of(row.row),
                 color=own.colour,
                 marker=own.mark,
                 linestyle=own.dash,

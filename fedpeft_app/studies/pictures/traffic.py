@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from fedpeft_app.observe.report.study import Row
-from fedpeft_app.studies.pictures.canvas import Portrayal, logarithmic, look, panels
+from fedpeft_app.studies.pictures.canvas import Portrayal, logarithmic, look, name_of, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,13 @@ def against_bytes(portrayal: Portrayal) -> bytes | None:
             own = look(portrayal, row.row)
             width = row.half_width or 0.0
             axes.errorbar(
-                sent, mean, yerr=width, label=row.row, color=own.colour, fmt=own.mark, capsize=3
+                sent,
+                mean,
+                yerr=width,
+                label=name_of(row.row),
+                color=own.colour,
+                fmt=own.mark,
+                capsize=3,
             )
         axes.margins(x=0.15)
         logarithmic(axes)
