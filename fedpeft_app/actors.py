@@ -9,7 +9,7 @@ import logging
 import sys
 from typing import Any
 
-_POOL = "flwr.simulation.ray_transport.ray_actor"  # imported by simulations alone
+_SIMULATION = "flwr.simulation.app"  # what a simulation's process begins with, and no other
 _FETCH = "fetch_result_and_return_actor_to_pool"
 _log = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ def replace_dead_actors() -> None:
 
     The message that the dead one had fails all the same. Does nothing the second time.
     """
-    if _POOL not in sys.modules:
+    if _SIMULATION not in sys.modules:
         return
     from flwr.simulation.ray_transport.ray_actor import BasicActorPool
     from ray.exceptions import RayActorError
