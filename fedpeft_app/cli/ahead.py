@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from fedpeft_app.cli.cells import Share
 from fedpeft_app.cli.plan.measured import duration_of, human_seconds
 from fedpeft_app.cli.plan.outlook import Outlook, look_ahead, resources_here
 from fedpeft_app.config import parse
@@ -32,13 +33,13 @@ class CellAhead:
 
 
 def forecast_cells(
-    cells: Sequence[Cell], *, calibrated: bool, tell: Callable[[str], None]
+    cells: Sequence[Cell], timed: Share | None, tell: Callable[[str], None]
 ) -> list[CellAhead]:
     """Forecast runs, one calibration for all that it is the same for.
 
     Args:
         cells: Runs that can start.
-        calibrated: Whether to measure how long they take.
+        timed: What each gets of this machine, to measure how long they take; None = not measured.
         tell: Told what is measured.
 
     Raises:
@@ -52,8 +53,11 @@ def forecast_cells(
         config = parse(cell.config)
         outlook = look_ahead(config, cell.nodes, startable=True)
         seconds = math.nan
-        if calibrated:
-            resources = resources_here(config, cell.nodes, client_cpus=0, client_gpus=0.0, actors=0)
+        if timed:
+            cpus, actors = timed.of(pooled=config.mode == "central")
+            resources = resources_here(
+                config, cell.nodes, client_cpus=cpus, client_gpus=timed.client_gpus, actors=actors
+            )
             key = alike(config, resources)
             if key not in measured:
                 tell(f"measuring for some {_CALIBRATION_S} s: {cell.name}, and what is like it")
@@ -65,11 +69,12 @@ def forecast_cells(
     return found
 
 
-def forecast_lines(ahead: Sequence[CellAhead]) -> list[str]:
+def forecast_lines(ahead: Sequence[CellAhead], jobs: int = 1) -> list[str]:
     """Write a line for each run, and one for all.
 
     Args:
         ahead: The runs.
+        jobs: How many go on at the same time.
     """
     lines = [
         f"{one.cell.id}  {human_bytes(one.sent):>9}  {_privacy(one.epsilon):>13}  "
@@ -81,9 +86,14 @@ def forecast_lines(ahead: Sequence[CellAhead]) -> list[str]:
     time = (
         "--calibrate measures how long they take"
         if math.isnan(seconds)
-        else f"about {human_seconds(seconds)} one after the other"
+        else f"about {human_seconds(seconds / jobs)} {_abreast(jobs)}"
     )
     return [*lines, f"{counted(len(ahead), 'run')} ahead: {sent} sent in all; {time}"]
+
+
+def _abreast(jobs: int) -> str:
+    """Say how many runs go on at the same time."""
+    return "one after the other" if jobs == 1 else f"for {jobs} at a time, if none slows another"
 
 
 def _epsilon(outlook: Outlook) -> float:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedpeft_app.cli.settings import to_toml
-from fedpeft_app.cli.shares import gpus_here
+from fedpeft_app.cli.shares import gpus_here, names_of_gpus
 from fedpeft_app.cli.superlink import DIE_WITH_PARENT, executable
 from fedpeft_app.errors import ConfigError, Fault, LaunchError
 from fedpeft_app.runs.directory import RunFolder, list_runs, runs_parent
@@ -38,11 +38,14 @@ class Share:
     client_gpus: float = 0.0
     actors: int = 0
 
-    def options(self, *, pooled: bool = False) -> list[str]:
-        """Write it for `fedpeft run`.
+    def of(self, *, pooled: bool = False) -> tuple[int, int]:
+        """Divide the cores among the runs: a client's, and how many clients train at a time.
 
         Args:
             pooled: Whether the run has one client, with all data, which takes all of the share.
+
+        Returns:
+            0 where `fedpeft run` chooses.
         """
         actors, cpus = self.actors, self.client_cpus
         cores = max(1, (os.cpu_count() or 1) // self.jobs)
@@ -50,6 +53,15 @@ class Share:
             cpus = cpus or cores
         elif self.jobs > 1 and not actors:
             actors = max(1, cores // (cpus or 1))
+        return cpus, actors
+
+    def options(self, *, pooled: bool = False) -> list[str]:
+        """Write it for `fedpeft run`.
+
+        Args:
+            pooled: As for `of`.
+        """
+        cpus, actors = self.of(pooled=pooled)
         told = {
             "--client-cpus": cpus,
             "--client-gpus": self.client_gpus,
@@ -182,11 +194,8 @@ def _run(
 
 def _gpus_of(number: int, share: Share) -> dict[str, str]:
     """Give a run every so manieth GPU, where several runs go on."""
-    if share.jobs == 1 or not gpus_here():
-        return {}
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    every = visible.split(",") if visible else [str(at) for at in range(gpus_here())]
-    return {"CUDA_VISIBLE_DEVICES": ",".join(every[number :: share.jobs])}
+    names = names_of_gpus() if share.jobs > 1 else []
+    return {"CUDA_VISIBLE_DEVICES": ",".join(names[number :: share.jobs])} if names else {}
 
 
 def _runs(parent: Path, name: str) -> list[RunFolder]:

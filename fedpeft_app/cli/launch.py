@@ -19,8 +19,8 @@ from rich.console import Console
 from fedpeft_app.cli.cluster import find_cluster, require_usable
 from fedpeft_app.cli.plan.privacy import cautions
 from fedpeft_app.cli.preflight import preflight, require_writable
-from fedpeft_app.cli.shares import gpus_here, require_share, share_caution
-from fedpeft_app.cli.submit import flwr_run, read_id, waiting
+from fedpeft_app.cli.shares import require_share, share_caution, share_of
+from fedpeft_app.cli.submit import flwr_run, read_answer, read_id, waiting
 from fedpeft_app.cli.superlink import (
     SuperLink,
     executable,
@@ -130,11 +130,9 @@ def _check(config: RunConfig, simulation: Simulation, view: LiveView, console: C
 
 
 def _settled(config: RunConfig, simulation: Simulation) -> Simulation:
-    """Fill in what the mode decides: the central baseline is one node with all CPUs and a GPU."""
-    central = config.mode == "central"
-    cpus = simulation.client_cpus or ((os.cpu_count() or 1) if central else 1)
-    gpus = simulation.client_gpus or (min(1, gpus_here()) if central else 0.0)
-    nodes = 1 if central else simulation.nodes
+    """Fill in what the mode decides: the central baseline is one node."""
+    cpus, gpus = share_of(config, simulation.client_cpus, simulation.client_gpus)
+    nodes = 1 if config.mode == "central" else simulation.nodes
     return replace(simulation, nodes=nodes, client_cpus=cpus, client_gpus=gpus)
 
 
@@ -262,13 +260,11 @@ def _status(connection: str, run_id: int, environment: Mapping[str, str]) -> str
         text=True,
         check=False,
     )
-    with contextlib.suppress(ValueError, KeyError, IndexError):
-        start = done.stdout.index("{")
-        answer = json.loads(done.stdout[start : done.stdout.rindex("}") + 1])
-        if _NO_SUCH_RUN in answer.get("error-message", ""):
-            return _FORGOTTEN
-        return str(answer["runs"][0]["status"])
-    return "unknown"
+    answer = read_answer(done.stdout)
+    if _NO_SUCH_RUN in answer.get("error-message", ""):
+        return _FORGOTTEN
+    runs = answer.get("runs")
+    return str(runs[0]["status"]) if runs else "unknown"
 
 
 def _follow(config: RunConfig, superlink: SuperLink, run_id: int, view: LiveView) -> RunFolder:

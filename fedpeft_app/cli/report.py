@@ -16,6 +16,7 @@ from fedpeft_app.config.flat import fields
 from fedpeft_app.errors import RunFolderError
 from fedpeft_app.observe.report.run import RunStory
 from fedpeft_app.observe.report.run_page import run_page
+from fedpeft_app.observe.report.study import StudyStory
 from fedpeft_app.observe.report.study_page import study_page
 from fedpeft_app.runs.directory import RunFolder, find_run, runs_parent
 from fedpeft_app.studies.conduct import Standing, standing
@@ -23,7 +24,7 @@ from fedpeft_app.studies.plan import Plan, load_plan
 from fedpeft_app.studies.record import KEPT_STUDY, Archive
 from fedpeft_app.studies.story import study_story
 
-_REPORT = "report.html"
+REPORT = "report.html"
 _RESULTS = Path("results")  # where `fedpeft study` puts them, from the working directory
 _ANYWHERE = ("output.dir", "resume")  # say where a run is kept, and nothing of what it does
 
@@ -50,7 +51,7 @@ def write_report(
         folder, page = run.path, run_page(run_story(run))
     else:
         folder, page = results, _study_page(results, study)
-    path = (output or folder / _REPORT).expanduser().absolute()
+    path = (output or folder / REPORT).expanduser().absolute()
     write_bytes(path, page.encode())
     console.print(str(path), highlight=False, markup=False, soft_wrap=True)
 
@@ -76,8 +77,8 @@ def run_story(run: RunFolder) -> RunStory:
     )
 
 
-def study_report(plan: Plan, now: Standing, folder: Path, file: str) -> None:
-    """Write a study's report into the folder of its results.
+def told(plan: Plan, now: Standing, folder: Path, file: str) -> StudyStory:
+    """Collect what a study's report is made of.
 
     Args:
         plan: The study.
@@ -85,8 +86,10 @@ def study_report(plan: Plan, now: Standing, folder: Path, file: str) -> None:
         folder: Its results.
         file: What `fedpeft study` was given.
     """
-    page = study_page(study_story(plan, now, command=_study_command(file, plan, folder)))
-    write_bytes(folder / _REPORT, page.encode())
+    words = ["fedpeft", "study", file]
+    if folder.name != plan.study.name:
+        words += ["--to", str(folder)]
+    return study_story(plan, now, command=shlex.join(words))
 
 
 def run_command(config: Mapping[str, Any], nodes: int, *, simulated: bool) -> str:
@@ -163,7 +166,7 @@ def _study_page(folder: Path, study: Path | None) -> str:
     plan = load_plan(file, check_settings)
     now = standing(plan, Archive(folder))
     said = str(study) if study else file.stem if file.name != KEPT_STUDY else str(file)
-    return study_page(study_story(plan, now, command=_study_command(said, plan, folder)))
+    return study_page(told(plan, now, folder, said))
 
 
 def _study_of(folder: Path) -> Path:
@@ -177,11 +180,3 @@ def _study_of(folder: Path) -> Path:
         f"Expected the study of {folder} as {KEPT_STUDY} in it, or a shipped one named "
         f"'{folder.name}', found neither. Say which file it is: --study FILE."
     )
-
-
-def _study_command(file: str, plan: Plan, folder: Path) -> str:
-    """Write the command that runs a study, or what is left of it."""
-    words = ["fedpeft", "study", file]
-    if folder.name != plan.study.name:
-        words += ["--to", str(folder)]
-    return shlex.join(words)

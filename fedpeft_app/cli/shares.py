@@ -18,11 +18,35 @@ def gpus_here() -> int:
     """Count the NVIDIA GPUs that this process may use; those of other makers are not seen."""
     if not _GPUS.is_dir():
         return _gpus_of_torch() if _hints() else 0
+    found, visible = len(list(_GPUS.iterdir())), _visible()
+    return found if visible is None else min(found, len(visible))
+
+
+def names_of_gpus() -> list[str]:
+    """Name those GPUs as CUDA_VISIBLE_DEVICES does."""
+    found, visible = gpus_here(), _visible()
+    return [str(at) for at in range(found)] if visible is None else visible[:found]
+
+
+def _visible() -> list[str] | None:
+    """Read which GPUs this process may use; None = all."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    found = len(list(_GPUS.iterdir()))
     if visible is None:
-        return found
-    return min(found, len([name for name in visible.split(",") if name not in ("", "-1")]))
+        return None
+    return [name for name in visible.split(",") if name not in ("", "-1")]
+
+
+def share_of(config: RunConfig, client_cpus: int, client_gpus: float) -> tuple[int, float]:
+    """Fill in what a client gets: the central baseline's only one all cores, and a GPU.
+
+    Args:
+        config: A checked configuration.
+        client_cpus: Cores of a client; 0 = as the mode decides.
+        client_gpus: GPUs of a client; 0 = as the mode decides.
+    """
+    central = config.mode == "central"
+    cpus = client_cpus or ((os.cpu_count() or 1) if central else 1)
+    return cpus, client_gpus or (min(1, gpus_here()) if central else 0.0)
 
 
 def _hints() -> bool:

@@ -12,10 +12,12 @@ from fedpeft_app.cli.ahead import forecast_cells, forecast_lines
 from fedpeft_app.cli.cells import Processes, Share, require_shares
 from fedpeft_app.cli.launch import interruptible
 from fedpeft_app.cli.rehearsal import require_startable
-from fedpeft_app.cli.report import study_report
+from fedpeft_app.cli.report import REPORT, told
 from fedpeft_app.cli.settings import check_settings, read_arguments, shipped
 from fedpeft_app.config.flat import Scalar
 from fedpeft_app.errors import ConfigError, Fault, LaunchError
+from fedpeft_app.observe.report.study import StudyStory
+from fedpeft_app.observe.report.study_page import study_page
 from fedpeft_app.registry import near_miss
 from fedpeft_app.studies.conduct import (
     Standing,
@@ -34,7 +36,6 @@ from fedpeft_app.studies.plan import Plan, load_plan
 from fedpeft_app.studies.portrayal import portray
 from fedpeft_app.studies.provenance import provenance
 from fedpeft_app.studies.record import KEPT_STUDY, Archive
-from fedpeft_app.studies.story import study_story
 from fedpeft_app.studies.study import usual
 from fedpeft_app.studies.table import lines, to_csv
 
@@ -79,7 +80,8 @@ def run_study(
     tell = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     if dry_run:
         now = standing(plan, archive)
-        _announce(plan, now, wanted, retry_failed=retry_failed, calibrate=calibrate, tell=tell)
+        timed = share if calibrate else None
+        _announce(plan, now, wanted, retry_failed=retry_failed, timed=timed, tell=tell)
         return
     with archive.held(), interruptible():
         now = standing(plan, archive)
@@ -96,8 +98,7 @@ def run_study(
             jobs=share.jobs,
             stop=processes.stop,
         )
-        _publish(plan, now, folder, tell)
-        study_report(plan, now, folder, str(file))
+        _publish(plan, now, told(plan, now, folder, str(file)), folder, tell)
     _require_finished(now, wanted)
 
 
@@ -134,7 +135,7 @@ def _announce(
     wanted: Callable[[Entry, int], bool],
     *,
     retry_failed: bool,
-    calibrate: bool,
+    timed: Share | None,
     tell: Callable[[str], None],
 ) -> None:
     """Say what would be run, and what it would cost; refuse what a study itself would."""
@@ -144,7 +145,7 @@ def _announce(
     _list(plan, now, wanted, retry_failed=retry_failed, tell=tell)
     once = list({cell.name: cell for cell in reversed(cells)}.values())[::-1]  # not each candidate
     if once:
-        for line in forecast_lines(forecast_cells(once, calibrated=calibrate, tell=tell)):
+        for line in forecast_lines(forecast_cells(once, timed, tell), timed.jobs if timed else 1):
             tell(line)
 
 
@@ -174,15 +175,16 @@ def _list(
     tell(f"{left} run{'s' if left != 1 else ''} left in '{plan.study.name}'")
 
 
-def _publish(plan: Plan, now: Standing, folder: Path, tell: Callable[[str], None]) -> None:
-    """Write the table, and what tuning chose, and print them."""
+def _publish(
+    plan: Plan, now: Standing, story: StudyStory, folder: Path, tell: Callable[[str], None]
+) -> None:
+    """Write the table, the pictures, what tuning chose and the report; print the table."""
     text = to_markdown(plan.study, now)
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes(folder / "table.md", text.encode())
     table = lines(plan.study, now)
     write_bytes(folder / "table.csv", to_csv(table).encode())
     write_bytes(folder / "table.tex", to_latex(plan.study, table).encode())
-    story = study_story(plan, now, command="")
     (folder / "plots").mkdir(exist_ok=True)
     for name, picture in pictures(portray(plan.study, now, story)).items():
         write_bytes(folder / "plots" / f"{name}.svg", picture)
@@ -192,6 +194,7 @@ def _publish(plan: Plan, now: Standing, folder: Path, tell: Callable[[str], None
             for choice in now.choices
         ]
         write_json(folder / "tuning.json", {**asdict(plan.study.tuning), "choices": choices})
+    write_bytes(folder / REPORT, study_page(story).encode())
     tell(f"\n{text}\nwritten to {folder}")
 
 

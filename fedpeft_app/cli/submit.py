@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fedpeft_app.cli.app_folder import app_folder
 from fedpeft_app.cli.settings import to_toml
@@ -87,8 +88,22 @@ def read_id(output: str, errors: str) -> int:
     Raises:
         LaunchError: If the run was not taken; says why not, in Flower's words.
     """
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        answer = json.loads(output[output.index("{") : output.rindex("}") + 1])
-        if answer["success"]:
-            return int(answer["run-id"])
+    answer = read_answer(output)
+    if answer.get("success") and "run-id" in answer:
+        return int(answer["run-id"])
     raise LaunchError(f"Flower did not take the run:\n{output}{errors}".rstrip())
+
+
+def read_answer(output: str) -> dict[str, Any]:
+    """Read what a command of `flwr` answered with `--format json`, whatever it printed around it.
+
+    Args:
+        output: On its standard output.
+
+    Returns:
+        The answer; empty if there is none.
+    """
+    try:
+        return dict(json.loads(output[output.index("{") : output.rindex("}") + 1]))
+    except ValueError:
+        return {}

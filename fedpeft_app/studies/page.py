@@ -50,7 +50,11 @@ def to_markdown(study: Study, standing: Standing) -> str:
     if study.layout.columns:
         parts.append(_pivot(study, table))
     made = [(f"made with {things} ({_runs(n)})", ()) for things, n in made_with(standing).items()]
-    said = [*((one, ()) for one in notes(study, standing)), *made, *gaps(study, standing, table)]
+    said = [
+        *((one, ()) for one in notes(study, standing, table)),
+        *made,
+        *gaps(study, standing, table),
+    ]
     bullets = [line for title, items in said for line in _group(title, items)]
     parts += [_details(study, table), "\n".join(bullets)]
     return "\n\n".join(parts) + "\n"
@@ -106,15 +110,16 @@ def metric_title(study: Study) -> str:
 # ------------------------------------------------------------------ notes
 
 
-def notes(study: Study, standing: Standing) -> list[str]:
+def notes(study: Study, standing: Standing, table: Sequence[Line]) -> list[str]:
     """Say what the numbers are, and what was chosen.
 
     Args:
         study: What the file says.
         standing: How the study stands.
+        table: Its lines.
     """
     said = [_READING, *_metric_notes(study, standing)]
-    if any(line.best for line in lines(study, standing)):
+    if any(line.best for line in table):
         said.append(_BEST)
     if study.layout.baseline:
         said.append(f"differences to {study.layout.baseline} are paired by seed")

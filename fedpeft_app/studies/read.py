@@ -83,14 +83,10 @@ class _Reader:
                 grid |= choices
                 zips.append(tuple(choices))
         layout = self._layout(self._table(raw, "table"), grid, zips)
-        every = {NODES: raw[NODES]} if NODES in raw else {}
         return Study(
             name=self._name(raw.get("name")),
             seeds=self._seeds(raw.get("seeds", [0]), "seeds"),
-            config={
-                **self._settings(raw.get("config", {}), "config"),
-                **{key: item for key, item in every.items() if self._counts(item, key)},
-            },
+            config={**self._settings(raw.get("config", {}), "config"), **self._nodes(raw)},
             grid=grid,
             zips=tuple(zips),
             overrides=tuple(
@@ -108,6 +104,10 @@ class _Reader:
             tuning=self._tuning(raw, (*layout.rows, *layout.columns)) if "tune" in raw else None,
             layout=layout,
         )
+
+    def _nodes(self, raw: Mapping[str, Any]) -> Settings:
+        """Read how many nodes all runs have, if the file says it."""
+        return {NODES: raw[NODES]} if NODES in raw and self._value(NODES, raw[NODES], "") else {}
 
     def _zip(self, place: str, item: Mapping[str, Any]) -> dict[str, tuple[Scalar, ...]]:
         """Read a [[zip]]: keys whose first values go together, and their second ones, …."""
@@ -176,7 +176,7 @@ class _Reader:
         return {
             key: item
             for key, item in self._configuration(value, place).items()
-            if self._scalar(item, f"{place}.{key}")
+            if self._value(key, item, place)
         }
 
     def _choices(
@@ -187,7 +187,7 @@ class _Reader:
         for key, items in self._configuration(value, place).items():
             if not isinstance(items, list) or not items:
                 self._fault(f"{place}.{key}", items, "must be a list of values, not empty.")
-            elif all(self._scalar(item, f"{place}.{key}") for item in items):
+            elif all(self._value(key, item, place) for item in items):
                 if len(set(items)) < len(items) and not twice:
                     self._fault(f"{place}.{key}", items, "has a value twice.")
                 choices[key] = tuple(items if twice else dict.fromkeys(items))
@@ -198,7 +198,7 @@ class _Reader:
         wanted = {}
         for key, items in self._configuration(value, place).items():
             values = items if isinstance(items, list) else [items]
-            if all(self._scalar(item, f"{place}.{key}") for item in values):
+            if all(self._value(key, item, place) for item in values):
                 wanted[key] = tuple(values)
         if not wanted and value == {}:
             self._fault(place, value, "must name a key and the values that fit.")
@@ -265,13 +265,6 @@ class _Reader:
             return default
         return value
 
-    def _counts(self, value: Any, place: str) -> bool:
-        """Say whether a value is a number of nodes."""
-        if type(value) is int and value > 0:
-            return True
-        self._fault(place, value, "must be a whole number from 1.")
-        return False
-
     def _seeds(self, value: Any, place: str) -> tuple[int, ...]:
         """Read seeds."""
         whole = isinstance(value, list) and all(
@@ -282,14 +275,18 @@ class _Reader:
             return (0,)
         return tuple(value)
 
-    def _scalar(self, value: Any, place: str) -> bool:
-        """Say whether a value is one that a key can have."""
-        if place.endswith(f".{NODES}"):
-            return self._counts(value, place)
-        if isinstance(value, str | int | float | bool):
-            return True
-        self._fault(place, value, "must be text, a number, true or false.")
-        return False
+    def _value(self, key: str, value: Any, table: str) -> bool:
+        """Say whether a value is one that a key of a table can have."""
+        if key == NODES:
+            fits, kind = type(value) is int and value > 0, "a whole number from 1."
+        else:
+            fits, kind = (
+                isinstance(value, str | int | float | bool),
+                "text, a number, true or false.",
+            )
+        if not fits:
+            self._fault(f"{table}.{key}".lstrip("."), value, f"must be {kind}")
+        return fits
 
     def _known(self, given: Mapping[str, Any], known: Collection[str], prefix: str) -> None:
         """Refuse unknown keys."""

@@ -44,7 +44,7 @@ def study_story(plan: Plan, now: Standing, *, command: str) -> StudyStory:
             *(_of_slot(slot, layout.metric) for slot in now.slots),
             *(_of_trial(cell.name, record) for cell, record in now.trials),
         ],
-        notes=[*((one, ()) for one in notes(study, now)), *gaps(study, now, table)],
+        notes=[*((one, ()) for one in notes(study, now, table)), *gaps(study, now, table)],
         settings={key: value for key, value in study.config.items() if key != NODES},
         varied=study.grid,
         environment=made_with(now),

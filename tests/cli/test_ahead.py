@@ -8,6 +8,7 @@ from calibrations import calibrated
 
 from fedpeft_app.cli import ahead
 from fedpeft_app.cli.ahead import CellAhead, forecast_cells, forecast_lines
+from fedpeft_app.cli.cells import Share
 from fedpeft_app.cli.plan.outlook import Outlook, look_ahead
 from fedpeft_app.config import flatten, parse
 from fedpeft_app.forecast.calibration import Calibration
@@ -28,7 +29,7 @@ def test_a_run_of_a_study_is_forecast_as_by_its_plan(tiny_settings: dict[str, An
     private = {"privacy__mode": "sample", "privacy__target_epsilon": 4.0}
     sample = cell(tiny_settings, **{key.replace("_e", "-e"): v for key, v in private.items()})
     usual, baseline = cell(tiny_settings), cell(tiny_settings, mode="central")
-    found = forecast_cells([usual, baseline, sample], calibrated=False, tell=unheard)
+    found = forecast_cells([usual, baseline, sample], None, unheard)
     traffic = look_ahead(parse(usual.config), 4).traffic
     assert traffic is not None
     assert [one.sent for one in found[:2]] == [traffic.up + traffic.down, 0]
@@ -52,7 +53,7 @@ def test_runs_that_are_alike_share_a_calibration(
         for method in ("lora", "head")
         for seed in (0, 1)
     ]
-    found = forecast_cells(cells, calibrated=True, tell=unheard)
+    found = forecast_cells(cells, Share(), unheard)
     assert measured == ["lora", "head"]
     assert all(one.seconds > 0 for one in found)
 
@@ -68,3 +69,6 @@ def test_the_last_line_adds_up(tiny_settings: dict[str, Any]) -> None:
     assert "no privacy" in first
     assert "epsilon 8.0" in second
     assert last == "2 runs ahead: 4.0 KiB sent in all; about 2.5 h one after the other"
+    assert forecast_lines(runs, 2)[-1].endswith(
+        "about 75.0 min for 2 at a time, if none slows another"
+    )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fedpeft_app.cli import shares
-from fedpeft_app.cli.shares import gpus_here, require_share, share_caution
+from fedpeft_app.cli.shares import gpus_here, names_of_gpus, require_share, share_caution
 from fedpeft_app.config import parse
 from fedpeft_app.errors import ConfigError
 
@@ -26,7 +26,7 @@ def no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("visible", "expected"), [(None, 2), ("", 0), ("-1", 0), ("1", 1), ("0,1", 2), ("0,1,2", 2)]
+    ("visible", "expected"), [(None, 2), ("", 0), ("-1", 0), ("1", 1), ("0,1", 2), ("1,0,2", 2)]
 )
 def test_gpus_are_those_that_are_visible(
     two_gpus: None, monkeypatch: pytest.MonkeyPatch, visible: str | None, expected: int
@@ -34,6 +34,7 @@ def test_gpus_are_those_that_are_visible(
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert gpus_here() == expected
+    assert names_of_gpus() == (visible or "0,1").split(",")[:expected]
 
 
 @pytest.mark.parametrize("hint", ["dxg", "nvidia0", "nvidia-smi"])

@@ -78,7 +78,7 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
 def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forecast the same of every run, without its model and its data."""
 
-    def pretend(cells: Sequence[Cell], **options: Any) -> list[CellAhead]:
+    def pretend(cells: Sequence[Cell], *options: Any) -> list[CellAhead]:
         return [
             CellAhead(cell=cell, sent=1024, epsilon=math.inf, seconds=math.nan) for cell in cells
         ]
@@ -371,7 +371,7 @@ def test_runs_side_by_side_share_the_machine(
 ) -> None:
     monkeypatch.setattr(cells_of_a_study.os, "cpu_count", lambda: 16)
     monkeypatch.setattr(cells_of_a_study, "gpus_here", lambda: 5)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(cells_of_a_study, "names_of_gpus", lambda: list("01234"))
     asked_for = "print(os.environ['CUDA_VISIBLE_DEVICES'], sys.argv[6:])"
     pretend_fedpeft(tmp_path, monkeypatch, asked_for)
     share = Share(jobs=2, client_cpus=2, client_gpus=0.5)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fedpeft_app.adapters.parts import trained_spec
 from fedpeft_app.backbone.locate import locate
 from fedpeft_app.cli.preflight import preflight
-from fedpeft_app.cli.shares import gpus_here
+from fedpeft_app.cli.shares import gpus_here, share_of
 from fedpeft_app.cli.trial import Tried, tried
 from fedpeft_app.config import RunConfig
 
@@ -125,10 +125,9 @@ def resources_here(
     """
     from fedpeft_app.forecast.calibration import Resources
 
-    central, cores = config.mode == "central", os.cpu_count() or 1
-    threads = client_cpus or (cores if central else 1)
-    gpu = client_gpus or (min(1, gpus_here()) if central else 0.0)
-    fitting = actors or max(1, cores // threads)
+    central = config.mode == "central"
+    threads, gpu = share_of(config, client_cpus, client_gpus)
+    fitting = actors or max(1, (os.cpu_count() or 1) // threads)
     if gpu:
         fitting = max(1, min(fitting, int(gpus_here() / gpu)))
     count = 1 if central else min(fitting, nodes)

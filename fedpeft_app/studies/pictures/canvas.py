@@ -57,20 +57,21 @@ class Portrayal:
         """The rows' names, in order."""
         return list(dict.fromkeys(row.row for row in self.story.rows))
 
-    def by_column(self, rows: Sequence[Row]) -> dict[str, list[Row]]:
-        """Put fields of a column together.
-
-        Args:
-            rows: The fields.
-        """
-        found: dict[str, list[Row]] = {}
-        for row in rows:
-            found.setdefault(row.column, []).append(row)
-        return found
-
     def title(self, column: str) -> str:
         """Name a column's panel; empty where there is one column."""
         return f"{self.story.column_title} = {column}" if column else ""
+
+
+def by_column(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Put fields of a column together.
+
+    Args:
+        rows: The fields.
+    """
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.column, []).append(row)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,14 @@
 
 from typing import TYPE_CHECKING
 
-from fedpeft_app.studies.pictures.canvas import Portrayal, logarithmic, look, name_of, panels
+from fedpeft_app.studies.pictures.canvas import (
+    Portrayal,
+    by_column,
+    logarithmic,
+    look,
+    name_of,
+    panels,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +48,7 @@ def _curves(portrayal: Portrayal, *, by_bytes: bool) -> bytes | None:
         judged = [row for row in judged if all(moment.sent for moment in row.moments)]
     if not judged:
         return None
-    columns = portrayal.by_column(judged)
+    columns = by_column(judged)
     fields = list(columns.values())
 
     def draw(axes: "Axes", number: int) -> None:

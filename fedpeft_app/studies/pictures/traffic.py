@@ -4,7 +4,14 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from fedpeft_app.observe.report.study import Row
-from fedpeft_app.studies.pictures.canvas import Portrayal, logarithmic, look, name_of, panels
+from fedpeft_app.studies.pictures.canvas import (
+    Portrayal,
+    by_column,
+    logarithmic,
+    look,
+    name_of,
+    panels,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +30,7 @@ def against_bytes(portrayal: Portrayal) -> bytes | None:
         SVG; None if fewer than two fields of a column have both.
     """
     told = [row for row in portrayal.story.rows if row.mean is not None and row.run_bytes]
-    columns = {name: rows for name, rows in portrayal.by_column(told).items() if len(rows) > 1}
+    columns = {name: rows for name, rows in by_column(told).items() if len(rows) > 1}
     if not columns:
         return None
     fields = list(columns.values())
