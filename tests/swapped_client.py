@@ -36,9 +36,9 @@ def runs_of(folder_of: Callable[[Path], Path]) -> Iterator[None]:
     Args:
         folder_of: Lays it out, given where to.
     """
-    usual = submit.app_folder
-    submit.app_folder = folder_of
+    usual = submit.app_folder, submit.bare_app_folder
+    submit.app_folder = submit.bare_app_folder = folder_of
     try:
         yield
     finally:
-        submit.app_folder = usual
+        submit.app_folder, submit.bare_app_folder = usual

@@ -1,17 +1,20 @@
-"""The folder that Flower builds the app bundle from."""
+"""The folders that Flower builds its app bundles from."""
 
+import re
 import shutil
 from pathlib import Path
 
 import fedpeft_app
 from fedpeft_app.errors import LaunchError
 
+_INCLUDED = re.compile(r"^fab-include = .*\n", re.MULTILINE)
+
 
 def app_folder(scratch: Path) -> Path:
-    """Lay out a folder with nothing but pyproject.toml, the package and the recipes.
+    """Lay out the app: pyproject.toml, the package and the recipes, and nothing else.
 
     Flower walks the whole folder to build its bundle, which takes seconds in a checkout
-    with a virtual environment. An installed wheel carries pyproject.toml as `app.toml`.
+    with a virtual environment.
 
     Args:
         scratch: Where to lay it out.
@@ -22,15 +25,38 @@ def app_folder(scratch: Path) -> Path:
     Raises:
         LaunchError: If the installation carries no app.
     """
-    package = Path(fedpeft_app.__file__).parent
-    project, recipes = package / "app.toml", package / "recipes"
-    if not project.is_file():
-        project, recipes = package.parent / "pyproject.toml", package.parent / "recipes"
-    if not (project.is_file() and recipes.is_dir()):
-        raise LaunchError(f"{package} carries no Flower app. Reinstall fedpeft.")
+    package, project, recipes = _parts()
     folder = scratch / "app"
     ignored = shutil.ignore_patterns("__pycache__", "app.toml", "recipes")
     shutil.copytree(package, folder / "fedpeft_app", ignore=ignored)
     shutil.copytree(recipes, folder / "recipes")
     shutil.copyfile(project, folder / "pyproject.toml")
     return folder
+
+
+def bare_app_folder(scratch: Path) -> Path:
+    """Lay out pyproject.toml alone, for processes that import this very installation.
+
+    All processes of a simulation do. Of a bundle with the code every one of them would compile
+    its files anew: Flower unpacks it for each run.
+
+    Args:
+        scratch: As for `app_folder`; so is what it gives, and what it raises.
+    """
+    _, project, _ = _parts()
+    folder = scratch / "app"
+    folder.mkdir()
+    text = _INCLUDED.sub("", project.read_text(encoding="utf-8"))
+    (folder / "pyproject.toml").write_text(text, encoding="utf-8")
+    return folder
+
+
+def _parts() -> tuple[Path, Path, Path]:
+    """Find the package, its project file, which a wheel carries as `app.toml`, and its recipes."""
+    package = Path(fedpeft_app.__file__).parent
+    project, recipes = package / "app.toml", package / "recipes"
+    if not project.is_file():
+        project, recipes = package.parent / "pyproject.toml", package.parent / "recipes"
+    if not (project.is_file() and recipes.is_dir()):
+        raise LaunchError(f"{package} carries no Flower app. Reinstall fedpeft.")
+    return package, project, recipes

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedpeft_app.cli.app_folder import app_folder
+from fedpeft_app.cli.app_folder import app_folder, bare_app_folder
 from fedpeft_app.cli.settings import to_toml
 from fedpeft_app.cli.superlink import executable
 from fedpeft_app.config import RunConfig, flatten
@@ -33,14 +33,15 @@ def flwr_run(
         config: A checked configuration.
         scratch: Where its settings and the app's folder are laid out.
         connection: Name of a connection in Flower's configuration.
-        federation_config: Of a simulation.
+        federation_config: Of a simulation, on this machine; empty = a federation of others.
 
     Raises:
         LaunchError: If Flower is not installed.
     """
     settings = scratch / "run-config.toml"
     settings.write_text(to_toml(flatten(config)), encoding="utf-8")
-    command = [executable("flwr"), "run", str(app_folder(scratch)), connection]
+    folder = bare_app_folder(scratch) if federation_config else app_folder(scratch)
+    command = [executable("flwr"), "run", str(folder), connection]
     command += ["--run-config", str(settings), "--format", "json"]
     if federation_config:
         command += ["--federation-config", federation_config]

@@ -1,12 +1,14 @@
 """What Flower is handed is the app, and nothing else of the checkout."""
 
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from flwr.cli.build import build_fab_from_disk
 
 import fedpeft_app
-from fedpeft_app.cli.app_folder import app_folder
+from fedpeft_app.cli.app_folder import app_folder, bare_app_folder
 from fedpeft_app.config import defaults
 from fedpeft_app.errors import LaunchError
 
@@ -23,8 +25,18 @@ def test_the_folder_is_the_app(tmp_path: Path) -> None:
     assert list((folder / "recipes").glob("*.toml"))
 
 
-def test_its_project_file_declares_every_key(tmp_path: Path) -> None:
-    text = (app_folder(tmp_path) / "pyproject.toml").read_text(encoding="utf-8")
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # flwr on pathspec
+def test_for_those_who_have_it_installed_its_project_file_suffices(tmp_path: Path) -> None:
+    folder = bare_app_folder(tmp_path)
+    assert [path.name for path in folder.iterdir()] == ["pyproject.toml"]
+    assert build_fab_from_disk(folder)
+
+
+@pytest.mark.parametrize("lay_out", [app_folder, bare_app_folder])
+def test_its_project_file_declares_every_key(
+    tmp_path: Path, lay_out: Callable[[Path], Path]
+) -> None:
+    text = (lay_out(tmp_path) / "pyproject.toml").read_text(encoding="utf-8")
     declared = tomllib.loads(text)["tool"]["flwr"]["app"]["config"]
     flat: dict[str, object] = {}
     for key, value in declared.items():
