@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedpeft_app.cli import app_folder, submit
+from fedpeft_app.cli import app_folder, launch
 
 
 def lay_out(scratch: Path, client: Path) -> Path:
@@ -36,9 +36,9 @@ def runs_of(folder_of: Callable[[Path], Path]) -> Iterator[None]:
     Args:
         folder_of: Lays it out, given where to.
     """
-    usual = submit.app_folder, submit.bare_app_folder
-    submit.app_folder = submit.bare_app_folder = folder_of
+    usual = launch.app_folder, launch.linked_app_folder
+    launch.app_folder = launch.linked_app_folder = folder_of
     try:
         yield
     finally:
-        submit.app_folder, submit.bare_app_folder = usual
+        launch.app_folder, launch.linked_app_folder = usual

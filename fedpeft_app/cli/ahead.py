@@ -73,7 +73,7 @@ def forecast_lines(ahead: Sequence[CellAhead], jobs: int = 1) -> list[str]:
     """Write a line for each run, and one for all.
 
     Args:
-        ahead: The runs.
+        ahead: The runs, at least one.
         jobs: How many go on at the same time.
     """
     lines = [
@@ -82,11 +82,13 @@ def forecast_lines(ahead: Sequence[CellAhead], jobs: int = 1) -> list[str]:
         for one in ahead
     ]
     sent = human_bytes(sum(one.sent for one in ahead))
-    seconds = sum(one.seconds for one in ahead)
+    jobs = min(jobs, len(ahead))
+    times = [one.seconds for one in ahead]
+    seconds = max(sum(times) / jobs, *times)  # NaN if one is
     time = (
         "--calibrate measures how long they take"
         if math.isnan(seconds)
-        else f"about {human_seconds(seconds / jobs)} {_abreast(jobs)}"
+        else f"about {human_seconds(seconds)} {_abreast(jobs)}"
     )
     return [*lines, f"{counted(len(ahead), 'run')} ahead: {sent} sent in all; {time}"]
 

@@ -16,10 +16,11 @@ from typing import Any
 
 from rich.console import Console
 
+from fedpeft_app.cli.app_folder import app_folder, linked_app_folder
 from fedpeft_app.cli.cluster import find_cluster, require_usable
 from fedpeft_app.cli.plan.privacy import cautions
 from fedpeft_app.cli.preflight import preflight, require_writable
-from fedpeft_app.cli.shares import require_share, share_caution, share_of
+from fedpeft_app.cli.shares import client_share, require_share, share_caution
 from fedpeft_app.cli.submit import flwr_run, read_answer, read_id, waiting
 from fedpeft_app.cli.superlink import (
     SuperLink,
@@ -109,8 +110,9 @@ def run_simulation(config: RunConfig, simulation: Simulation, console: Console) 
         ):
             environment = {**_environment(config), **_ray(simulation, Path(scratch), view)}
             with own_superlink(Path(scratch), environment) as superlink:
+                app = app_folder if simulation.ray_address else linked_app_folder
                 asked = simulation.federation_config()
-                command = flwr_run(config, Path(scratch), superlink.connection, asked)
+                command = flwr_run(config, app(Path(scratch)), superlink.connection, asked)
                 with waiting(command, superlink.environment) as submit:
                     _check(config, simulation, view, console)  # while both start
                     view.stage("starting Flower and Ray")
@@ -131,7 +133,7 @@ def _check(config: RunConfig, simulation: Simulation, view: LiveView, console: C
 
 def _settled(config: RunConfig, simulation: Simulation) -> Simulation:
     """Fill in what the mode decides: the central baseline is one node."""
-    cpus, gpus = share_of(config, simulation.client_cpus, simulation.client_gpus)
+    cpus, gpus = client_share(config, simulation.client_cpus, simulation.client_gpus)
     nodes = 1 if config.mode == "central" else simulation.nodes
     return replace(simulation, nodes=nodes, client_cpus=cpus, client_gpus=gpus)
 
@@ -166,7 +168,7 @@ def run_on_connection(config: RunConfig, connection: str, console: Console) -> N
     environment = {**os.environ, "FLWR_TELEMETRY_ENABLED": "0"}
     with interruptible():
         with tempfile.TemporaryDirectory() as scratch:
-            command = flwr_run(config, Path(scratch), connection)
+            command = flwr_run(config, app_folder(Path(scratch)), connection)
             done = subprocess.run(
                 command, capture_output=True, env=environment, text=True, check=False
             )
@@ -263,8 +265,9 @@ def _status(connection: str, run_id: int, environment: Mapping[str, str]) -> str
     answer = read_answer(done.stdout)
     if _NO_SUCH_RUN in answer.get("error-message", ""):
         return _FORGOTTEN
-    runs = answer.get("runs")
-    return str(runs[0]["status"]) if runs else "unknown"
+    with contextlib.suppress(KeyError, IndexError, TypeError):
+        return str(answer["runs"][0]["status"])
+    return "unknown"
 
 
 def _follow(config: RunConfig, superlink: SuperLink, run_id: int, view: LiveView) -> RunFolder:

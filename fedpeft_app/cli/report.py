@@ -77,7 +77,7 @@ def run_story(run: RunFolder) -> RunStory:
     )
 
 
-def told(plan: Plan, now: Standing, folder: Path, file: str) -> StudyStory:
+def story_of(plan: Plan, now: Standing, folder: Path, file: str) -> StudyStory:
     """Collect what a study's report is made of.
 
     Args:
@@ -166,7 +166,7 @@ def _study_page(folder: Path, study: Path | None) -> str:
     plan = load_plan(file, check_settings)
     now = standing(plan, Archive(folder))
     said = str(study) if study else file.stem if file.name != KEPT_STUDY else str(file)
-    return study_page(told(plan, now, folder, said))
+    return study_page(story_of(plan, now, folder, said))
 
 
 def _study_of(folder: Path) -> Path:

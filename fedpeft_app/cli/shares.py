@@ -23,9 +23,9 @@ def gpus_here() -> int:
 
 
 def names_of_gpus() -> list[str]:
-    """Name those GPUs as CUDA_VISIBLE_DEVICES does."""
+    """Name those GPUs, or parts of them, as CUDA_VISIBLE_DEVICES does."""
     found, visible = gpus_here(), _visible()
-    return [str(at) for at in range(found)] if visible is None else visible[:found]
+    return [str(at) for at in range(found)] if visible is None or not found else visible
 
 
 def _visible() -> list[str] | None:
@@ -36,7 +36,7 @@ def _visible() -> list[str] | None:
     return [name for name in visible.split(",") if name not in ("", "-1")]
 
 
-def share_of(config: RunConfig, client_cpus: int, client_gpus: float) -> tuple[int, float]:
+def client_share(config: RunConfig, client_cpus: int, client_gpus: float) -> tuple[int, float]:
     """Fill in what a client gets: the central baseline's only one all cores, and a GPU.
 
     Args:

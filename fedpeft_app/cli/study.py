@@ -12,11 +12,10 @@ from fedpeft_app.cli.ahead import forecast_cells, forecast_lines
 from fedpeft_app.cli.cells import Processes, Share, require_shares
 from fedpeft_app.cli.launch import interruptible
 from fedpeft_app.cli.rehearsal import require_startable
-from fedpeft_app.cli.report import REPORT, told
+from fedpeft_app.cli.report import REPORT, story_of
 from fedpeft_app.cli.settings import check_settings, read_arguments, shipped
 from fedpeft_app.config.flat import Scalar
 from fedpeft_app.errors import ConfigError, Fault, LaunchError
-from fedpeft_app.observe.report.study import StudyStory
 from fedpeft_app.observe.report.study_page import study_page
 from fedpeft_app.registry import near_miss
 from fedpeft_app.studies.conduct import (
@@ -98,7 +97,7 @@ def run_study(
             jobs=share.jobs,
             stop=processes.stop,
         )
-        _publish(plan, now, told(plan, now, folder, str(file)), folder, tell)
+        _publish(plan, now, folder, str(file), tell)
     _require_finished(now, wanted)
 
 
@@ -176,7 +175,7 @@ def _list(
 
 
 def _publish(
-    plan: Plan, now: Standing, story: StudyStory, folder: Path, tell: Callable[[str], None]
+    plan: Plan, now: Standing, folder: Path, file: str, tell: Callable[[str], None]
 ) -> None:
     """Write the table, the pictures, what tuning chose and the report; print the table."""
     text = to_markdown(plan.study, now)
@@ -185,6 +184,7 @@ def _publish(
     table = lines(plan.study, now)
     write_bytes(folder / "table.csv", to_csv(table).encode())
     write_bytes(folder / "table.tex", to_latex(plan.study, table).encode())
+    story = story_of(plan, now, folder, file)
     (folder / "plots").mkdir(exist_ok=True)
     for name, picture in pictures(portray(plan.study, now, story)).items():
         write_bytes(folder / "plots" / f"{name}.svg", picture)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedpeft_app.cli.app_folder import app_folder, bare_app_folder
 from fedpeft_app.cli.settings import to_toml
 from fedpeft_app.cli.superlink import executable
 from fedpeft_app.config import RunConfig, flatten
@@ -25,23 +24,22 @@ if sys.stdin.readline():
 
 
 def flwr_run(
-    config: RunConfig, scratch: Path, connection: str, federation_config: str = ""
+    config: RunConfig, app: Path, connection: str, federation_config: str = ""
 ) -> list[str]:
     """Write the command that submits a run.
 
     Args:
         config: A checked configuration.
-        scratch: Where its settings and the app's folder are laid out.
+        app: The app's folder. The run's settings are written beside it.
         connection: Name of a connection in Flower's configuration.
-        federation_config: Of a simulation, on this machine; empty = a federation of others.
+        federation_config: Of a simulation.
 
     Raises:
         LaunchError: If Flower is not installed.
     """
-    settings = scratch / "run-config.toml"
+    settings = app.with_name("run-config.toml")
     settings.write_text(to_toml(flatten(config)), encoding="utf-8")
-    folder = bare_app_folder(scratch) if federation_config else app_folder(scratch)
-    command = [executable("flwr"), "run", str(folder), connection]
+    command = [executable("flwr"), "run", str(app), connection]
     command += ["--run-config", str(settings), "--format", "json"]
     if federation_config:
         command += ["--federation-config", federation_config]
@@ -89,9 +87,10 @@ def read_id(output: str, errors: str) -> int:
     Raises:
         LaunchError: If the run was not taken; says why not, in Flower's words.
     """
-    answer = read_answer(output)
-    if answer.get("success") and "run-id" in answer:
-        return int(answer["run-id"])
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        answer = read_answer(output)
+        if answer["success"]:
+            return int(answer["run-id"])
     raise LaunchError(f"Flower did not take the run:\n{output}{errors}".rstrip())
 
 

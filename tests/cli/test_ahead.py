@@ -69,6 +69,7 @@ def test_the_last_line_adds_up(tiny_settings: dict[str, Any]) -> None:
     assert "no privacy" in first
     assert "epsilon 8.0" in second
     assert last == "2 runs ahead: 4.0 KiB sent in all; about 2.5 h one after the other"
+    assert forecast_lines(runs[:1], 4)[-1].endswith("about 30.0 min one after the other")
     assert forecast_lines(runs, 2)[-1].endswith(
-        "about 75.0 min for 2 at a time, if none slows another"
+        "about 2.0 h for 2 at a time, if none slows another"
     )

@@ -34,7 +34,7 @@ def test_gpus_are_those_that_are_visible(
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert gpus_here() == expected
-    assert names_of_gpus() == (visible or "0,1").split(",")[:expected]
+    assert names_of_gpus() == ((visible or "0,1").split(",") if expected else [])
 
 
 @pytest.mark.parametrize("hint", ["dxg", "nvidia0", "nvidia-smi"])

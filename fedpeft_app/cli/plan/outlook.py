@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fedpeft_app.adapters.parts import trained_spec
 from fedpeft_app.backbone.locate import locate
 from fedpeft_app.cli.preflight import preflight
-from fedpeft_app.cli.shares import gpus_here, share_of
+from fedpeft_app.cli.shares import client_share, gpus_here
 from fedpeft_app.cli.trial import Tried, tried
 from fedpeft_app.config import RunConfig
 
@@ -126,7 +126,7 @@ def resources_here(
     from fedpeft_app.forecast.calibration import Resources
 
     central = config.mode == "central"
-    threads, gpu = share_of(config, client_cpus, client_gpus)
+    threads, gpu = client_share(config, client_cpus, client_gpus)
     fitting = actors or max(1, (os.cpu_count() or 1) // threads)
     if gpu:
         fitting = max(1, min(fitting, int(gpus_here() / gpu)))
