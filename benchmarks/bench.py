@@ -2,10 +2,11 @@
 
     python benchmarks/bench.py [--quick] [--only PART ...] [--to DIR]
 
-Writes DIR/DATE.json (machine, versions, commit, every figure) and DIR/DATE.md, the table. Each part
-is a benchmark of its own, which says what it compares; ratios are of two sides that took turns, so
-that they say more than seconds do. Other work on the machine spoils them all the same: a load is
-noted before and after. Ends with status 1 if a part fails, or a ratio is not what it must be.
+Writes DIR/DATETIME.json (machine, versions, commit, every figure) and DIR/DATETIME.md, the table.
+Each part is a benchmark of its own, which says what it compares; ratios are of two sides that took
+turns, so that they say more than seconds do (start-up alone is seconds). Other work on the machine
+spoils them all the same: the load is noted before and after. Ends with status 1 if a part fails,
+or a figure is not what it must be.
 """
 
 import argparse
@@ -27,12 +28,13 @@ from rich.table import Table
 
 HERE = Path(__file__).parent
 PARTS = {  # file → its arguments, and those of a quick look
-    "end_to_end": ("--documents 120", "--documents 32 --repeats 1 --only last2"),
-    "federation_overhead": ("", "--repeats 1"),
-    "round_overhead": ("", "--repeats 1 --rounds 9 --sides fedpeft flower"),
+    "startup": ("--repeats 3", "--repeats 1"),
+    "end_to_end": ("--documents 100", "--documents 32 --repeats 1 --only last2"),
+    "federation_overhead": ("--examples 1200", "--examples 400 --repeats 1"),
+    "round_overhead": ("--rounds 11", "--repeats 1 --rounds 9 --sides fedpeft flower"),
     "frozen_layers": ("--documents 240", "--documents 96 --repeats 1"),
-    "privacy_overhead": ("--repeats 3", "--repeats 1 --examples 160"),
-    "fold": ("", "--repeats 1 --replies 200"),
+    "privacy_overhead": ("--repeats 3 --examples 320", "--repeats 1 --examples 160"),
+    "fold": ("--repeats 3 --replies 500", "--repeats 1 --replies 200"),
 }
 PACKAGES = ("fedpeft", "flwr", "ray", "torch", "transformers", "peft", "opacus", "numpy")
 
@@ -45,7 +47,7 @@ def main() -> None:
     asked = parser.parse_args()
     told: dict[str, Any] = {"machine": machine(), "quick": asked.quick, "parts": {}}
     rows: list[Ratio] = []
-    failed = []
+    failed, began = [], time.monotonic()
     for part in asked.only:
         status, ratios, found = measured(part, PARTS[part][asked.quick].split())
         told["parts"][part] = found
@@ -53,6 +55,7 @@ def main() -> None:
         if status and (not ratios or all(ratio.holds for ratio in ratios)):
             failed.append(part)
     told["load after"] = os.getloadavg()[0]
+    told["minutes"] = round((time.monotonic() - began) / 60, 1)
     save(asked.to, told, rows)
     show(rows)
     if failed:
@@ -107,14 +110,14 @@ def processor() -> str:
 def save(folder: Path, told: dict[str, Any], rows: list[Ratio]) -> None:
     """Write what was measured, and its table."""
     folder.mkdir(parents=True, exist_ok=True)
-    name = f"{datetime.now(UTC):%Y-%m-%d}{'-quick' if told['quick'] else ''}"
+    name = f"{datetime.now(UTC):%Y-%m-%dT%H%M}{'-quick' if told['quick'] else ''}"
     (folder / f"{name}.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     facts = told["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
     made_on = (
         f"{facts['processor']}, {facts['cores']} cores, Python {facts['python']}; {versions}; "
         f"commit {facts['commit']}; load {facts['load before']:.1f} before, "
-        f"{told['load after']:.1f} after."
+        f"{told['load after']:.1f} after; {told['minutes']:g} minutes."
     )
     lines = [
         f"# {name}",

@@ -1,12 +1,12 @@
 """Is federated work nearly free? Examples per second of a run against bare training loops.
 
 Both sides train the same batches of the same clients, with the same number of processes,
-threads per process and precision, one after the other, several times. The federated side is
-a real `fedpeft run`, measured from the first train message sent to the last reply received,
-rounds 2 and later, evaluation off. The bare side is a plain PyTorch loop over batches that
-were collated beforehand: no Flower, no Ray, no adapters read or poured, no checkpoints.
+threads per process and precision, one after the other, several times, in changing order. The
+federated side is a real `fedpeft run`, measured from the first train message sent to the last
+reply received, rounds 2 and later, evaluation off. The bare side is a plain PyTorch loop over
+batches that were collated beforehand: no Flower, no Ray, no adapters poured, no checkpoints.
 
-    python benchmarks/federation_overhead.py [--repeats 3] [--out FILE]
+    python benchmarks/federation_overhead.py [--repeats 3] [--examples 1600] [--out FILE]
 """
 
 import argparse
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ CLIENTS, ACTORS, ROUNDS = 4, 2, 4
 LEAST = 0.9  # of the bare loop's documents per second
 SETTINGS = {
     "rounds": ROUNDS,
-    "data.max-examples": 1600,
     "data.max-length": 128,
     "data.partitioner": "iid",
     "data.min-examples": 10,
@@ -35,12 +35,19 @@ SETTINGS = {
     "strategy.min-nodes": CLIENTS,
     "evaluate.every": 0,
 }
+Settings = Mapping[str, Any]
 
 
-def federated(runs: Path) -> dict[str, Any]:
+def federated(settings: Settings) -> dict[str, Any]:
     """Run a federation and read its journal."""
-    settings = [f"{key}={value}" for key, value in SETTINGS.items()]
-    command = [str(Path(sys.executable).with_name("fedpeft")), "run", *settings]
+    with tempfile.TemporaryDirectory() as runs:
+        return _federated(settings, Path(runs))
+
+
+def _federated(settings: Settings, runs: Path) -> dict[str, Any]:
+    """Run a federation into a folder."""
+    command = [str(Path(sys.executable).with_name("fedpeft")), "run"]
+    command += [f"{key}={value}" for key, value in settings.items()]
     command += ["--nodes", str(CLIENTS), "--actors", str(ACTORS), f"output.dir={runs}"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     journal = max(runs.glob("*/journal.jsonl"))
@@ -59,12 +66,12 @@ def federated(runs: Path) -> dict[str, Any]:
     }
 
 
-def bare() -> dict[str, Any]:
+def bare(settings: Settings) -> dict[str, Any]:
     """Train the same batches in plain loops, in as many processes with as many threads."""
     context = multiprocessing.get_context("spawn")
     ready, results = context.Barrier(ACTORS), context.Queue()
     processes = [
-        context.Process(target=_bare_process, args=(index, ready, results))
+        context.Process(target=_bare_process, args=(settings, index, ready, results))
         for index in range(ACTORS)
     ]
     for process in processes:
@@ -78,7 +85,7 @@ def bare() -> dict[str, Any]:
     return {"examples_per_s": examples / (ended - started)}
 
 
-def _bare_process(index: int, ready: Any, results: Any) -> None:
+def _bare_process(settings: Settings, index: int, ready: Any, results: Any) -> None:
     """Train every client whose turn this process has, rounds 2 and later."""
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
@@ -89,7 +96,7 @@ def _bare_process(index: int, ready: Any, results: Any) -> None:
     from fedpeft_app.training.fit import step_groups
     from fedpeft_app.training.precision import autocast
 
-    config = parse(SETTINGS)
+    config = parse(settings)
     cpu = torch.device("cpu")
     batches = []
     for client in range(index, CLIENTS, ACTORS):
@@ -125,13 +132,16 @@ def _bare_process(index: int, ready: Any, results: Any) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--examples", type=int, default=1600)
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
+    settings = {**SETTINGS, "data.max-examples": arguments.examples}
     rows = []
     for repeat in range(arguments.repeats):
-        with tempfile.TemporaryDirectory() as runs:
-            plain = bare()
-            run = federated(Path(runs))
+        if repeat % 2:
+            run, plain = federated(settings), bare(settings)
+        else:
+            plain, run = bare(settings), federated(settings)
         ratio = run["examples_per_s"] / plain["examples_per_s"]
         rows.append({"federated": run, "bare": plain, "ratio": ratio})
         print(

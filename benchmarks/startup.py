@@ -12,7 +12,6 @@ The first start fills the caches and does not count.
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from ratios import Ratio, write
 
 REPOSITORY = Path(__file__).parents[1]
 MOST_S = 12.0
@@ -102,14 +102,14 @@ def main() -> int:
             found = start(Path(runs))
         print(f"start {repeat}: {found['seconds']:.1f} s", file=sys.stderr, flush=True)
         starts.append(found)
-    seconds = sorted(one["seconds"] for one in starts[1:])
-    median = statistics.median(seconds)
-    spread = {"min": seconds[0], "median": median, "max": seconds[-1]}
-    text = json.dumps({"startup_s": spread, "starts": starts}, indent=2)
-    print(text)
-    if asked.out:
-        asked.out.write_text(f"{text}\n", encoding="utf-8")
-    return int(median > MOST_S)
+    warm = Ratio(
+        what="seconds from the command to the first client's training",
+        values=tuple(one["seconds"] for one in starts[1:]),
+        most=MOST_S,
+    )
+    print(json.dumps(starts, indent=2))
+    write(asked.out, [warm], starts)
+    return int(not warm.holds)
 
 
 if __name__ == "__main__":
