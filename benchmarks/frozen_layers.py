@@ -1,11 +1,12 @@
 """What is gained by running frozen layers once per example? LoRA in the last k, and the head.
 
-MiniLM, Reuters R8, 128 tokens, batches of 16 grouped by length. In one process and on one thread,
+MiniLM, 128 tokens, batches of 16 grouped by length. In one process and on one thread,
 `fit` trains the same documents again and again for every k, with activations kept and without; the
 first pass with them fills the store and is shown apart. Sides take turns; every repeat fills anew.
 Seconds are CPU seconds of that thread, so that other work on the machine counts little.
 
-    python benchmarks/frozen_layers.py [--repeats 3] [--documents 320] [--out FILE]
+    python benchmarks/frozen_layers.py [--repeats 3] [--documents 320] [--data reuters-r8]
+                                       [--pooling mean] [--out FILE]
 """
 
 import argparse
@@ -14,6 +15,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,15 +54,14 @@ def examples_per_s(worker: Worker, settings: FitSettings) -> float:
     return report.examples / (time.process_time() - began)
 
 
-def measured(case: str, documents: int, pooling: str) -> dict[str, float]:
+def measured(case: str, data: Mapping[str, Any]) -> dict[str, float]:
     """Measure one case: without activations, while they are filled, and with them."""
     config = parse(
         {
-            "data.max-examples": documents,
+            **data,
             "data.validation-fraction": 0.1,
             "data.max-length": LENGTH,
             "data.partitioner": "iid",
-            "model.pooling": pooling,
             **CASES[case],
         }
     )
@@ -81,9 +82,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--documents", type=int, default=320)
+    parser.add_argument("--data", default="reuters-r8")
     parser.add_argument("--pooling", default="mean")
     parser.add_argument("--out", type=Path, default=None)
     asked = parser.parse_args()
+    data = {
+        "data.name": asked.data,
+        "data.max-examples": asked.documents,
+        "model.pooling": asked.pooling,
+    }
     torch.set_num_threads(1)
     rows: dict[str, list[dict[str, float]]] = {case: [] for case in CASES}
     home = cache_dir()
@@ -97,11 +104,11 @@ def main() -> None:
         for _ in range(asked.repeats):
             shutil.rmtree(cache / "activations", ignore_errors=True)
             for case in CASES:
-                rows[case].append(measured(case, asked.documents, asked.pooling))
+                rows[case].append(measured(case, data))
     show(rows)
     gains = [
         Ratio(
-            what=f"documents/s, {case} with frozen layers kept to all layers",
+            what=f"documents/s, {case} with frozen layers kept, to all layers",
             values=tuple(ratios(rows, case)),
             least=LEAST.get(case, 0.0),
         )

@@ -36,9 +36,9 @@ def runs_of(folder_of: Callable[[Path], Path]) -> Iterator[None]:
     Args:
         folder_of: Lays it out, given where to.
     """
-    usual = launch.app_folder, launch.linked_app_folder
-    launch.app_folder = launch.linked_app_folder = folder_of
+    usual = launch.app_folder, launch.bare_app_folder
+    launch.app_folder = launch.bare_app_folder = folder_of
     try:
         yield
     finally:
-        launch.app_folder, launch.linked_app_folder = usual
+        launch.app_folder, launch.bare_app_folder = usual

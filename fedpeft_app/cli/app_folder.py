@@ -1,19 +1,13 @@
 """The folders that Flower builds its app bundles from."""
 
+import re
 import shutil
 from pathlib import Path
 
 import fedpeft_app
 from fedpeft_app.errors import LaunchError
 
-# In the package's place: the package itself, where the launcher has it.
-_LINK = """
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
-spec = spec_from_file_location(__name__, {file!r}, submodule_search_locations=[{folder!r}])
-sys.modules[__name__] = module_from_spec(spec)
-spec.loader.exec_module(sys.modules[__name__])
-"""
+_INCLUDED = re.compile(r"^fab-include = .*\n", re.MULTILINE)
 
 
 def app_folder(scratch: Path) -> Path:
@@ -31,42 +25,54 @@ def app_folder(scratch: Path) -> Path:
     Raises:
         LaunchError: If the installation carries no app.
     """
-    package, folder = _without_package(scratch)
+    package, project, recipes = _parts()
+    folder = scratch / "app"
     ignored = shutil.ignore_patterns("__pycache__", "app.toml", "recipes")
     shutil.copytree(package, folder / "fedpeft_app", ignore=ignored)
+    shutil.copytree(recipes, folder / "recipes")
+    shutil.copyfile(project, folder / "pyproject.toml")
     return folder
 
 
-def linked_app_folder(scratch: Path) -> Path:
-    """Lay out the app with a link to this process's package: for runs on this machine alone.
+def bare_app_folder(scratch: Path) -> Path:
+    """Lay out pyproject.toml alone, for processes that have `package_path` on their path.
 
     Flower unpacks a bundle for every run, so each process would compile the package's files anew;
-    here they come with their byte code. Whatever a process has on its path, it has the
-    launcher's package.
+    the launcher's own come with their byte code.
 
     Args:
         scratch: As for `app_folder`; so is what it gives, and what it raises.
     """
-    package, folder = _without_package(scratch)
-    link = folder / "fedpeft_app" / "__init__.py"
-    link.parent.mkdir()
-    text = _LINK.format(file=str(package / "__init__.py"), folder=str(package))
-    link.write_text(text, encoding="utf-8")
+    _, project, _ = _parts()
+    folder = scratch / "app"
+    folder.mkdir()
+    text = _INCLUDED.sub("", project.read_text(encoding="utf-8"))
+    (folder / "pyproject.toml").write_text(text, encoding="utf-8")
     return folder
 
 
-def _without_package(scratch: Path) -> tuple[Path, Path]:
-    """Lay out all but the package; give the package, and the folder.
+def package_path(scratch: Path) -> Path:
+    """Lay out a folder for PYTHONPATH in which there is this process's package, and nothing else.
 
-    An installed wheel carries pyproject.toml as `app.toml`.
+    A link, not a module that loads the package from elsewhere: Flower imports the app in two
+    threads at once, and one would see such a module half done.
+
+    Args:
+        scratch: Where to lay it out, on this machine.
     """
-    package = Path(fedpeft_app.__file__).parent.absolute()
+    package, _, _ = _parts()
+    folder = scratch / "path"
+    folder.mkdir()
+    (folder / package.name).symlink_to(package, target_is_directory=True)
+    return folder
+
+
+def _parts() -> tuple[Path, Path, Path]:
+    """Find the package, its project file, which a wheel carries as `app.toml`, and its recipes."""
+    package = Path(fedpeft_app.__file__).parent.resolve()
     project, recipes = package / "app.toml", package / "recipes"
     if not project.is_file():
         project, recipes = package.parent / "pyproject.toml", package.parent / "recipes"
     if not (project.is_file() and recipes.is_dir()):
         raise LaunchError(f"{package} carries no Flower app. Reinstall fedpeft.")
-    folder = scratch / "app"
-    shutil.copytree(recipes, folder / "recipes")
-    shutil.copyfile(project, folder / "pyproject.toml")
-    return package, folder
+    return package, project, recipes

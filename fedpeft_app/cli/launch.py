@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from fedpeft_app.cli.app_folder import app_folder, linked_app_folder
+from fedpeft_app.cli.app_folder import app_folder, bare_app_folder, package_path
 from fedpeft_app.cli.cluster import find_cluster, require_usable
 from fedpeft_app.cli.plan.privacy import cautions
 from fedpeft_app.cli.preflight import preflight, require_writable
@@ -48,6 +48,7 @@ _LIVENESS_S = 1.0
 _AGAIN_S = 5.0  # between two questions to a SuperLink that somebody operates
 _UNANSWERED = 24  # questions in a row, two minutes at least, until it counts as gone
 _NO_SUCH_RUN, _FORGOTTEN = "[code: 16]", "forgotten"  # Flower 1.41: "Run ID not found."
+_SHUT_DOWN = "after interpreter shutdown"  # Python: the simulation around the server has ended
 _GRACE_S = 15.0  # a simulation process that is not seen for so long has ended, or never started
 
 
@@ -108,11 +109,12 @@ def run_simulation(config: RunConfig, simulation: Simulation, console: Console) 
             tempfile.TemporaryDirectory(prefix=scratch_prefix(), dir=home()) as scratch,
             contextlib.ExitStack() as ended,  # when nothing of the run goes on any more
         ):
-            environment = {**_environment(config), **_ray(simulation, Path(scratch), view)}
+            code = None if simulation.ray_address else package_path(Path(scratch))
+            environment = _environment(config, code) | _ray(simulation, Path(scratch), view)
             with own_superlink(Path(scratch), environment) as superlink:
-                app = app_folder if simulation.ray_address else linked_app_folder
+                app = bare_app_folder(Path(scratch)) if code else app_folder(Path(scratch))
                 asked = simulation.federation_config()
-                command = flwr_run(config, app(Path(scratch)), superlink.connection, asked)
+                command = flwr_run(config, app, superlink.connection, asked)
                 with waiting(command, superlink.environment) as submit:
                     _check(config, simulation, view, console)  # while both start
                     view.stage("starting Flower and Ray")
@@ -234,14 +236,17 @@ def _show_log(connection: str, run_id: int, environment: Mapping[str, str]) -> N
         log.wait()
 
 
-def _environment(config: RunConfig) -> dict[str, str]:
-    """Collect the variables of a run's processes."""
+def _environment(config: RunConfig, code: Path | None = None) -> dict[str, str]:
+    """Collect the variables of a run's processes.
+
+    Args:
+        config: The run's.
+        code: A folder in which they find the package; None = they get it in the app's bundle.
+    """
     launcher = {"FEDPEFT_HOME": str(home()), "FEDPEFT_LAUNCHER": str(os.getpid())}
-    environment = {**os.environ, **launcher}
-    if _names_a_path(config):  # a user's own module, importable from here
-        inherited = environment.get("PYTHONPATH", "")
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), inherited]))
-    return environment
+    own = os.getcwd() if _names_a_path(config) else ""  # a user's own module, importable from here
+    path = [str(code or ""), own, os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, **launcher, "PYTHONPATH": os.pathsep.join(filter(None, path))}
 
 
 def _names_a_path(config: RunConfig) -> bool:
@@ -283,6 +288,8 @@ def _follow(config: RunConfig, superlink: SuperLink, run_id: int, view: LiveView
                 for event in events:
                     if config.observe.to and event["event"] in ("run_finished", "run_failed"):
                         wait_until_written(folder.journal, PATIENCE_S)  # observers may be sending
+                    if event["event"] == "run_failed" and _SHUT_DOWN in event["problem"]:
+                        raise _gone(superlink, run_id, folder)
                     if event["event"] == "run_failed":
                         raise LaunchError(f"{event['problem']}\nThe run's folder: {folder.path}")
                     view.feed(event)
@@ -292,14 +299,28 @@ def _follow(config: RunConfig, superlink: SuperLink, run_id: int, view: LiveView
             if now - seen > _LIVENESS_S and superlink.alive() and superlink.simulating():
                 seen = now
             if now - seen > _GRACE_S or not superlink.alive():
-                raise LaunchError(
-                    "The simulation process is gone before the run ended (killed? out of "
-                    f"memory?). Flower's log: {_kept_log(superlink, folder)}\n"
-                    f"{log_tail(superlink.log)}"
-                )
+                raise _gone(superlink, run_id, folder)
             time.sleep(_POLL_S)
     finally:
         _kept_log(superlink, folder)
+
+
+def _gone(superlink: SuperLink, run_id: int, folder: RunFolder | None) -> LaunchError:
+    """Say that a simulation is no more, with what its processes wrote last."""
+    command = [executable("flwr"), "log", str(run_id), superlink.connection, "--show"]
+    with superlink.log.open("ab") as log, contextlib.suppress(subprocess.TimeoutExpired):
+        subprocess.run(
+            command,
+            stdout=log,
+            stderr=subprocess.DEVNULL,
+            env=superlink.environment,
+            timeout=_GRACE_S,
+            check=False,
+        )
+    return LaunchError(
+        "The simulation process is gone before the run ended (killed? out of memory?). "
+        f"Flower's log: {_kept_log(superlink, folder)}\n{log_tail(superlink.log)}"
+    )
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ if sys.platform == "linux":
 os.execv(sys.argv[1], sys.argv[1:])
 """
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_RAISED = re.compile(r"(\w+\.)*\w*(Error|Exception): ")
 _NOISE = ("uvicorn", "INFO", "WARNING")
 
 QUIET = {
@@ -157,13 +158,14 @@ def _free_port() -> int:
 
 
 def log_tail(log: Path, lines: int = 15) -> str:
-    """Give the last lines of a log that tell of trouble, or just the last ones."""
+    """Give the exceptions that a log names, else its last lines of trouble, else the last ones."""
     if not log.exists():
         return "(no log)"
     text = _COLOUR.sub("", log.read_text(encoding="utf-8", errors="replace"))
     every = text.splitlines()
+    raised = list(dict.fromkeys(filter(_RAISED.match, every)))  # the first is often the cause
     telling = [line for line in every if not any(word in line for word in _NOISE)]
-    return "\n".join((telling or every)[-lines:])
+    return "\n".join((raised or telling or every)[-lines:])
 
 
 def sweep_scratch(folder: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 from flwr.cli.build import build_fab_from_disk
 
 import fedpeft_app
-from fedpeft_app.cli.app_folder import app_folder, linked_app_folder
+from fedpeft_app import names
+from fedpeft_app.cli.app_folder import app_folder, bare_app_folder, package_path
 from fedpeft_app.config import defaults
 from fedpeft_app.errors import LaunchError
 
@@ -29,27 +30,36 @@ def test_the_folder_is_the_app(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # flwr on pathspec
-def test_a_linked_app_is_the_launchers_package_wherever_it_is_imported(tmp_path: Path) -> None:
-    folder = linked_app_folder(tmp_path)
-    assert [path.name for path in (folder / "fedpeft_app").iterdir()] == ["__init__.py"]
+def test_the_bare_app_is_its_project_file(tmp_path: Path) -> None:
+    folder = bare_app_folder(tmp_path)
+    assert [path.name for path in folder.iterdir()] == ["pyproject.toml"]
     assert build_fab_from_disk(folder)
+
+
+def test_a_path_has_the_launchers_package_and_nothing_else(tmp_path: Path) -> None:
+    folder = package_path(tmp_path)
+    assert [path.name for path in folder.iterdir()] == ["fedpeft_app"]
     other = tmp_path / "other" / "fedpeft_app"
     other.mkdir(parents=True)
     (other / "__init__.py").touch()
-    code = "import fedpeft_app, fedpeft_app.names as a; print(fedpeft_app.__file__, a.__file__)"
-    path = os.pathsep.join([str(folder), str(other.parent)])  # as Flower puts the app first
+    code = (
+        "import os, fedpeft_app, fedpeft_app.names as a; "
+        "print(*map(os.path.realpath, (fedpeft_app.__file__, a.__file__, a.__cached__)))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(other.parent)])},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout.split() == [str(_PACKAGE / "__init__.py"), str(_PACKAGE / "names.py")]
+    assert done.stdout.split() == [
+        os.path.realpath(file) for file in (fedpeft_app.__file__, names.__file__, names.__cached__)
+    ]
 
 
-@pytest.mark.parametrize("lay_out", [app_folder, linked_app_folder])
+@pytest.mark.parametrize("lay_out", [app_folder, bare_app_folder])
 def test_its_project_file_declares_every_key(
     tmp_path: Path, lay_out: Callable[[Path], Path]
 ) -> None:

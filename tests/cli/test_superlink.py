@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedpeft_app.cli.superlink import _stop
+from fedpeft_app.cli.superlink import _stop, log_tail
 
 SLEEP = [sys.executable, "-c", "print(flush=True); import time; time.sleep(60)"]
 
@@ -42,3 +42,24 @@ def test_what_a_killed_superlink_leaves_is_found_and_ended(
     superlink.wait()
     _stop(superlink, home)
     assert (left.poll() is None) == (by == "nothing")
+
+
+def test_the_exceptions_of_a_log_are_what_is_told(tmp_path: Path) -> None:
+    log = tmp_path / "flower.log"
+    log.write_text(
+        "INFO: Starting\nTraceback (most recent call last):\n  File x\n    raise cause\n"
+        "flwr.client.LoadError: no module\n\nRuntimeError: simulation\n"
+        "flwr.client.LoadError: no module\nERROR : Exit Code: 700\n",
+        encoding="utf-8",
+    )
+    assert log_tail(log) == "flwr.client.LoadError: no module\nRuntimeError: simulation"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("INFO: up\n\x1b[91mERROR\x1b[0m: port taken", "ERROR: port taken"), ("INFO: up", "INFO: up")],
+)
+def test_without_exceptions_trouble_is_told_or_all(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "flower.log").write_text(text, encoding="utf-8")
+    assert log_tail(tmp_path / "flower.log") == told
+    assert log_tail(tmp_path / "other.log") == "(no log)"

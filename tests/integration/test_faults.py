@@ -13,6 +13,7 @@ import psutil
 import pytest
 from faulty_app import misbehaving
 from rich.console import Console
+from swapped_client import lay_out, runs_of
 
 from fedpeft_app.cli.launch import Simulation, run_simulation
 from fedpeft_app.config import parse
@@ -179,3 +180,16 @@ def test_a_run_that_is_stopped_has_kept_what_it_had(
     )
     assert done.returncode == 0, done.stderr
     assert (own_home / "adapter" / "adapter_config.json").is_file()
+
+
+def test_a_client_that_cannot_be_imported_is_named_with_the_reason(
+    tiny_settings: dict[str, Any], own_home: Path, tmp_path: Path
+) -> None:
+    client = tmp_path / "broken_client.py"
+    client.write_text('app = None\nraise RuntimeError("no such driver")\n', encoding="utf-8")
+    with (
+        runs_of(lambda scratch: lay_out(scratch, client)),
+        pytest.raises(LaunchError, match="RuntimeError: no such driver"),
+    ):
+        simulation = Simulation(nodes=NODES, client_cpus=1, client_gpus=0.0, actors=0)
+        run_simulation(parse({**tiny_settings, **EVERYONE}), simulation, Console(quiet=True))
