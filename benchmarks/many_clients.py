@@ -7,7 +7,8 @@ the same K clients one after the other, as the product trains them. Both sides l
 is checked), in float32 or under autocast, on the same made-up batches of one length, in turns.
 
     python benchmarks/many_clients.py [--clients 1 2 4 8] [--batch 4 16] [--length 64]
-                                      [--device cpu|cuda] [--repeats 5] [--out FILE]
+                                      [--device cpu|cuda] [--precision auto|fp32|bf16]
+                                      [--repeats 5] [--out FILE]
 
 Seconds are CPU seconds on a CPU (one thread), and of the device's clock on a GPU.
 docs/decisions/many-clients.md says what followed from it.
@@ -49,14 +50,17 @@ class Clients:
         batch: Examples of each per step.
         length: Tokens of every example.
         where: The device.
+        precision: "auto", "fp32" or "bf16".
     """
 
-    def __init__(self, count: int, batch: int, length: int, where: torch.device) -> None:
+    def __init__(
+        self, count: int, batch: int, length: int, where: torch.device, precision: str = "auto"
+    ) -> None:
         config = parse({"data.max-length": length})
         self.adapted = adapted_model(config, LABELS)
         self.task = bound_task(config, LABELS)
         self.model = self.adapted.model.to(where).train()
-        self.where, self.precision = where, resolve_precision("auto", where)
+        self.where, self.precision = where, resolve_precision(precision, where)
         generator = torch.Generator().manual_seed(0)
         ids = torch.randint(1000, 20_000, (STEPS, count, batch, length), generator=generator)
         labels = torch.randint(0, len(LABELS), (STEPS, count, batch), generator=generator)
@@ -152,6 +156,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[4, 16])
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=None)
     asked = parser.parse_args()
@@ -159,21 +164,23 @@ def main() -> None:
     if where.type == "cpu":
         torch.set_num_threads(1)
     table = Table("clients", "batch of each", "times as fast at once", "min … max", "apart")
-    rows = []
+    rows, gaps = [], []
     for batch in asked.batch:
         for count in asked.clients:
-            clients = Clients(count, batch, asked.length, where)
+            clients = Clients(count, batch, asked.length, where, asked.precision)
             gap = apart(clients.at_once(), clients.one_by_one(), clients.start)  # and warm
             values = tuple(
                 seconds(clients.one_by_one, where) / seconds(clients.at_once, where)
                 for _ in range(asked.repeats)
             )
+            gaps.append(gap)
             rows.append(Ratio(what=f"{count} clients, batches of {batch}, at once", values=values))
             spread = f"{min(values):.2f} … {max(values):.2f}"
             median = f"{statistics.median(values):.2f}"
             table.add_row(str(count), str(batch), median, spread, f"{gap:.1e}")
     Console(width=90).print(table)
-    write(asked.out, rows, {"device": asked.device, "length": asked.length})
+    settings = {"device": asked.device, "length": asked.length, "precision": asked.precision}
+    write(asked.out, rows, {**settings, "apart": gaps})
     sys.exit(0)
 
 

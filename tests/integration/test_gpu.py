@@ -5,6 +5,7 @@ test is in tests/training/test_capacity.py (which has one more for a GPU), test_
 test_fit.py (loss scaling), and tests/cli/test_shares.py.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from fedpeft_app.runs.directory import RunFolder
 
 pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group("flower")]
 SHARED_CACHE = Path(os.environ.get("FEDPEFT_TEST_CACHE", Path.home() / ".fedpeft")) / "cache"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 FEDPEFT = str(Path(sys.executable).with_name("fedpeft"))
 
 
@@ -76,3 +78,15 @@ def test_a_causal_model_of_four_bits_trains(
     }
     folder = run({**short_run(tiny_llama, tiny_data), **causal}, 0.4)
     assert folder.events()[-1]["event"] == "run_finished"
+
+
+@pytest.mark.parametrize(("precision", "apart"), [("fp32", 1e-3), ("bf16", 0.2)])
+def test_several_clients_in_one_step_learn_what_each_learns_alone(
+    tmp_path: Path, precision: str, apart: float
+) -> None:
+    """The prototype of docs/decisions/many-clients.md; its ratios are what a GPU would decide."""
+    script = [sys.executable, str(BENCHMARKS / "many_clients.py"), "--device", "cuda"]
+    script += ["--clients", "4", "16", "--batch", "4", "--precision", precision]
+    subprocess.run([*script, "--out", str(tmp_path / "out.json")], check=True)
+    told = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert max(told["measured"]["apart"]) < apart
