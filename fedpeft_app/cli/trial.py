@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fedpeft_app.adapters import AdapterSpec, TensorSpec
 from fedpeft_app.backbone.locate import LocatedModel
 from fedpeft_app.backbone.positions import require_positions, require_whole_patches
+from fedpeft_app.cli.fits import fitted_before, remember_fit
 from fedpeft_app.config import RunConfig
 from fedpeft_app.config.schema import MethodSection
 from fedpeft_app.data_plan import make_task
@@ -65,9 +66,11 @@ def try_method(config: RunConfig, located: LocatedModel | None) -> None:
     """
     if located is None:
         return
-    settings = json.loads((located.path / "config.json").read_text(encoding="utf-8"))
-    if is_known_to_fit(config, settings):
-        require_positions(settings, config.data.max_length)
+    model = json.loads((located.path / "config.json").read_text(encoding="utf-8"))
+    if fitted_before(config, model):
+        return
+    if _fits_surely(config, model):
+        require_positions(model, config.data.max_length)
         return
     from fedpeft_app.backbone.empty import config_of
     from fedpeft_app.methods.soft_prompts import prompt_tokens
@@ -80,6 +83,7 @@ def try_method(config: RunConfig, located: LocatedModel | None) -> None:
         else:
             settings = config_of(located).to_dict()
             require_positions(settings, config.data.max_length, prompt_tokens(made))
+        remember_fit(config, model)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,13 +121,18 @@ def _adapted_empty(config: RunConfig, located: LocatedModel, labels: int) -> _Em
     return _Empty(adaptation=adaptation, head=head, parameters=parameters)
 
 
-def is_known_to_fit(config: RunConfig, settings: Mapping[str, Any]) -> bool:
-    """Say whether a method surely fits; trying it takes seconds.
+def is_known_to_fit(config: RunConfig, model: Mapping[str, Any]) -> bool:
+    """Say whether a method need not be tried, which takes seconds.
 
     Args:
         config: A checked configuration.
-        settings: The model's config.json.
+        model: The model's config.json.
     """
+    return _fits_surely(config, model) or fitted_before(config, model)
+
+
+def _fits_surely(config: RunConfig, model: Mapping[str, Any]) -> bool:
+    """Say whether a method fits by what it is."""
     chosen, usual = (
         section.model_dump(exclude={"name", "rank", "alpha", "dropout", "head", "init_from"})
         for section in (config.method, MethodSection())
@@ -133,8 +142,8 @@ def is_known_to_fit(config: RunConfig, settings: Mapping[str, Any]) -> bool:
         and config.model.pooling == "model"
         and config.method.name in ("lora", "head", "full")
         and config.method.rank <= 64  # no layer of a pre-trained model is narrower
-        and settings.get("model_type") in BLOCKS
-        and "vocab_size" in settings  # a model of text
+        and model.get("model_type") in BLOCKS
+        and "vocab_size" in model  # a model of text
         and chosen == usual
         and config.model.dtype == "float32"
         and not config.train.gradient_checkpointing
