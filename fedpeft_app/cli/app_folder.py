@@ -54,8 +54,8 @@ def bare_app_folder(scratch: Path) -> Path:
 def package_path(scratch: Path) -> Path:
     """Lay out a folder for PYTHONPATH in which there is this process's package, and nothing else.
 
-    A link, not a module that loads the package from elsewhere: Flower imports the app in two
-    threads at once, and one would see such a module half done.
+    A link (a copy where there are no links), not a module that loads the package from elsewhere:
+    Flower imports the app in two threads at once, and one would see such a module half done.
 
     Args:
         scratch: Where to lay it out, on this machine.
@@ -63,7 +63,10 @@ def package_path(scratch: Path) -> Path:
     package, _, _ = _parts()
     folder = scratch / "path"
     folder.mkdir()
-    (folder / package.name).symlink_to(package, target_is_directory=True)
+    try:
+        (folder / package.name).symlink_to(package, target_is_directory=True)
+    except OSError:  # a file system without links, or Windows without the right to make them
+        shutil.copytree(package, folder / package.name)
     return folder
 
 

@@ -59,6 +59,18 @@ def test_a_path_has_the_launchers_package_and_nothing_else(tmp_path: Path) -> No
     ]
 
 
+def test_where_there_are_no_links_the_path_has_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, target: Path, target_is_directory: bool) -> None:
+        raise PermissionError(f"no links: {path} → {target}")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    copy = package_path(tmp_path) / "fedpeft_app"
+    assert not copy.is_symlink()
+    assert {path.name for path in copy.iterdir()} == {path.name for path in _PACKAGE.iterdir()}
+
+
 @pytest.mark.parametrize("lay_out", [app_folder, bare_app_folder])
 def test_its_project_file_declares_every_key(
     tmp_path: Path, lay_out: Callable[[Path], Path]
