@@ -62,7 +62,7 @@ def test_a_path_has_the_launchers_package_and_nothing_else(tmp_path: Path) -> No
 def test_where_there_are_no_links_the_path_has_a_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(path: Path, target: Path, target_is_directory: bool) -> None:
+    def refuse(path: Path, target: Path, *, target_is_directory: bool) -> None:
         raise PermissionError(f"no links: {path} → {target}")
 
     monkeypatch.setattr(Path, "symlink_to", refuse)
