@@ -33,7 +33,7 @@ PARTS = {  # file → its arguments, and those of a quick look
     "federation_overhead": ("--examples 1000", "--examples 400 --repeats 1"),
     "round_overhead": ("--rounds 11", "--repeats 1 --rounds 9 --sides fedpeft flower"),
     "frozen_layers": ("--documents 240", "--documents 96 --repeats 1"),
-    "privacy_overhead": ("--repeats 3 --examples 240", "--repeats 1 --examples 160"),
+    "privacy_overhead": ("--repeats 3 --examples 240", "--repeats 1 --examples 96"),
     "fold": ("--repeats 3 --replies 500", "--repeats 1 --replies 200"),
 }
 PACKAGES = ("fedpeft", "flwr", "ray", "torch", "transformers", "peft", "opacus", "numpy")
