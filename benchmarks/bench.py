@@ -29,9 +29,9 @@ from rich.table import Table
 HERE = Path(__file__).parent
 PARTS = {  # file → its arguments, and those of a quick look
     "startup": ("--repeats 3", "--repeats 1"),
-    "end_to_end": ("--documents 90", "--documents 32 --repeats 1 --only last2"),
+    "end_to_end": ("--documents 80", "--documents 32 --repeats 1 --only last2"),
     "federation_overhead": ("--examples 1000", "--examples 400 --repeats 1"),
-    "round_overhead": ("--rounds 11", "--repeats 1 --rounds 9 --sides fedpeft flower"),
+    "round_overhead": ("--rounds 9", "--repeats 1 --rounds 9 --sides fedpeft flower"),
     "frozen_layers": ("--documents 240", "--documents 96 --repeats 1"),
     "privacy_overhead": ("--repeats 3 --examples 240", "--repeats 1 --examples 96"),
     "fold": ("--repeats 3 --replies 500", "--repeats 1 --replies 200"),

@@ -245,8 +245,9 @@ def _environment(config: RunConfig, code: Path | None = None) -> dict[str, str]:
     """
     launcher = {"FEDPEFT_HOME": str(home()), "FEDPEFT_LAUNCHER": str(os.getpid())}
     own = os.getcwd() if _names_a_path(config) else ""  # a user's own module, importable from here
-    path = [str(code or ""), own, os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, **launcher, "PYTHONPATH": os.pathsep.join(filter(None, path))}
+    found = [str(code or ""), own, os.environ.get("PYTHONPATH", "")]
+    path = os.pathsep.join(filter(None, found))
+    return {**os.environ, **launcher, **({"PYTHONPATH": path} if path else {})}
 
 
 def _names_a_path(config: RunConfig) -> bool:

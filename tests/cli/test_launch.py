@@ -36,6 +36,13 @@ def test_a_path_is_looked_for_in_the_working_folder_too(
     assert paths == [os.getcwd(), "/elsewhere"]
 
 
+def test_the_launchers_package_is_found_before_all_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    config = parse({"strategy.name": "my_rules:Median"})
+    paths = _environment(config, Path("/scratch/path"))["PYTHONPATH"].split(os.pathsep)
+    assert paths == ["/scratch/path", os.getcwd(), "/elsewhere"]
+
+
 @pytest.mark.parametrize(
     "named",
     [
