@@ -40,7 +40,8 @@ def test_the_demo_learns(own_home: Path) -> None:
     SHARED_CACHE.mkdir(parents=True, exist_ok=True)
     own_home.mkdir(parents=True)
     (own_home / "cache").symlink_to(SHARED_CACHE)
-    settings = ["rounds=3", "data.max-examples=1500", "evaluate.every=3"]
+    settings = ["rounds=4", "data.max-examples=1500", "evaluate.every=4"]
+    settings += ["strategy.fraction-train=1.0"]
     subprocess.run([FEDPEFT, "run", *settings, "--client-gpus", "0.4"], check=True)
     (folder,) = (own_home / "runs").iterdir()
     finished = RunFolder(path=folder).events()[-1]

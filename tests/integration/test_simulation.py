@@ -141,7 +141,8 @@ def test_an_ended_command_leaves_nothing_running(
 
 @pytest.mark.slow
 def test_the_real_model_learns(real_home: Path) -> None:
-    done = fedpeft(real_home, "run", "rounds=3", "data.max-examples=1500", "evaluate.every=3")
+    settings = ["rounds=4", "data.max-examples=1500", "evaluate.every=4"]
+    done = fedpeft(real_home, "run", *settings, "strategy.fraction-train=1.0")
     assert done.returncode == 0, done.stdout + done.stderr
     run = only_run(real_home)
     finished = read_events(run.journal)[-1]
