@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import time
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -97,11 +98,18 @@ def _coordinate(
         with contextlib.suppress(RunFolderError):  # a full disk is what is to be told of
             if session is not None:
                 _state_privacy(session)
-            problem = str(error) if isinstance(error, FedPeftError) else repr(error)
-            journal.note("run_failed", problem=problem, folder=str(folder.path))
+            journal.note("run_failed", folder=str(folder.path), **_told(error))
         raise
     finally:
         audience.close()
+
+
+def _told(error: Exception) -> dict[str, str]:
+    """Say what went wrong, and where if nobody foresaw it."""
+    if isinstance(error, FedPeftError):
+        return {"problem": str(error)}
+    where = "".join(traceback.format_exception(error))
+    return {"problem": f"unexpected {error!r}; the journal has its traceback", "traceback": where}
 
 
 def _run_together(grid: Grid, session: Session) -> None:

@@ -106,7 +106,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {  # third-party library → rooms and m
     "sklearn": ("data.tasks",),
     "tokenizers": ("backbone.scratch",),
     "safetensors": ("runs", "node"),
-    "scipy": ("studies.intervals",),
+    "scipy": ("studies.intervals", "adapters.decomposition"),
     "matplotlib": ("studies.pictures",),
     "mlflow": ("observe.observers.mlflow",),
     "wandb": ("observe.observers.wandb",),

@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from fedpeft_app.adapters.decomposition import thin_svd
 from fedpeft_app.errors import AdapterMismatchError
 
 Array = npt.NDArray[np.float64]
@@ -140,7 +141,7 @@ def truncated(
     tall = stack(weighted)
     q_left, r_left = np.linalg.qr(tall.b)
     q_right, r_right = np.linalg.qr(tall.a.T)
-    u, values, vt = np.linalg.svd(r_left @ r_right.T, full_matrices=False)
+    u, values, vt = thin_svd(r_left @ r_right.T)
     largest = float(np.linalg.norm(r_left) * np.linalg.norm(r_right))  # what may have cancelled
     kept = _components(values, _NOISE * tall.rank * largest, rank, energy)
     a, b = vt[:kept] @ q_right.T, q_left @ u[:, :kept]

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from peft.tuners.lora import LoraLayer
 
+from fedpeft_app.adapters.decomposition import thin_svd
 from fedpeft_app.errors import BackboneError
 from fedpeft_app.methods.lora import adapt_low_rank, linear_layers
 from fedpeft_app.methods.method import Adaptation, MethodSettings, Tensors, require_option
@@ -121,9 +122,8 @@ def singular_vectors(layer: LoraLayer, rank: int) -> Factors:
     """
     base = layer.get_base_layer()
     weight = base.weight.detach().cpu().double()
-    weight = weight.T if is_transposed(base) else weight
-    left, _, right = torch.linalg.svd(weight, full_matrices=False)
-    b, a = left[:, :rank], right[:rank]
+    left, _, right = thin_svd((weight.T if is_transposed(base) else weight).numpy())
+    b, a = torch.from_numpy(left[:, :rank]), torch.from_numpy(right[:rank])
     signs = a.gather(1, a.abs().argmax(dim=1, keepdim=True)).sign()
     return b * signs.T, a * signs
 

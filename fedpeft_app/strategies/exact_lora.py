@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fedpeft_app.adapters.decomposition import thin_svd
 from fedpeft_app.adapters.products import Array, Factors, product_norm, stack, truncated, widened
 from fedpeft_app.errors import AdapterMismatchError
 
@@ -167,7 +168,7 @@ def lora_fair(contributions: Contributions, ridge: float = 0.01) -> Factors:
     if not 0 <= ridge < math.inf:
         raise ValueError(f"Expected a ridge ≥ 0, got {ridge}.")
     mean = fedit(contributions)
-    u, s, vt = np.linalg.svd(mean.a, full_matrices=False)
+    u, s, vt = thin_svd(mean.a)
     penalty = 2 * ridge * product_norm(contributions) ** 2
     real = s > np.finfo(np.float64).eps * max(mean.a.shape) * s.max(initial=0)
     gain = np.divide(s, s**2 + penalty, out=np.zeros_like(s), where=real)

@@ -289,7 +289,7 @@ def _require_training(fitted: Fitted, partition: int, round_number: int) -> None
             f"{where}: the trained adapter has values that are not finite (training loss "
             f"{report.loss:.4g}). Lower train.learning-rate, or use train.precision = 'fp32'."
         )
-    if norm(fitted.delta) == 0.0:
+    if norm(fitted.delta) == 0.0 and report.loss != 0.0:  # at 0 there is nothing left to learn
         raise TrainingError(
             f"{where}: {report.steps} steps left every trainable tensor unchanged. "
             f"Check train.learning-rate and the method's settings; in fp16 steps that overflow "

@@ -84,6 +84,23 @@ def test_too_few_good_replies_fail_the_run(tiny_settings: dict[str, Any], own_ho
     assert read_events(journal)[-1]["event"] == "run_failed"
 
 
+def test_what_nobody_foresaw_is_journalled_with_where_it_was(
+    tiny_settings: dict[str, Any], own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def disk_on_fire(*_: object, **__: object) -> None:
+        raise ArithmeticError("on fire")
+
+    monkeypatch.setattr("fedpeft_app.coordinator.run_rounds", disk_on_fire)
+    with pytest.raises(ArithmeticError, match="on fire"):
+        run(tiny_settings)
+    journal = next((own_home / "runs").glob("*/journal.jsonl"))
+    failed = read_events(journal)[-1]
+    assert (
+        failed["problem"] == "unexpected ArithmeticError('on fire'); the journal has its traceback"
+    )
+    assert "in disk_on_fire" in failed["traceback"]
+
+
 def test_too_few_nodes_fail_the_roll_call(tiny_settings: dict[str, Any]) -> None:
     with pytest.raises(RollCallError, match=r"2000 training examples for 4 nodes.* got 108\."):
         run({**tiny_settings, "data.min-examples": 500})

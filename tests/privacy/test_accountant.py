@@ -265,7 +265,8 @@ def test_extreme_settings_are_bounded_within_seconds(
 
 def test_what_was_asked_before_is_not_reckoned_again() -> None:
     events = [one(1.05, CLIENT, 7)] * 3
+    began = time.process_time()
     first = epsilon(events, 1e-5)
-    started = time.process_time()
+    reckoned = time.process_time()
     assert all(epsilon(events, 1e-5) == first for _ in range(100))
-    assert time.process_time() - started < 0.1
+    assert time.process_time() - reckoned < reckoned - began

@@ -109,6 +109,18 @@ def test_a_has_no_gradient_while_b_is_zero(personal: AdaptedModel) -> None:
         )
 
 
+def test_at_no_loss_at_all_there_is_nothing_to_learn(adapted: AdaptedModel) -> None:
+    """A node whose examples all have one label, and a head that is as sure of it as can be."""
+    examples, start = make_examples(24), drawn(adapted)
+    (label,), alike = examples.labels[:1], np.flatnonzero(examples.labels == examples.labels[0])
+    (bias,) = (one for one in start.tensors().values() if one.shape == (3,))
+    bias[label] = 1e4
+    worker = worker_of(adapted, weight_decay=0.0)
+    fitted = replace(worker, train=examples.select(alike)).fit(start, 1)
+    assert fitted.report.loss == 0.0
+    assert not fitted.delta.vector.any()
+
+
 def test_a_personal_head_trains_whatever_rests(personal: AdaptedModel) -> None:
     first = personal.personal.initial
     fitted = worker_of(personal).fit(drawn(personal), 1, personal=first, part="b", proximal=1e3)
