@@ -10,6 +10,8 @@ from fedpeft_app.errors import Fault
 from fedpeft_app.registry import near_miss
 from fedpeft_app.studies.study import Condition, Search, Settings, Study, usual
 
+_LEARNT = ("task", "data.")  # keys that decide how hard it is
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
@@ -21,6 +23,9 @@ class Entry:
         settings: What the study sets, but for the seed and what is tuned.
         seeds: One run each.
         search: What is tuned first; None = nothing.
+        group: What its row learns from, where rows differ in that; only rows of one group are
+            compared with each other.
+        series: Its row's name without the group.
     """
 
     row: str
@@ -28,6 +33,8 @@ class Entry:
     settings: Settings
     seeds: tuple[int, ...]
     search: Search | None = None
+    group: str = ""
+    series: str = ""
 
     @property
     def name(self) -> str:
@@ -142,14 +149,26 @@ def _points(study: Study) -> Iterator[dict[str, Scalar]]:
 
 def _entry(study: Study, given: Settings, row: str, seeds: tuple[int, ...]) -> Entry:
     """Complete what is given for an entry."""
-    settings = with_overrides(study, given)
+    settings, grouping = with_overrides(study, given), _grouping(study)
+    group = _name({**usual(), **settings}, grouping)
+    series = row.removeprefix(f"{group}, ")
+    if row == _name(given, study.layout.rows):
+        series = _name(given, (key for key in study.layout.rows if key not in grouping))
     return Entry(
         row=row,
         column=_name({**usual(), **settings}, study.layout.columns),
         settings=settings,
         seeds=seeds,
         search=find_search(study, given),
+        group=group,
+        series=series,
     )
+
+
+def _grouping(study: Study) -> tuple[str, ...]:
+    """List the keys of rows that say what is learnt; none if rows have no others."""
+    keys = tuple(key for key in study.layout.rows if key.startswith(_LEARNT))
+    return keys if len(keys) < len(study.layout.rows) else ()
 
 
 def _full(study: Study, given: Settings) -> dict[str, Scalar]:
@@ -246,8 +265,8 @@ def _doubles(study: Study, entries: Sequence[Entry]) -> Iterator[Fault]:
 
 
 def _baseline(study: Study, entries: Sequence[Entry]) -> Iterator[Fault]:
-    """The baseline is one of the rows."""
-    rows = list(dict.fromkeys(entry.row for entry in entries))
+    """The baseline is one of the rows, or in every group one."""
+    rows = list(dict.fromkeys(name for entry in entries for name in (entry.row, entry.series)))
     name = study.layout.baseline
     if name and name not in rows:
         known = ", ".join(rows)

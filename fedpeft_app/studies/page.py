@@ -17,7 +17,7 @@ _READING = (
     f"interval; {_ABSENT} was not measured; bytes as Flower serialises them"
 )
 _BEST = (
-    "in bold: better than every other row with the same seeds, by the 95 % intervals of "
+    "in bold: better than every other row with the same data and seeds, by the 95 % intervals of "
     "differences paired by seed"
 )
 _ON_TEST = "measured on the server's test set; with mode = local, the mean over nodes of that"

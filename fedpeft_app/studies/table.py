@@ -23,6 +23,8 @@ class Line:
     Attributes:
         row: Its row.
         column: Its column; empty where there is one.
+        group: What its row learns from, where rows differ in that; empty where they do not.
+        series: Its row's name without that.
         planned: Runs that the study asks for.
         runs: Runs that were measured.
         mean: Mean of the metric over the runs' seeds.
@@ -37,12 +39,14 @@ class Line:
         times_fewer: Bytes of a message of full fine-tuning, as this study measured them, over
             these.
         seconds: Mean over the runs.
-        best: Whether it is better than every other field of its column with the same seeds: by
-            the 95 % intervals of the differences, seed by seed.
+        best: Whether it is better than every other field of its column and group with the same
+            seeds: by the 95 % intervals of the differences, seed by seed.
     """
 
     row: str
     column: str
+    group: str
+    series: str
     planned: int
     runs: int
     mean: float | None
@@ -70,19 +74,21 @@ def lines(study: Study, standing: Standing) -> list[Line]:
         placed.setdefault((slot.entry.row, slot.entry.column), []).append(slot)
     found = {place: _values(study, slots) for place, slots in placed.items()}
     seeds = {place: {slot.seed for slot in slots} for place, slots in placed.items()}
+    peers: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for place, slots in placed.items():
+        peers.setdefault((slots[0].entry.group, place[1]), []).append(place)
     return [
         _line(
             study,
-            slots,
-            baseline=placed.get((study.layout.baseline, column), []),
-            full=[slot for slot in standing.slots if slot.entry.column == column],
+            placed[place],
+            peers=[slot for other in alike for slot in placed[other]],
             others=[
-                values
-                for place, values in found.items()
-                if place[1] == column and place[0] != row and seeds[place] == seeds[row, column]
+                found[other] for other in alike if other != place and seeds[other] == seeds[place]
             ],
         )
-        for (row, column), slots in placed.items()
+        for place, alike in (
+            (place, peers[slots[0].entry.group, place[1]]) for place, slots in placed.items()
+        )
     ]
 
 
@@ -124,20 +130,22 @@ def _line(
     study: Study,
     slots: Sequence[Slot],
     *,
-    baseline: Sequence[Slot],
-    full: Sequence[Slot],
+    peers: Sequence[Slot],
     others: Sequence[Mapping[int, float]],
 ) -> Line:
-    """Sum one field up."""
-    values = _values(study, slots)
+    """Sum one field up, given the runs of its column and group, its own among them."""
+    values, entry, name = _values(study, slots), slots[0].entry, study.layout.baseline
+    baseline = [slot for slot in peers if name and name in (slot.entry.row, slot.entry.series)]
     finished = [slot.record for slot in slots if slot.seed in values and slot.record]
     measured = [record.measured for record in finished if record.measured]
-    against = _values(study, baseline) if slots[0].entry.row != study.layout.baseline else {}
+    against = _values(study, baseline) if name not in (entry.row, entry.series) else {}
     level, difference = interval(list(values.values())), paired(values, against)
-    message, full_message = _message_bytes(finished), _message_bytes(_full_runs(full))
+    message, full_message = _message_bytes(finished), _message_bytes(_full_runs(peers))
     return Line(
-        row=slots[0].entry.row,
-        column=slots[0].entry.column,
+        row=entry.row,
+        column=entry.column,
+        group=entry.group,
+        series=entry.series,
         planned=len(slots),
         runs=len(values),
         mean=level.mean if level else None,

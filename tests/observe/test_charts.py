@@ -9,11 +9,25 @@ from hypothesis import strategies as st
 from reported_runs import ATTACK, Read, read_page
 
 from fedpeft_app.observe.lines import human_bytes
-from fedpeft_app.observe.report.axis import bytes_axis, log_bytes_axis, rounds_axis, value_axis
+from fedpeft_app.observe.report.axis import (
+    bytes_axis,
+    log_bytes_axis,
+    reach,
+    rounds_axis,
+    value_axis,
+)
 from fedpeft_app.observe.report.chart import Chart, Point, Series, figure, panel, thinned
 from fedpeft_app.observe.report.figures import listed, metric, shown, whole
 
 NUMBERS = st.floats(-1e100, 1e100)
+
+
+def test_wide_intervals_leave_means_to_be_seen() -> None:
+    assert reach([0.5, 0.75], [0.125, 0.125]) == (0.375, 0.875)
+    assert reach([0.5, 0.75], [0.125, 9.0]) == (0.25, 1.0)  # as far as means are apart; a share
+    assert reach([2.0, 6.0], [0.0, 99.0]) == (-2.0, 10.0)
+    assert reach([4.0], [3.0]) == (1.0, 7.0)
+    assert reach([0.5], [3.0]) == (0.0, 1.0)
 
 
 def chart(*series: Series, own_x: bool = False, apart: bool = False) -> Chart:

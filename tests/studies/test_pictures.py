@@ -13,6 +13,7 @@ from fedpeft_app.studies.pictures.traffic import pareto_front
 from fedpeft_app.studies.portrayal import portray
 from fedpeft_app.studies.story import study_story
 
+TWO_SETS = TWO_BY_TWO.replace("[grid]", '[grid]\ndata.name = ["reuters-r8", "20newsgroups"]')
 TWO_KEYS = TWO_BY_TWO.replace(
     '[table]\ncolumns = "data.dirichlet-alpha"',
     "train.local-epochs = [1, 2]\n[table]\n"
@@ -87,7 +88,7 @@ def test_the_front_is_what_nothing_beats() -> None:
 def test_rows_without_a_name_or_with_an_odd_one_are_in_the_legend(tmp_path: Path) -> None:
     portrayal = portrayal_of(tmp_path)
     odd = {"full": "", "lora": "_$x^2$"}
-    rows = [replace(row, row=odd[row.row]) for row in portrayal.story.rows]
+    rows = [replace(row, series=odd[row.row]) for row in portrayal.story.rows]
     drawn = pictures(replace(portrayal, story=replace(portrayal.story, rows=rows)))
     for name in ("bytes", "columns"):
         assert all(word in drawn[name].decode() for word in (">all<", "_$x^2$<"))
@@ -109,3 +110,19 @@ def test_columns_are_placed_by_number_or_in_order() -> None:
     assert [*placed(["0", "50"], zero_is_no_limit=True)] == ["50", "0"]
     assert is_wide([0.01, 1.0])
     assert not is_wide([0.0, 100.0])
+
+
+def test_what_is_learnt_from_other_data_has_panels_of_its_own(tmp_path: Path) -> None:
+    pictured = pictures(portrayal_of(tmp_path, TWO_SETS))
+    drawn = {name: picture.decode() for name, picture in pictured.items()}
+    assert drawn["columns"].count(">reuters-r8<") == drawn["columns"].count(">20newsgroups<") == 1
+    assert ">reuters-r8, data.dirichlet-alpha = 0.1<" in drawn["bytes"]
+    for text in drawn.values():
+        assert text.count(">full<") == text.count(">lora<") == 1  # in the legend: one look for both
+        assert "#009e73" not in text  # the third colour
+
+
+def test_a_grid_is_in_the_order_of_numbers(tmp_path: Path) -> None:
+    text = TWO_KEYS.replace("train.local-epochs = [1, 2]", "train.local-epochs = [2, 10, 1]")
+    drawn = pictures(portrayal_of(tmp_path, text))["grid"].decode()
+    assert drawn.index(">1<") < drawn.index(">2<") < drawn.index(">10<")

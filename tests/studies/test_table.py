@@ -289,3 +289,35 @@ def test_one_seed_marks_nothing(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, TWO_BY_TWO.replace("[0, 1, 2]", "[0]"))
     now = conducted(plan, tmp_path, Pretence(tmp_path / "runs", accuracy))
     assert not any(line.best for line in lines(plan.study, now))
+
+
+TWO_SETS = TWO_BY_TWO.replace("[grid]", '[grid]\ndata.name = ["reuters-r8", "20newsgroups"]')
+
+
+def test_rows_are_compared_with_those_that_learn_from_the_same(tmp_path: Path) -> None:
+    """On the easy data full leads lora by .01, .02 and .03; on the hard ones lora leads."""
+
+    def measured(cell: Cell) -> float:
+        is_hard = cell.config["data.name"] == "20newsgroups"
+        lead = 0.005 if is_hard and cell.config["method.name"] == "lora" else 0.0
+        return accuracy(cell) * (0.5 if is_hard else 1.0) + lead * (
+            4 + 2 * int(cell.config["seed"])
+        )
+
+    plan = plan_of(tmp_path, TWO_SETS)
+    now = conducted(plan, tmp_path, Pretence(tmp_path / "runs", measured))
+    easy, hard = lines(plan.study, now)[:2], lines(plan.study, now)[4:6]
+    assert [line.row for line in easy] == ["reuters-r8, full", "reuters-r8, lora"]
+    assert [(line.group, line.series) for line in hard] == [
+        ("20newsgroups", "full"),
+        ("20newsgroups", "lora"),
+    ]
+    assert easy[0].difference is hard[0].difference is None  # "full" is the baseline of both
+    assert easy[1].difference == pytest.approx(-0.02)
+    assert hard[1].difference == pytest.approx(0.02)
+    assert [line.row for line in lines(plan.study, now) if line.best] == ["20newsgroups, lora"] * 2
+
+
+def test_a_baseline_may_be_a_row_of_one_group(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, TWO_SETS.replace('"full"\n', '"reuters-r8, full"\n', 2))
+    assert plan.study.layout.baseline == "reuters-r8, full"

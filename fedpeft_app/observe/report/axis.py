@@ -80,6 +80,27 @@ def value_axis(numbers: Iterable[float], form: Form, *, unit: float = 1.0) -> Ax
     return Axis(low=low * unit, high=high * unit, ticks=ticks, form=form)
 
 
+def reach(means: Sequence[float], half_widths: Sequence[float]) -> tuple[float, float]:
+    """Choose from where to where an axis of means shows their intervals.
+
+    An interval of few seeds may be many times as wide as all means are apart, and then would
+    leave nothing to be seen but itself. Here intervals have as much room above and below the
+    means as these are apart, and are cut beyond; shares (all means in [0, 1]) also at 0 and 1.
+
+    Args:
+        means: Of the points, at least one.
+        half_widths: Of their intervals, as many.
+    """
+    least, most = min(means), max(means)
+    ends = [(mean - half, mean + half) for mean, half in zip(means, half_widths, strict=True)]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    if room := most - least:
+        low, high = max(low, least - room), min(high, most + room)
+    if least >= 0 and most <= 1:
+        low, high = max(low, 0.0), min(high, 1.0)
+    return low, high
+
+
 def bytes_axis(numbers: Iterable[float], form: Form) -> Axis:
     """Make an axis of bytes from 0 on, its ticks whole steps of a binary unit.
 

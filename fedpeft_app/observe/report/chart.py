@@ -194,7 +194,8 @@ def _drawn(chart: Chart, at: int, series: Series) -> Html:
     for point in points:
         if point.y is not None and point.half_width:
             across = _percent(chart.x.share(point.x))
-            ends = [_down(chart.y, point.y + side * point.half_width) for side in (-1, 1)]
+            far = [point.y + side * point.half_width for side in (-1, 1)]
+            ends = [_down(chart.y, min(max(end, chart.y.low), chart.y.high)) for end in far]
             parts.append(_line(across, ends[0], across, ends[1], class_="interval"))
     if chart.apart or len(points) <= _MOST_MARKED:
         parts += [

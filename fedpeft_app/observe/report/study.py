@@ -27,6 +27,8 @@ class Row:
     Attributes:
         row: Its row.
         column: Its column; empty where there is one.
+        group: What its row learns from, where rows differ in that; empty where they do not.
+        series: Its row's name without that.
         planned: Runs that the study asks for.
         runs: Runs that were measured.
         mean: Mean of the metric over the runs' seeds.
@@ -39,12 +41,14 @@ class Row:
         run_bytes: Of all messages of a run, mean over the runs.
         examples: Training examples processed, mean over the runs.
         seconds: Mean over the runs.
-        best: Whether it is surely better than every other field of its column.
+        best: Whether it is surely better than every other field of its column and group.
         moments: What its runs measured round by round.
     """
 
     row: str
     column: str
+    group: str
+    series: str
     planned: int
     runs: int
     mean: float | None

@@ -7,7 +7,7 @@ from typing import Any
 
 from fedpeft_app.observe.lines import human_bytes
 from fedpeft_app.observe.report import figures
-from fedpeft_app.observe.report.axis import Axis, log_bytes_axis, rounds_axis, value_axis
+from fedpeft_app.observe.report.axis import Axis, log_bytes_axis, reach, rounds_axis, value_axis
 from fedpeft_app.observe.report.chart import Chart, Point, Series, panel
 from fedpeft_app.observe.report.document import document
 from fedpeft_app.observe.report.markup import Child, Html, element, join
@@ -128,10 +128,14 @@ def _details(story: StudyStory) -> Html:
 def _plots(story: StudyStory) -> list[Html]:
     """Draw the metric against bytes, and over rounds and bytes."""
     charts: list[list[Chart]] = [[], [], []]
-    for column in dict.fromkeys(row.column for row in story.rows):
-        rows = [row for row in story.rows if row.column == column]
+    groups = list(dict.fromkeys(row.group for row in story.rows))
+    for group, column in sorted(
+        dict.fromkeys((row.group, row.column) for row in story.rows),
+        key=lambda place: groups.index(place[0]),
+    ):
+        rows = [row for row in story.rows if (row.group, row.column) == (group, column)]
         judged = [row for row in rows if row.moments]
-        tab = f"{story.column_title} = {column}" if column else ""
+        tab = ", ".join(filter(None, (group, column and f"{story.column_title} = {column}")))
         charts[0] += _against_bytes(story, rows, tab)
         charts[1] += _over_rounds(story, judged, tab)
         charts[2] += _over_bytes(story, judged, tab)
@@ -148,7 +152,7 @@ def _against_bytes(story: StudyStory, fields: Sequence[Row], tab: str) -> list[C
         return []
     series = [
         Series(
-            name=row.row,
+            name=row.series,
             look=_look(story, row),
             points=[Point(x=row.run_bytes, y=row.mean, half_width=row.half_width or 0.0)],
             texts=[figures.plus_minus(row.mean, row.half_width)],
@@ -157,12 +161,8 @@ def _against_bytes(story: StudyStory, fields: Sequence[Row], tab: str) -> list[C
         if row.run_bytes is not None
     ]
     points = [one.points[0] for one in series]
-    ends = [
-        point.y + side * point.half_width
-        for point in points
-        for side in (-1, 1)
-        if point.y is not None
-    ]
+    told = [(point.y, point.half_width) for point in points if point.y is not None]
+    ends = reach([mean for mean, _ in told], [half for _, half in told])
     chart = Chart(
         title=_title(f"{story.metric} against bytes", tab),
         x_name="bytes of a whole run, both directions",
@@ -216,7 +216,7 @@ def _over_bytes(story: StudyStory, rows: Sequence[Row], tab: str) -> list[Chart]
 def _curve(story: StudyStory, row: Row, *, by_bytes: bool) -> Series:
     """Make a line of a row."""
     return Series(
-        name=row.row,
+        name=row.series,
         points=[
             Point(x=(one.sent or 0.0) if by_bytes else one.round, y=one.value)
             for one in row.moments
@@ -227,8 +227,8 @@ def _curve(story: StudyStory, row: Row, *, by_bytes: bool) -> Series:
 
 
 def _look(story: StudyStory, row: Row) -> int:
-    """Let a row look the same in every chart."""
-    return list(dict.fromkeys(one.row for one in story.rows)).index(row.row)
+    """Let a series look the same in every chart."""
+    return list(dict.fromkeys(one.series for one in story.rows)).index(row.series)
 
 
 def _title(what: str, tab: str) -> str:

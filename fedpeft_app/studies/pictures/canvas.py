@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from fedpeft_app.observe.report.axis import reach
 from fedpeft_app.observe.report.study import Row, StudyStory
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ _DASHES = ("-", "--", "-.", ":")
 _GREY = "#888888"
 _PANEL_INCHES = (4.6, 3.4)
 _ABREAST = 3  # panels at most
+_ROOM = 0.05  # of the span, beyond what is shown
 _DECADES = 100.0  # less than two: two and five are named, too
 _LETTER_INCHES, _LINE_INCHES = 0.08, 0.17  # of a legend, more or less
 _STYLE = {
@@ -57,26 +59,29 @@ class Portrayal:
         """The rows' names, in order."""
         return list(dict.fromkeys(row.row for row in self.story.rows))
 
-    def title(self, column: str) -> str:
-        """Name a column's panel; empty where there is one column."""
-        return f"{self.story.column_title} = {column}" if column else ""
+    def title(self, group: str, column: str = "") -> str:
+        """Name a panel; empty where there is one."""
+        return ", ".join(filter(None, (group, column and f"{self.story.column_title} = {column}")))
 
 
-def by_column(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Put fields of a column together.
+def by_panel(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+    """Put fields of a group and column together, the groups one after the other.
 
     Args:
         rows: The fields.
     """
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(row.column, []).append(row)
+    groups, found = (
+        list(dict.fromkeys(row.group for row in rows)),
+        dict[tuple[str, str], list[Row]](),
+    )
+    for row in sorted(rows, key=lambda row: groups.index(row.group)):
+        found.setdefault((row.group, row.column), []).append(row)
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How a row looks, the same in every picture.
+    """How a series looks, the same in every picture and group.
 
     Attributes:
         colour: Of marks and lines.
@@ -89,14 +94,14 @@ class Look:
     dash: str
 
 
-def look(portrayal: Portrayal, row: str) -> Look:
-    """Give a row its look.
+def look(portrayal: Portrayal, series: str) -> Look:
+    """Give a series its look.
 
     Args:
         portrayal: What is drawn.
-        row: The row's name.
+        series: A row's name without its group.
     """
-    at = portrayal.rows.index(row)
+    at = list(dict.fromkeys(row.series for row in portrayal.story.rows)).index(series)
     return Look(
         _COLOURS[at % len(_COLOURS)],
         _MARKS[at % len(_MARKS)],
@@ -104,13 +109,26 @@ def look(portrayal: Portrayal, row: str) -> Look:
     )
 
 
-def name_of(row: str) -> str:
-    """Name a row in a legend: matplotlib leaves out names that are empty, or begin with "_".
+def name_of(series: str) -> str:
+    """Name a series in a legend: matplotlib leaves out names that are empty, or begin with "_".
 
     Args:
-        row: The row's name.
+        series: A row's name, with its group or without.
     """
-    return f" {row}" if row.startswith("_") else row or "all"
+    return f" {series}" if series.startswith("_") else series or "all"
+
+
+def show_means(axes: "Axes", fields: Sequence[Row]) -> None:
+    """Let the vertical axis show means and what there is room for of their intervals.
+
+    Args:
+        axes: A panel in which they are drawn.
+        fields: All fields of its group, that its panels have one axis.
+    """
+    told = [(row.mean, row.half_width or 0.0) for row in fields if row.mean is not None]
+    low, high = reach([mean for mean, _ in told], [half for _, half in told])
+    room = (high - low) * _ROOM or abs(high) * _ROOM or _ROOM
+    axes.set_ylim(low - room, high + room)
 
 
 def logarithmic(axes: "Axes") -> None:
@@ -137,8 +155,9 @@ def panels(
     x_name: str,
     y_name: str,
     legend: bool = True,
+    abreast: int = 0,
 ) -> bytes:
-    """Draw panels side by side, with the same axis of the metric, and one legend.
+    """Draw panels side by side, each line with the same axis of the metric, and one legend.
 
     Args:
         titles: Of the panels, at least one.
@@ -146,6 +165,7 @@ def panels(
         x_name: What is along the horizontal axis.
         y_name: What is along the vertical one.
         legend: Whether to say which look is whose.
+        abreast: Panels side by side; 0 = as many as are easily read.
 
     Returns:
         SVG.
@@ -153,12 +173,12 @@ def panels(
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    abreast = min(len(titles), _ABREAST)
+    abreast = abreast or min(len(titles), _ABREAST)
     high = math.ceil(len(titles) / abreast)
     with mpl.rc_context(_STYLE):
         width, height = _PANEL_INCHES
         figure = Figure(figsize=(width * abreast + 0.4, height * high + 0.6), layout="constrained")
-        grid = figure.subplots(high, abreast, sharey=True, squeeze=False)
+        grid = figure.subplots(high, abreast, sharey="row", squeeze=False)
         every = [axes for line in grid for axes in line]
         for number, (axes, title) in enumerate(zip(every, titles, strict=False)):
             draw(axes, number)

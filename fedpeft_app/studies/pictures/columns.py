@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from fedpeft_app.studies.pictures.canvas import Portrayal, look, name_of, panels
+from fedpeft_app.studies.pictures.canvas import Portrayal, look, name_of, panels, show_means
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,12 +32,15 @@ def across_columns(portrayal: Portrayal) -> bytes | None:
     def label(name: str) -> str:
         return "no limit" if unbounded and float(name) == 0 else name
 
-    def draw(axes: "Axes", _: int) -> None:
-        for name in dict.fromkeys(row.row for row in told):
+    groups = list(dict.fromkeys(row.group for row in told))
+
+    def draw(axes: "Axes", number: int) -> None:
+        of_group = [row for row in told if row.group == groups[number]]
+        for name in dict.fromkeys(row.series for row in of_group):
             fields = sorted(
                 (places[row.column], row.mean or 0.0, row.half_width or 0.0)
-                for row in told
-                if row.row == name
+                for row in of_group
+                if row.series == name
             )
             own = look(portrayal, name)
             axes.errorbar(
@@ -55,9 +58,10 @@ def across_columns(portrayal: Portrayal) -> bytes | None:
             axes.set_xscale("log")
         axes.set_xticks([*places.values()], [*map(label, places)])
         axes.set_xticks([], minor=True)
+        show_means(axes, of_group)
 
     return panels(
-        [""],
+        [portrayal.title(group) for group in groups],
         draw,
         x_name=portrayal.columns[0],
         y_name=f"{portrayal.story.metric}, mean and 95 % interval",

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from fedpeft_app.studies.pictures.canvas import Portrayal, panels
+from fedpeft_app.studies.pictures.columns import placed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +23,8 @@ def heat_map(portrayal: Portrayal) -> bytes | None:
         return None
     rows = [name for name in portrayal.rows if any(row == name for row, _ in told)]
     high, wide = (
-        list(dict.fromkeys(values[at] for values in portrayal.places.values())) for at in (0, 1)
+        list(placed(list(dict.fromkeys(values[at] for values in portrayal.places.values()))))
+        for at in (0, 1)
     )
     least, most = min(told.values()), max(told.values())
 

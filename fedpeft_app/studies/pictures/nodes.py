@@ -21,6 +21,7 @@ def across_nodes(portrayal: Portrayal) -> bytes | None:
     if not told:
         return None
     columns = list(dict.fromkeys(column for _, column in told))
+    series = {row.row: row.series for row in portrayal.story.rows}
 
     def draw(axes: "Axes", number: int) -> None:
         fields = {
@@ -36,11 +37,11 @@ def across_nodes(portrayal: Portrayal) -> bytes | None:
             flierprops={"markersize": 3},
         )
         for box, row in zip(drawn["boxes"], fields, strict=True):
-            box.set(facecolor=look(portrayal, row).colour, alpha=0.6)
+            box.set(facecolor=look(portrayal, series[row]).colour, alpha=0.6)
         axes.tick_params(axis="x", rotation=30)
 
     return panels(
-        [portrayal.title(name) for name in columns],
+        [portrayal.title("", name) for name in columns],
         draw,
         x_name="boxes: quartiles; whiskers: 5th and 95th percentile of the nodes of all seeds",
         y_name=f"{portrayal.node_metric} of single nodes",

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from fedpeft_app.studies.pictures.canvas import (
     Portrayal,
-    by_column,
+    by_panel,
     logarithmic,
     look,
     name_of,
@@ -48,18 +48,18 @@ def _curves(portrayal: Portrayal, *, by_bytes: bool) -> bytes | None:
         judged = [row for row in judged if all(moment.sent for moment in row.moments)]
     if not judged:
         return None
-    columns = by_column(judged)
-    fields = list(columns.values())
+    shown = by_panel(judged)
+    fields = list(shown.values())
 
     def draw(axes: "Axes", number: int) -> None:
         for row in fields[number]:
-            own = look(portrayal, row.row)
+            own = look(portrayal, row.series)
             places = [(one.sent or 0.0) / _MIB if by_bytes else one.round for one in row.moments]
             values = [one.value for one in row.moments]
             axes.plot(
                 places,
                 values,
-                label=name_of(row.row),
+                label=name_of(row.series),
                 color=own.colour,
                 marker=own.mark,
                 linestyle=own.dash,
@@ -69,7 +69,7 @@ def _curves(portrayal: Portrayal, *, by_bytes: bool) -> bytes | None:
             logarithmic(axes)
 
     return panels(
-        [portrayal.title(name) for name in columns],
+        [portrayal.title(*place) for place in shown],
         draw,
         x_name="MiB sent so far, both directions" if by_bytes else "round",
         y_name=f"{portrayal.story.curve_metric}, mean over seeds",

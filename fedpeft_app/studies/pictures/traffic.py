@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 from fedpeft_app.observe.report.study import Row
 from fedpeft_app.studies.pictures.canvas import (
     Portrayal,
-    by_column,
+    by_panel,
     logarithmic,
     look,
     name_of,
     panels,
+    show_means,
 )
 
 if TYPE_CHECKING:
@@ -30,10 +31,10 @@ def against_bytes(portrayal: Portrayal) -> bytes | None:
         SVG; None if fewer than two fields of a column have both.
     """
     told = [row for row in portrayal.story.rows if row.mean is not None and row.run_bytes]
-    columns = {name: rows for name, rows in by_column(told).items() if len(rows) > 1}
-    if not columns:
+    shown = {place: rows for place, rows in by_panel(told).items() if len(rows) > 1}
+    if not shown:
         return None
-    fields = list(columns.values())
+    fields = list(shown.values())
     lower = portrayal.story.lower_is_better
 
     def draw(axes: "Axes", number: int) -> None:
@@ -41,22 +42,24 @@ def against_bytes(portrayal: Portrayal) -> bytes | None:
         front = pareto_front(points, lower_is_better=lower)
         axes.step(*zip(*front, strict=True), where="post", color="#888888", linewidth=1, zorder=1)
         for row, (sent, mean) in zip(fields[number], points, strict=True):
-            own = look(portrayal, row.row)
+            own = look(portrayal, row.series)
             width = row.half_width or 0.0
             axes.errorbar(
                 sent,
                 mean,
                 yerr=width,
-                label=name_of(row.row),
+                label=name_of(row.series),
                 color=own.colour,
                 fmt=own.mark,
                 capsize=3,
             )
         axes.margins(x=0.15)
+        group = [row for rows in fields for row in rows if row.group == fields[number][0].group]
+        show_means(axes, group)
         logarithmic(axes)
 
     return panels(
-        [portrayal.title(name) for name in columns],
+        [portrayal.title(*place) for place in shown],
         draw,
         x_name="MiB of a whole run, both directions; grey: the Pareto front",
         y_name=f"{portrayal.story.metric}, mean and 95 % interval",
