@@ -3,12 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from study_samples import TWO_BY_TWO, Pretence, conducted, plan_of
 
 from fedpeft_app.observe.report.study import Moment, Row
 from fedpeft_app.studies.pictures import pictures
 from fedpeft_app.studies.pictures.canvas import Portrayal
-from fedpeft_app.studies.pictures.columns import is_wide, placed
+from fedpeft_app.studies.pictures.columns import is_wide, placed, shifted
 from fedpeft_app.studies.pictures.traffic import pareto_front
 from fedpeft_app.studies.portrayal import portray
 from fedpeft_app.studies.story import study_story
@@ -126,3 +127,10 @@ def test_a_grid_is_in_the_order_of_numbers(tmp_path: Path) -> None:
     text = TWO_KEYS.replace("train.local-epochs = [1, 2]", "train.local-epochs = [2, 10, 1]")
     drawn = pictures(portrayal_of(tmp_path, text))["grid"].decode()
     assert drawn.index(">1<") < drawn.index(">2<") < drawn.index(">10<")
+
+
+def test_series_stand_side_by_side_on_either_kind_of_axis() -> None:
+    near, far = {"1": 1.0, "3": 3.0}, {"1": 1.0, "100": 100.0}
+    assert [shifted(near, name, 0.1) for name in near] == pytest.approx([1.2, 3.2])
+    assert [shifted(far, name, 0.5) for name in far] == pytest.approx([10.0, 1000.0])
+    assert shifted(near, "3", 0.0) == 3.0

@@ -1,9 +1,10 @@
 """What all pictures share: colours, marks, panels, and how they become SVG."""
 
 import io
-import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import TYPE_CHECKING
 
 from fedpeft_app.observe.report.axis import reach
@@ -12,6 +13,7 @@ from fedpeft_app.observe.report.study import Row, StudyStory
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; the report has the same ones.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -19,7 +21,7 @@ _MARKS = ("o", "s", "^", "D", "v", "P", "X")
 _DASHES = ("-", "--", "-.", ":")
 _GREY = "#888888"
 _PANEL_INCHES = (4.6, 3.4)
-_ABREAST = 3  # panels at most
+_ABREAST, _ABREAST_OF_GROUPS = 3, 4  # panels at most, of one group and of several
 _ROOM = 0.05  # of the span, beyond what is shown
 _DECADES = 100.0  # less than two: two and five are named, too
 _LETTER_INCHES, _LINE_INCHES = 0.08, 0.17  # of a legend, more or less
@@ -154,18 +156,18 @@ def panels(
     *,
     x_name: str,
     y_name: str,
+    groups: Sequence[str] = (),
     legend: bool = True,
-    abreast: int = 0,
 ) -> bytes:
-    """Draw panels side by side, each line with the same axis of the metric, and one legend.
+    """Draw panels, those of a group side by side with the same axis of the metric, and one legend.
 
     Args:
         titles: Of the panels, at least one.
         draw: Draws into a panel, given its number.
         x_name: What is along the horizontal axis.
         y_name: What is along the vertical one.
+        groups: The panels' groups, one after the other; empty = all are of one.
         legend: Whether to say which look is whose.
-        abreast: Panels side by side; 0 = as many as are easily read.
 
     Returns:
         SVG.
@@ -173,30 +175,63 @@ def panels(
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    abreast = abreast or min(len(titles), _ABREAST)
-    high = math.ceil(len(titles) / abreast)
+    groups = groups or [""] * len(titles)
+    places = _places(groups)
+    high, abreast = (1 + max(place[way] for place in places) for way in (0, 1))
     with mpl.rc_context(_STYLE):
         width, height = _PANEL_INCHES
         figure = Figure(figsize=(width * abreast + 0.4, height * high + 0.6), layout="constrained")
-        grid = figure.subplots(high, abreast, sharey="row", squeeze=False)
-        every = [axes for line in grid for axes in line]
-        for number, (axes, title) in enumerate(zip(every, titles, strict=False)):
+        grid = figure.subplots(high, abreast, squeeze=False)
+        every = [grid[place] for place in places]
+        for number, (axes, title) in enumerate(zip(every, titles, strict=True)):
             draw(axes, number)
             axes.set_title(title)
             axes.grid(color=_GREY, alpha=0.25)
-        for axes in every[len(titles) :]:
-            axes.set_visible(False)
+        for place in product(range(high), range(abreast)):
+            grid[place].set_visible(place in places)
+        for group in dict.fromkeys(groups):
+            _level([axes for axes, of in zip(every, groups, strict=True) if of == group])
         figure.supxlabel(x_name, fontsize=9)
         figure.supylabel(y_name, fontsize=9)
         if legend:  # of at least one row that is drawn
-            shown: dict[str, Artist] = {}
-            for axes in every[: len(titles)]:
-                handles, names = axes.get_legend_handles_labels()
-                shown |= dict(zip(names, handles, strict=True))
-            across = figure.get_figwidth() / (_LETTER_INCHES * (max(map(len, shown)) + 7))
-            abreast = max(1, int(across))
-            figure.set_figheight(figure.get_figheight() + len(shown) // abreast * _LINE_INCHES)
-            figure.legend([*shown.values()], [*shown], loc="outside upper center", ncols=abreast)
+            _explain(figure, every)
         text = io.BytesIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()
+
+
+def _places(groups: Sequence[str]) -> list[tuple[int, int]]:
+    """Give each panel its line and its place there; a group of several begins a line."""
+    sizes = Counter(groups)
+    abreast = _ABREAST_OF_GROUPS if len(sizes) > 1 else _ABREAST
+    places: list[tuple[int, int]] = []
+    line, at = 0, 0
+    for number, group in enumerate(groups):
+        begins = number > 0 and group != groups[number - 1] and max(sizes.values()) > 1
+        if begins or at == abreast:
+            line, at = line + 1, 0
+        places.append((line, at))
+        at += 1
+    return places
+
+
+def _level(alike: Sequence["Axes"]) -> None:
+    """Give panels one vertical axis, with its numbers where a line begins."""
+    ends = [end for axes in alike for end in axes.get_ylim()]
+    for number, axes in enumerate(alike):
+        axes.set_ylim(min(ends), max(ends))
+        place = axes.get_subplotspec()
+        if number and place and not place.is_first_col():
+            axes.tick_params(labelleft=False)
+
+
+def _explain(figure: "Figure", every: Sequence["Axes"]) -> None:
+    """Add a legend above the panels, each name once."""
+    shown: dict[str, Artist] = {}
+    for axes in every:
+        handles, names = axes.get_legend_handles_labels()
+        shown |= dict(zip(names, handles, strict=True))
+    across = figure.get_figwidth() / (_LETTER_INCHES * (max(map(len, shown)) + 7))
+    abreast = max(1, int(across))
+    figure.set_figheight(figure.get_figheight() + len(shown) // abreast * _LINE_INCHES)
+    figure.legend([*shown.values()], [*shown], loc="outside upper center", ncols=abreast)

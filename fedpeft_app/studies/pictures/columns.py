@@ -1,7 +1,7 @@
 """How rows fare as one key varies: skew, privacy, the number of examples."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fedpeft_app.studies.pictures.canvas import Portrayal, look, name_of, panels, show_means
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _ZERO_IS_NO_LIMIT = ("privacy.target-epsilon", "data.max-examples", "train.max-steps")
+_APART = 0.012  # of the axis, from one series to the next
 _WIDE = 20.0  # the largest over the smallest from which an axis is logarithmic
 
 
@@ -36,9 +37,11 @@ def across_columns(portrayal: Portrayal) -> bytes | None:
 
     def draw(axes: "Axes", number: int) -> None:
         of_group = [row for row in told if row.group == groups[number]]
-        for name in dict.fromkeys(row.series for row in of_group):
+        series = list(dict.fromkeys(row.series for row in of_group))
+        for at, name in enumerate(series):
+            beside = (at - (len(series) - 1) / 2) * _APART
             fields = sorted(
-                (places[row.column], row.mean or 0.0, row.half_width or 0.0)
+                (shifted(places, row.column, beside), row.mean or 0.0, row.half_width or 0.0)
                 for row in of_group
                 if row.series == name
             )
@@ -63,6 +66,7 @@ def across_columns(portrayal: Portrayal) -> bytes | None:
     return panels(
         [portrayal.title(group) for group in groups],
         draw,
+        groups=groups,
         x_name=portrayal.columns[0],
         y_name=f"{portrayal.story.metric}, mean and 95 % interval",
     )
@@ -89,6 +93,20 @@ def placed(columns: Sequence[str], *, zero_is_no_limit: bool = False) -> dict[st
     beyond = most * 2 if is_wide(limits) else most + max(most - least, most / 2) / 2
     found = {name: beyond if zero_is_no_limit and not n else n for name, n in numbers.items()}
     return dict(sorted(found.items(), key=lambda pair: pair[1]))
+
+
+def shifted(places: Mapping[str, float], name: str, share: float) -> float:
+    """Move a place sideways, for intervals not to hide one another.
+
+    Args:
+        places: All places.
+        name: Which one.
+        share: How far, of the way from the first place to the last.
+    """
+    least, most = min(places.values()), max(places.values())
+    if is_wide(places.values()):
+        return places[name] * (most / least) ** share
+    return places[name] + (most - least) * share
 
 
 def is_wide(places: Collection[float]) -> bool:

@@ -71,6 +71,7 @@ def _curves(portrayal: Portrayal, *, by_bytes: bool) -> bytes | None:
     return panels(
         [portrayal.title(*place) for place in shown],
         draw,
+        groups=[group for group, _ in shown],
         x_name="MiB sent so far, both directions" if by_bytes else "round",
         y_name=f"{portrayal.story.curve_metric}, mean over seeds",
     )

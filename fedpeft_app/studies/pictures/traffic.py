@@ -61,6 +61,7 @@ def against_bytes(portrayal: Portrayal) -> bytes | None:
     return panels(
         [portrayal.title(*place) for place in shown],
         draw,
+        groups=[group for group, _ in shown],
         x_name="MiB of a whole run, both directions; grey: the Pareto front",
         y_name=f"{portrayal.story.metric}, mean and 95 % interval",
     )
