@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _ZERO_IS_NO_LIMIT = ("privacy.target-epsilon", "data.max-examples", "train.max-steps")
-_APART = 0.012  # of the axis, from one series to the next
+_APART = 0.008  # of the axis, from one series to the next
 _WIDE = 20.0  # the largest over the smallest from which an axis is logarithmic
 
 
@@ -105,7 +105,7 @@ def shifted(places: Mapping[str, float], name: str, share: float) -> float:
     """
     least, most = min(places.values()), max(places.values())
     if is_wide(places.values()):
-        return places[name] * (most / least) ** share
+        return float(places[name] * (most / least) ** share)
     return places[name] + (most - least) * share
 
 
