@@ -135,15 +135,14 @@ def _plots(story: StudyStory) -> list[Html]:
     ):
         rows = [row for row in story.rows if (row.group, row.column) == (group, column)]
         judged = [row for row in rows if row.moments]
-        tab = ", ".join(filter(None, (group, column and f"{story.column_title} = {column}")))
-        charts[0] += _against_bytes(story, rows, tab)
-        charts[1] += _over_rounds(story, judged, tab)
-        charts[2] += _over_bytes(story, judged, tab)
+        charts[0] += _against_bytes(story, rows)
+        charts[1] += _over_rounds(story, judged)
+        charts[2] += _over_bytes(story, judged)
     drawn = [panel(one) for one in charts if one]
     return [element("div", *drawn, class_="panels")] if drawn else []
 
 
-def _against_bytes(story: StudyStory, fields: Sequence[Row], tab: str) -> list[Chart]:
+def _against_bytes(story: StudyStory, fields: Sequence[Row]) -> list[Chart]:
     """Draw every field as a point with its interval."""
     rows = [
         row for row in fields if row.mean is not None and math.isfinite(row.mean) and row.run_bytes
@@ -164,12 +163,12 @@ def _against_bytes(story: StudyStory, fields: Sequence[Row], tab: str) -> list[C
     told = [(point.y, point.half_width) for point in points if point.y is not None]
     ends = reach([mean for mean, _ in told], [half for _, half in told])
     chart = Chart(
-        title=_title(f"{story.metric} against bytes", tab),
+        title=_title(f"{story.metric} against bytes", story, rows[0]),
         x_name="bytes of a whole run, both directions",
         x=log_bytes_axis([point.x for point in points], human_bytes),
         y=_axis(ends),
         series=series,
-        tab=tab,
+        tab=_tab(story, rows[0]),
         apart=True,
         own_x=True,
         note="Means with 95 % intervals over seeds; bytes on a logarithmic axis.",
@@ -177,36 +176,36 @@ def _against_bytes(story: StudyStory, fields: Sequence[Row], tab: str) -> list[C
     return [chart]
 
 
-def _over_rounds(story: StudyStory, rows: Sequence[Row], tab: str) -> list[Chart]:
+def _over_rounds(story: StudyStory, rows: Sequence[Row]) -> list[Chart]:
     """Draw rows round by round."""
     if not rows:
         return []
     moments = [moment for row in rows for moment in row.moments]
     chart = Chart(
-        title=_title(f"{story.curve_metric} over rounds", tab),
+        title=_title(f"{story.curve_metric} over rounds", story, rows[0]),
         x_name="round",
         x=rounds_axis([moment.round for moment in moments], figures.whole),
         y=_axis([moment.value for moment in moments]),
         series=[_curve(story, row, by_bytes=False) for row in rows],
-        tab=tab,
+        tab=_tab(story, rows[0]),
         note="Means over seeds.",
     )
     return [chart]
 
 
-def _over_bytes(story: StudyStory, rows: Sequence[Row], tab: str) -> list[Chart]:
+def _over_bytes(story: StudyStory, rows: Sequence[Row]) -> list[Chart]:
     """Draw rows by what they had sent."""
     told = [row for row in rows if all(moment.sent for moment in row.moments)]
     moments = [moment for row in told for moment in row.moments]
     if not moments:
         return []
     chart = Chart(
-        title=_title(f"{story.curve_metric} over bytes", tab),
+        title=_title(f"{story.curve_metric} over bytes", story, rows[0]),
         x_name="bytes so far, both directions",
         x=log_bytes_axis([moment.sent for moment in moments if moment.sent], human_bytes),
         y=_axis([moment.value for moment in moments]),
         series=[_curve(story, row, by_bytes=True) for row in told],
-        tab=tab,
+        tab=_tab(story, rows[0]),
         own_x=True,
         note="Means over seeds; bytes on a logarithmic axis.",
     )
@@ -231,9 +230,17 @@ def _look(story: StudyStory, row: Row) -> int:
     return list(dict.fromkeys(one.series for one in story.rows)).index(row.series)
 
 
-def _title(what: str, tab: str) -> str:
-    """Begin a title with a capital letter, and name the column, which may stand there alone."""
-    return what[:1].upper() + what[1:] + (f", {tab}" if tab else "")
+def _title(what: str, story: StudyStory, row: Row) -> str:
+    """Begin a title with a capital letter, and name the group and column, which may be alone."""
+    column = row.column and f"{story.column_title} = {row.column}"
+    return ", ".join(filter(None, (what[:1].upper() + what[1:], row.group, column)))
+
+
+def _tab(story: StudyStory, row: Row) -> str:
+    """Name the group and column, as short as they are told from others: many tabs lie in a line."""
+    if not row.group:
+        return row.column and f"{story.column_title} = {row.column}"
+    return ", ".join(filter(None, (row.group, row.column)))
 
 
 def _axis(values: Sequence[float]) -> Axis:
