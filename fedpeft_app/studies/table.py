@@ -135,10 +135,11 @@ def _line(
 ) -> Line:
     """Sum one field up, given the runs of its column and group, its own among them."""
     values, entry, name = _values(study, slots), slots[0].entry, study.layout.baseline
-    baseline = [slot for slot in peers if name and name in (slot.entry.row, slot.entry.series)]
+    baseline = [slot for slot in peers if name and slot.entry.row == name]
+    baseline = baseline or [slot for slot in peers if name and slot.entry.series == name]
     finished = [slot.record for slot in slots if slot.seed in values and slot.record]
     measured = [record.measured for record in finished if record.measured]
-    against = _values(study, baseline) if name not in (entry.row, entry.series) else {}
+    against = _values(study, baseline) if slots[0] not in baseline else {}
     level, difference = interval(list(values.values())), paired(values, against)
     message, full_message = _message_bytes(finished), _message_bytes(_full_runs(peers))
     return Line(

@@ -65,7 +65,7 @@ def checkout(tmp_path: Path, tiny_vit: Path, tiny_llama: Path) -> Path:
     generator = np.random.default_rng(0)
     for label, colour in COLOURS.items():
         (folder / "photos" / label).mkdir(parents=True)
-        for number in range(100):
+        for number in range(400):  # enough for ten nodes of three labels
             pixels = np.array(colour) + generator.integers(-20, 20, (16, 16, 3))
             image = Image.fromarray(pixels.astype(np.uint8))
             image.save(folder / "photos" / label / f"{number}.png")
