@@ -10,7 +10,14 @@ from fedpeft_app.errors import Fault
 from fedpeft_app.registry import near_miss
 from fedpeft_app.studies.study import Condition, Search, Settings, Study, usual
 
-_LEARNT = ("task", "data.")  # keys that decide how hard it is
+_LEARNT = ("task", "data.")  # what a run learns from, and so how hard it is
+_READ = frozenset({  # of these, how it is read, which is a choice like any other
+    "data.image-size",
+    "data.max-length",
+    "data.node-test-fraction",
+    "data.node-validation-fraction",
+    "data.validation-fraction",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,8 +174,9 @@ def _entry(study: Study, given: Settings, row: str, seeds: tuple[int, ...]) -> E
 
 def _grouping(study: Study) -> tuple[str, ...]:
     """List the keys of rows that say what is learnt; none if rows have no others."""
-    keys = tuple(key for key in study.layout.rows if key.startswith(_LEARNT))
-    return keys if len(keys) < len(study.layout.rows) else ()
+    rows = study.layout.rows
+    keys = tuple(key for key in rows if key.startswith(_LEARNT) and key not in _READ)
+    return keys if len(keys) < len(rows) else ()
 
 
 def _full(study: Study, given: Settings) -> dict[str, Scalar]:
@@ -262,6 +270,12 @@ def _doubles(study: Study, entries: Sequence[Entry]) -> Iterator[Fault]:
         if name in names[: first + number - 1]:
             problem = "another cell has this row and column. Give one of them another name."
             yield Fault(key=f"cell[{number}].row", value=name, problem=problem)
+    called: dict[tuple[str, str], str] = {}
+    for number, entry in enumerate(entries, 1 - first):
+        other = called.setdefault((entry.group, entry.series), entry.row)
+        if other != entry.row:
+            problem = f"means {other!r}, which learns from the same. Give it another name."
+            yield Fault(key=f"cell[{number}].row", value=entry.row, problem=problem)
 
 
 def _baseline(study: Study, entries: Sequence[Entry]) -> Iterator[Fault]:

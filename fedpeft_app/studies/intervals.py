@@ -35,19 +35,20 @@ def interval(values: Sequence[float]) -> Interval | None:
         values: One per seed.
 
     Returns:
-        The interval; None if there is no value.
+        The interval; None if there is no value, NaN if one is not finite.
     """
     count = len(values)
     if not count:
         return None
-    mean = math.fsum(values) / count
+    mean = math.fsum(values) / count if all(map(math.isfinite, values)) else math.nan
     if count == 1:
         return Interval(mean=mean, half_width=None, count=1)
     from scipy.special import stdtrit  # the inverse of Student's t; half a second to import
 
-    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
+    spread = math.hypot(*sorted(value - mean for value in values))  # squares of e^700 are no floats
     quantile = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2))
-    return Interval(mean=mean, half_width=quantile * math.sqrt(variance / count), count=count)
+    half_width = quantile * spread / math.sqrt((count - 1) * count)
+    return Interval(mean=mean, half_width=half_width, count=count)
 
 
 def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Interval | None:

@@ -28,6 +28,7 @@ def test_wide_intervals_leave_means_to_be_seen() -> None:
     assert reach([2.0, 6.0], [0.0, 99.0]) == (-2.0, 10.0)
     assert reach([4.0], [3.0]) == (1.0, 7.0)
     assert reach([0.5], [3.0]) == (0.0, 1.0)
+    assert reach([0.5, 0.5 + 1e-16], [0.25, 0.125]) == (0.25, 0.75)  # the same but for rounding
 
 
 def chart(*series: Series, own_x: bool = False, apart: bool = False) -> Chart:

@@ -104,6 +104,11 @@ def test_every_seed_is_a_run_of_its_own(tmp_path: Path) -> None:
         (HEAD + GRID + "[table]\nbaseline = 'loar'\n", "Rows: lora, head. Did you mean 'lora'?"),
         (HEAD + GRID + "[[cell]]\nrow = 'lora'\n", "another cell has this row and column"),
         (HEAD + GRID + "[[cell]]\nset = {rounds = 1}\n", "must name the row"),
+        (
+            HEAD + GRID + "data.name = ['20newsgroups', 'reuters-r8']\n"
+            "[[cell]]\nrow = 'lora'\nset = {data.name = 'reuters-r8'}\n",
+            "cell[1].row = 'lora': means 'lora, reuters-r8', which learns from the same",
+        ),
         (HEAD + GRID + "[[exclude]]\nwhen = {rounds = 3}\n", "fits no cell of the study"),
         (HEAD + GRID + "[[override]]\nset = {rounds = 3}\n", "must name a key and the values"),
         (HEAD + GRID + "[tune]\n", "expected at least one [[tune.search]]"),
@@ -200,3 +205,10 @@ def test_nodes_vary_like_any_key(tmp_path: Path) -> None:
     cells = [plan.cell(entry, 0, {}) for entry in plan.entries]
     assert [(cell.name, cell.nodes) for cell in cells] == [("4, seed 0", 4), ("x, seed 0", 6)]
     assert "nodes" not in cells[0].config
+
+
+def test_how_data_are_read_makes_no_group(tmp_path: Path) -> None:
+    data = "data.max-length = [32, 64]\ndata.max-examples = [100, 200]\n"
+    entries = plan_of(tmp_path, HEAD + GRID + data).entries
+    assert (entries[0].group, entries[0].series) == ("100", "lora, 32")
+    assert (entries[-1].group, entries[-1].series) == ("200", "head, 64")

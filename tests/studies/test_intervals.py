@@ -62,3 +62,16 @@ def test_only_common_seeds_are_compared() -> None:
     assert found.mean == pytest.approx(0.1)
     assert found.count == 1
     assert paired({0: 0.6}, {1: 0.5}) is None
+
+
+def test_a_perplexity_that_diverged_has_an_interval() -> None:
+    found = interval([math.exp(700.0), 2.0, 3.0])
+    assert found is not None
+    assert found.half_width == pytest.approx(4.302653 * found.mean)  # t of 2 degrees × s / √3
+
+
+@pytest.mark.parametrize("values", [[math.inf, -math.inf], [math.nan, 1.0], [math.inf, math.inf]])
+def test_what_is_not_finite_has_no_mean(values: list[float]) -> None:
+    found = interval(values)
+    assert found is not None
+    assert math.isnan(found.mean)

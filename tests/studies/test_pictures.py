@@ -1,5 +1,7 @@
 """The pictures of a study: all that was measured is in them, and the same records give the same."""
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from fedpeft_app.studies.pictures import pictures
 from fedpeft_app.studies.pictures.canvas import Portrayal
 from fedpeft_app.studies.pictures.columns import is_wide, placed, shifted
 from fedpeft_app.studies.pictures.traffic import pareto_front
+from fedpeft_app.studies.plan import Cell
 from fedpeft_app.studies.portrayal import portray
 from fedpeft_app.studies.story import study_story
 
@@ -22,10 +25,12 @@ TWO_KEYS = TWO_BY_TWO.replace(
 )
 
 
-def portrayal_of(folder: Path, text: str = TWO_BY_TWO) -> Portrayal:
+def portrayal_of(
+    folder: Path, text: str = TWO_BY_TWO, measured: Callable[[Cell], float] = lambda cell: 0.8
+) -> Portrayal:
     """Portray a study that was run in full."""
     plan = plan_of(folder, text)
-    now = conducted(plan, folder, Pretence(folder / "runs", lambda cell: 0.8))
+    now = conducted(plan, folder, Pretence(folder / "runs", measured))
     return portray(plan.study, now, study_story(plan, now, command=""))
 
 
@@ -134,3 +139,19 @@ def test_series_stand_side_by_side_on_either_kind_of_axis() -> None:
     assert [shifted(near, name, 0.1) for name in near] == pytest.approx([1.2, 3.2])
     assert [shifted(far, name, 0.5) for name in far] == pytest.approx([10.0, 1000.0])
     assert shifted(near, "3", 0.0) == 3.0
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("text", [TWO_BY_TWO, TWO_KEYS])
+def test_what_is_no_number_is_not_drawn(tmp_path: Path, text: str, value: float) -> None:
+    def measured(cell: Cell) -> float:
+        return value if cell.config["method.name"] == "full" else 0.8
+
+    drawn = pictures(portrayal_of(tmp_path, text, measured))
+    assert len(drawn) == 1  # the bytes of one method alone are no picture
+    for picture in drawn.values():
+        assert b"lora" in picture
+        assert b"full" not in picture
+    other = tmp_path / "other"
+    other.mkdir()
+    assert not pictures(portrayal_of(other, text, lambda cell: value))

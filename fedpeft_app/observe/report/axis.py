@@ -14,6 +14,7 @@ _BINARY_STEPS = (  # of a unit, on a logarithmic axis: the first that are dense 
 )
 _MOST_TICKS, _FEWEST_TICKS = 6, 3
 _ROOM = 0.06  # of the span, beyond the outermost values
+_ROUNDING = 1e-9  # of the values: means that are closer are the same
 _APART = 0.6  # of a step, from the first round to the next one that is written
 _KIB = 1024.0
 
@@ -94,7 +95,7 @@ def reach(means: Sequence[float], half_widths: Sequence[float]) -> tuple[float, 
     least, most = min(means), max(means)
     ends = [(mean - half, mean + half) for mean, half in zip(means, half_widths, strict=True)]
     low, high = min(low for low, _ in ends), max(high for _, high in ends)
-    if room := most - least:
+    if (room := most - least) > abs(most) * _ROUNDING:
         low, high = max(low, least - room), min(high, most + room)
     if least >= 0 and most <= 1:
         low, high = max(low, 0.0), min(high, 1.0)

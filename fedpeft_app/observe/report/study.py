@@ -1,5 +1,6 @@
 """What a study's report is made of: plain data."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,6 +64,11 @@ class Row:
     seconds: float | None
     best: bool = False
     moments: Sequence[Moment] = ()
+
+    @property
+    def drawn(self) -> bool:
+        """Whether there is a mean that a picture can show."""
+        return self.mean is not None and math.isfinite(self.mean)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

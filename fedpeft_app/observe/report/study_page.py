@@ -1,6 +1,5 @@
 """A study's page."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -144,9 +143,7 @@ def _plots(story: StudyStory) -> list[Html]:
 
 def _against_bytes(story: StudyStory, fields: Sequence[Row]) -> list[Chart]:
     """Draw every field as a point with its interval."""
-    rows = [
-        row for row in fields if row.mean is not None and math.isfinite(row.mean) and row.run_bytes
-    ]
+    rows = [row for row in fields if row.drawn and row.run_bytes]
     if len(rows) < 2:
         return []
     series = [

@@ -127,8 +127,9 @@ def show_means(axes: "Axes", fields: Sequence[Row]) -> None:
         axes: A panel in which they are drawn.
         fields: All fields of its group, that its panels have one axis.
     """
-    told = [(row.mean, row.half_width or 0.0) for row in fields if row.mean is not None]
-    low, high = reach([mean for mean, _ in told], [half for _, half in told])
+    low, high = reach(
+        [row.mean or 0.0 for row in fields], [row.half_width or 0.0 for row in fields]
+    )
     room = (high - low) * _ROOM or abs(high) * _ROOM or _ROOM
     axes.set_ylim(low - room, high + room)
 

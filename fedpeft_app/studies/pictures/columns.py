@@ -23,7 +23,7 @@ def across_columns(portrayal: Portrayal) -> bytes | None:
     Returns:
         SVG; None unless one key makes at least two columns with figures.
     """
-    told = [row for row in portrayal.story.rows if row.mean is not None]
+    told = [row for row in portrayal.story.rows if row.drawn]
     columns = [name for name in portrayal.places if any(row.column == name for row in told)]
     if len(portrayal.columns) != 1 or len(columns) < 2:
         return None

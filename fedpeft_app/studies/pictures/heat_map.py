@@ -18,7 +18,7 @@ def heat_map(portrayal: Portrayal) -> bytes | None:
     Returns:
         SVG; None unless two keys make the columns, with figures.
     """
-    told = {(r.row, r.column): r.mean for r in portrayal.story.rows if r.mean is not None}
+    told = {(r.row, r.column): r.mean or 0.0 for r in portrayal.story.rows if r.drawn}
     if len(portrayal.columns) != 2 or len(told) < 2:
         return None
     rows = [name for name in portrayal.rows if any(row == name for row, _ in told)]

@@ -30,7 +30,7 @@ def against_bytes(portrayal: Portrayal) -> bytes | None:
     Returns:
         SVG; None if fewer than two fields of a column have both.
     """
-    told = [row for row in portrayal.story.rows if row.mean is not None and row.run_bytes]
+    told = [row for row in portrayal.story.rows if row.drawn and row.run_bytes]
     shown = {place: rows for place, rows in by_panel(told).items() if len(rows) > 1}
     if not shown:
         return None
